@@ -1,0 +1,47 @@
+# Raymill's verbs. `make quickstart` and `make test` do all their own set-up on a machine with Python 3.11,
+# make and a C++ compiler. pip's own configuration and PIP_* variables decide which index is used.
+
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# As many threads as a process needs; spinning threads of one starve the others on the same cores.
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: setup quickstart test lint bench clean help
+
+help:
+	@echo "make setup       create $(VENV) and install everything"
+	@echo "make quickstart  run job_specs/quickstart.yaml through every stage"
+	@echo "make test        run all tests"
+	@echo "make lint        formatting, lint rules, types"
+	@echo "make bench       run the benchmarks (installs their peers first)"
+	@echo "make clean       remove $(VENV) and caches; runs/ is yours and stays"
+
+setup: $(STAMP)
+
+# torch by its full version first: a bare `torch` would fetch the newest CUDA build.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "torch==2.13.0"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@touch $(STAMP)
+
+quickstart: $(STAMP)
+	$(BIN)/raymill run job_specs/quickstart.yaml
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,199 @@
+"""The `raymill` command: run, plan, submit, serve, chat, report, explain."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from cluster.contracts.errors import InputError, Problem, RaymillError, SpecError
+from cluster.display import quiet_screen
+from cluster.runs import read_run
+from cluster.spec import JobSpec, load_spec
+from cluster.stages import STAGE_KINDS
+
+app = typer.Typer(
+    help="Raw web crawl in, a served and aligned language model out. One job spec, on a laptop or a cluster.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="a job spec, such as job_specs/quickstart.yaml")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="a run's name, or the path of its .json file")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="override one setting, e.g. --set stages.dpo.beta=0.2"),
+]
+StorageOption = Annotated[
+    str | None, typer.Option(help="where artifacts go: a directory or s3:// URI (default: the spec's)")
+]
+RunStorage = Annotated[str, typer.Option("--storage", help="the storage that the run was written to")]
+STOPPED = 130  # the shell's exit code for an interrupt
+
+
+@app.command()
+def run(
+    spec: SpecPath,
+    storage: StorageOption = None,
+    address: Annotated[str | None, typer.Option(help="a running Ray cluster to join; without it Ray runs here")] = None,
+    settings: SetOption = None,
+) -> None:
+    """Run every stage of a spec that isn't there yet, then write the report."""
+    job = _load(spec, storage, settings)
+    from cluster.runner import log_directory, run_spec
+
+    with quiet_screen(log_directory(job) / "driver.log") as screen, _terminable():
+        try:
+            run_spec(job, screen, address=address)
+        except KeyboardInterrupt:
+            screen.line("\nstopped. What is finished is kept; the same command goes on from there:")
+            screen.line(f"    raymill {' '.join(sys.argv[1:])}")
+            raise typer.Exit(STOPPED) from None
+        except RaymillError as error:
+            screen.line(f"\n{error}", style="red")
+            if not isinstance(error, SpecError | InputError):
+                screen.line(f"log: {screen.log_path}", style="dim")
+                screen.line("what is finished is kept; the same command goes on from there", style="dim")
+            raise typer.Exit(error.exit_code) from None
+
+
+@app.command()
+def plan(spec: SpecPath, storage: StorageOption = None, settings: SetOption = None) -> None:
+    """Show what would run and what is there already. Changes nothing."""
+    job = _load(spec, storage, settings)
+    from cluster.plan import make_plan
+
+    table = Table("stage", "kind", "inputs", "processes at once", "state", "fingerprint", box=None, pad_edge=False)
+    for stage in make_plan(job):
+        roles = ", ".join(f"{count} {role} x {r.cpus:g} CPU" for role, count, r in stage.config.roles())
+        inputs = ", ".join(dict.fromkeys(job.dependencies(stage.name).values()))
+        state = "there" if stage.finished else "to run"
+        table.add_row(stage.name, stage.kind, inputs, roles, state, stage.fingerprint)
+    Console().print(table)
+
+
+@app.command()
+def submit(
+    spec: SpecPath,
+    address: Annotated[str, typer.Option(help="the cluster's dashboard, e.g. http://127.0.0.1:8265")],
+    storage: StorageOption = None,
+    settings: SetOption = None,
+    follow: Annotated[bool, typer.Option(help="show the job's log and exit with its code")] = True,
+) -> None:
+    """Run a spec as a job on a running Ray cluster (Ray Jobs)."""
+    job = _load(spec, storage, settings)
+    from cluster.submit import submit_job
+
+    try:
+        code = submit_job(job, address=address, follow=follow, write=lambda text: print(text, end="", flush=True))
+    except KeyboardInterrupt:
+        print("\nno longer following; the job goes on. `ray job stop` or `ray job logs` with the id above.")
+        raise typer.Exit(STOPPED) from None
+    raise typer.Exit(code)
+
+
+@app.command()
+def serve(
+    run_name: RunName,
+    storage: RunStorage = "runs",
+    model: Annotated[
+        str | None, typer.Option(help="the stage whose model to serve (default: the most aligned)")
+    ] = None,
+    host: Annotated[str, typer.Option(help="address to bind; beyond loopback only with keys")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    key_file: Annotated[Path | None, typer.Option(help="file with one API key a line (or RAYMILL_API_KEYS)")] = None,
+    cpus: Annotated[int, typer.Option(min=1, help="CPUs of the embedded Ray")] = 2,
+) -> None:
+    """Answer on HTTP: /v1/chat/completions, /v1/completions and /v1/score."""
+    record = read_run(run_name, storage)
+    from cluster.serve import serve_run
+
+    serve_run(record, stage=model, host=host, port=port, key_file=key_file, cpus=cpus)
+
+
+@app.command()
+def chat(
+    run_name: Annotated[str | None, typer.Argument(metavar="[RUN]", help="a run; or give --url")] = None,
+    storage: RunStorage = "runs",
+    model: Annotated[str | None, typer.Option(help="the stage whose model answers (default: the most aligned)")] = None,
+    url: Annotated[str | None, typer.Option(help="talk to a server that runs already")] = None,
+) -> None:
+    """Talk to a run's model in the terminal."""
+    if (run_name is None) == (url is None):
+        raise SpecError([Problem("", None, "give either a run or --url")], "raymill chat")
+    from cluster.serve import chat_with_run, chat_with_url
+
+    if url is not None:
+        chat_with_url(url)
+    elif run_name is not None:
+        chat_with_run(read_run(run_name, storage), stage=model)
+
+
+@app.command()
+def report(run_name: RunName, storage: RunStorage = "runs") -> None:
+    """Write a run's report.html and report.json again and say where they are."""
+    from cluster.report import write_report
+
+    print(write_report(read_run(run_name, storage)))
+
+
+@app.command()
+def explain(kind: Annotated[str | None, typer.Argument(help="a stage kind; without it, lists them")] = None) -> None:
+    """List the stage kinds, or one kind's settings with their defaults."""
+    if kind is None:
+        table = Table("kind", "what it does", box=None, pad_edge=False)
+        for stage_kind in STAGE_KINDS.values():
+            table.add_row(stage_kind.name, stage_kind.summary)
+        Console().print(table)
+        return
+    if kind not in STAGE_KINDS:
+        raise SpecError([Problem("kind", kind, "is no stage kind", f"allowed: {', '.join(STAGE_KINDS)}")], "explain")
+    from cluster.explain import settings_table
+
+    Console().print(settings_table(STAGE_KINDS[kind].config_class()))
+
+
+def main() -> None:
+    """The console entry point: deliberate errors become a message and an exit code, never a stack trace."""
+    try:
+        app()
+    except RaymillError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def _load(spec: Path, storage: str | None, settings: list[str] | None) -> JobSpec:
+    overrides: dict[str, Any] = {}
+    for setting in settings or ():
+        path, separator, value = setting.partition("=")
+        if not separator:
+            raise SpecError([Problem("--set", setting, "is not PATH=VALUE")], "the command line")
+        overrides[path] = yaml.safe_load(value)
+    if storage is not None:
+        overrides["storage"] = storage if "://" in storage else os.path.abspath(storage)
+    return load_spec(spec, overrides)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Treat SIGTERM as Ctrl-C, so that a stopped job also stops its Ray."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,195 @@
+"""All-or-nothing output of one unit of work, on stores without a rename.
+
+A unit (an input shard of a stage, a checkpoint) writes its files under names unique to the attempt and
+then one small marker, `_committed/<key>.json`, with each file's name, size and SHA-256 taken while writing.
+Readers follow markers only, so a killed writer, or a stream that an exception closed half-way (pyarrow
+publishes those), leaves rubbish that nobody sees and `sweep` removes. The same code serves local disks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from cluster.contracts import storage
+from cluster.contracts.errors import CorruptArtifact
+
+MARKERS = "_committed"
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]*")
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """A file that is complete: its name below the artifact, and what to check it by."""
+
+    name: str
+    size: int  # bytes
+    sha256: str  # hex
+
+
+@dataclass(frozen=True)
+class CommittedPart:
+    """What one unit of work left: its files by role, and the figures it counted."""
+
+    key: str
+    files: dict[str, WrittenFile]
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+
+class HashingStream(io.RawIOBase):
+    """A write-only stream that counts and hashes (SHA-256) what passes through to `sink`."""
+
+    def __init__(self, sink: BinaryIO) -> None:
+        self._sink = sink
+        self._sha256 = hashlib.sha256()
+        self.size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data)
+        self._sink.write(view)
+        self._sha256.update(view)
+        self.size += view.nbytes
+        return view.nbytes
+
+    def tell(self) -> int:
+        return self.size
+
+    def written(self, name: str) -> WrittenFile:
+        """The file as it stands after all that was written so far."""
+        return WrittenFile(name, self.size, self._sha256.hexdigest())
+
+
+class PartWriter:
+    """Collects the files of one unit; see `commit_part`."""
+
+    def __init__(self, directory: str, key: str) -> None:
+        if not _KEY.fullmatch(key):
+            raise ValueError(f"part key {key!r} must match {_KEY.pattern}")
+        self.directory, self.key = directory, key
+        self.attempt = uuid.uuid4().hex[:12]
+        self.files: dict[str, WrittenFile] = {}
+        self.metrics: dict[str, Any] = {}
+
+    def name_for(self, suffix: str) -> str:
+        """A file name no other attempt uses."""
+        return f"{self.key}.{self.attempt}.{suffix}"
+
+    @contextmanager
+    def open(self, role: str, suffix: str) -> Iterator[BinaryIO]:
+        """A binary stream for the file called `role` in the marker; `suffix` ends its name ("docs.parquet")."""
+        name = self.name_for(suffix)
+        storage.make_directory(self.directory)
+        filesystem, path = storage.locate(storage.join(self.directory, name))
+        with filesystem.open_output_stream(path, compression=None) as sink:
+            stream = HashingStream(cast(BinaryIO, sink))
+            yield cast(BinaryIO, stream)
+        self.files[role] = stream.written(name)
+
+    def add_local_file(self, role: str, source: Path, suffix: str) -> None:
+        """Copy a finished local file in, hashing it on the way."""
+        with self.open(role, suffix) as sink, open(source, "rb") as stream:
+            while chunk := stream.read(1 << 20):
+                sink.write(chunk)
+
+
+@contextmanager
+def commit_part(directory: str, key: str) -> Iterator[PartWriter]:
+    """Write the files of unit `key`; they count only if the block ends without an exception.
+
+    >>> with commit_part(uri, "shard-00003") as part:
+    ...     with part.open("documents", "parquet") as sink:
+    ...         sink.write(b"...")
+    ...     part.metrics["rows"] = 17
+    """
+    part = PartWriter(directory, key)
+    yield part
+    marker = {"files": {role: asdict(file) for role, file in part.files.items()}, "metrics": part.metrics}
+    storage.write_bytes(_marker_uri(directory, key), json.dumps(marker, sort_keys=True).encode())
+
+
+def committed_part(directory: str, key: str) -> CommittedPart | None:
+    """What unit `key` committed, or None."""
+    try:
+        return _parse_marker(key, storage.read_bytes(_marker_uri(directory, key)))
+    except FileNotFoundError:
+        return None
+
+
+def committed_parts(directory: str) -> dict[str, CommittedPart]:
+    """All committed units of a directory, by key, sorted."""
+    parts = {}
+    for file in storage.list_files(storage.join(directory, MARKERS)):
+        name = file.uri.rsplit("/", 1)[1]
+        if name.endswith(".json"):
+            key = name.removesuffix(".json")
+            parts[key] = _parse_marker(key, storage.read_bytes(file.uri))
+    return dict(sorted(parts.items()))
+
+
+def remove_part(directory: str, key: str) -> None:
+    """Take a unit back: its marker first, so that no reader finds a marker without files."""
+    part = committed_part(directory, key)
+    storage.delete_file(_marker_uri(directory, key))
+    for file in part.files.values() if part else ():
+        storage.delete_file(storage.join(directory, file.name))
+
+
+def sweep(directory: str) -> list[str]:
+    """Remove the leftovers of dead attempts directly below `directory`; returns their names.
+
+    Only call it when no attempt is under way. Files that no marker names but that were not written through
+    `commit_part` (no attempt id in the name) are left alone.
+    """
+    kept = {file.name for part in committed_parts(directory).values() for file in part.files.values()}
+    removed = []
+    for found in storage.list_files(directory):
+        name = found.uri.rsplit("/", 1)[1]
+        if name not in kept and re.search(r"\.[0-9a-f]{12}\.", name):
+            storage.delete_file(found.uri)
+            removed.append(name)
+    return removed
+
+
+def check_size(directory: str, file: WrittenFile) -> str:
+    """The URI of a committed file, its size checked. Raises `CorruptArtifact`."""
+    uri = storage.join(directory, file.name)
+    try:
+        size = storage.stat(uri).size
+    except FileNotFoundError as error:
+        raise CorruptArtifact(f"{uri} is missing; its commit marker says {file.size} bytes") from error
+    if size != file.size:
+        raise CorruptArtifact(f"{uri} has {size} bytes; its commit marker says {file.size}")
+    return uri
+
+
+def check_content(directory: str, file: WrittenFile) -> str:
+    """The URI of a committed file, size and SHA-256 checked by reading it. Raises `CorruptArtifact`."""
+    uri = check_size(directory, file)
+    filesystem, path = storage.locate(uri)
+    digest = hashlib.sha256()
+    with filesystem.open_input_stream(path, compression=None) as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    if digest.hexdigest() != file.sha256:
+        raise CorruptArtifact(f"{uri} has SHA-256 {digest.hexdigest()}; its commit marker says {file.sha256}")
+    return uri
+
+
+def _marker_uri(directory: str, key: str) -> str:
+    return storage.join(directory, MARKERS, f"{key}.json")
+
+
+def _parse_marker(key: str, content: bytes) -> CommittedPart:
+    marker: Mapping[str, Any] = json.loads(content)
+    return CommittedPart(key, {r: WrittenFile(**f) for r, f in marker["files"].items()}, marker["metrics"])

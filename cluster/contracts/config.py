@@ -1,0 +1,99 @@
+"""The base of every stage's config, and the marks that the runner reads off its fields.
+
+Three kinds of fields: plain ones change results and enter the fingerprint; those made with `execution(...)`
+(resources, micro-batches, logging) do not; those typed `StageInput` name another stage, or an artifact or
+model directory by its URI, and make the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class StrictModel(BaseModel):
+    """Frozen, and refusing unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+@dataclass(frozen=True)
+class InputOf:
+    """Marks a field as the name of a stage of one of `kinds` (or the URI of such an artifact)."""
+
+    kinds: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class InputFiles:
+    """Marks a list of paths, directories or globs of raw inputs; size and mtime (or ETag) enter the fingerprint."""
+
+
+def execution(**keywords: Any) -> Any:
+    """A Pydantic field that is left out of the fingerprint."""
+    return Field(**keywords, json_schema_extra={"execution": True})
+
+
+class Resources(StrictModel):
+    """What one process of a role gets. `cpus` may be a fraction; threads follow it unless given."""
+
+    cpus: Annotated[float, Field(gt=0)] = 1.0
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    threads: Annotated[int | None, Field(ge=1)] = None  # None: the whole cpus, at least 1
+    memory_gib: Annotated[float | None, Field(gt=0)] = None  # None: not reserved
+
+    @property
+    def num_threads(self) -> int:
+        """Threads each process runs."""
+        return self.threads if self.threads is not None else max(1, int(self.cpus))
+
+
+class WorkerGroup(Resources):
+    """The workers of a training stage."""
+
+    num_workers: Annotated[int, Field(ge=1)] = 1
+    max_failures: Annotated[int, Field(ge=0)] = 2  # restarts from the newest checkpoint before giving up
+
+
+class StageConfig(StrictModel):
+    """What all stages have. Subclasses set `kind` as a `Literal`."""
+
+    stage_version: ClassVar[int] = (
+        1  # raise it when the stage's code changes its results: old artifacts no longer match
+    )
+
+    kind: str
+
+    @classmethod
+    def input_fields(cls) -> Mapping[str, InputOf]:
+        """Field name -> which kinds of artifact it takes."""
+        return _marked(cls, InputOf)
+
+    @classmethod
+    def file_fields(cls) -> Mapping[str, InputFiles]:
+        """The fields that hold raw input paths."""
+        return _marked(cls, InputFiles)
+
+    @classmethod
+    def execution_fields(cls) -> frozenset[str]:
+        """The fields that the fingerprint leaves out."""
+        return frozenset(
+            name
+            for name, info in cls.model_fields.items()
+            if isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get("execution")
+        )
+
+    def roles(self) -> list[tuple[str, int, Resources]]:
+        """(role, number of processes, resources each) that run at the same time; checked against the cluster."""
+        return []
+
+
+def _marked(cls: type[BaseModel], mark: type) -> dict[str, Any]:
+    return {
+        name: next(m for m in info.metadata if isinstance(m, mark))
+        for name, info in cls.model_fields.items()
+        if any(isinstance(m, mark) for m in info.metadata)
+    }

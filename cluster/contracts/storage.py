@@ -1,0 +1,194 @@
+"""Every path in Raymill is a URI; this module is the one place that opens them.
+
+`/data/x`, `file:///data/x` and `s3://bucket/x` (anything `pyarrow.fs` can resolve) are taken alike.
+Credentials and endpoints come from the environment (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, ...), never
+from a spec. Functions raise `StorageError` with the URI in it where the store itself fails.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import posixpath
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.fs as pafs
+
+from cluster.contracts.errors import StorageError
+
+_GLOB_CHARACTERS = frozenset("*?[")
+
+
+@dataclass(frozen=True)
+class FileStat:
+    """What tells one version of a file from another without reading it."""
+
+    uri: str
+    size: int  # bytes
+    mtime_ns: int  # 0 where the store keeps none
+
+
+def is_local(uri: str) -> bool:
+    """Whether `uri` lies on this machine's file system."""
+    return "://" not in uri or uri.startswith("file://")
+
+
+def local_path(uri: str) -> Path:
+    """The path of a local URI. Raises `StorageError` for a remote one."""
+    if not is_local(uri):
+        raise StorageError(f"{uri} is not a local path")
+    return Path(uri.removeprefix("file://"))
+
+
+def locate(uri: str) -> tuple[pafs.FileSystem, str]:
+    """The file system of `uri` and the path inside it."""
+    try:
+        if is_local(uri):
+            return pafs.LocalFileSystem(), os.path.abspath(local_path(uri))
+        return pafs.FileSystem.from_uri(uri)
+    except Exception as error:
+        raise StorageError(f"can't resolve {uri!r}: {error}") from error
+
+
+def join(uri: str, *parts: str) -> str:
+    """`uri` extended by path `parts`, with single slashes."""
+    if not parts:
+        return uri
+    scheme, separator, path = uri.partition("://")
+    if separator:
+        return f"{scheme}://{posixpath.join(path, *parts)}"
+    return posixpath.join(uri, *parts)
+
+
+def exists(uri: str) -> bool:
+    """Whether a file or directory is there."""
+    filesystem, path = locate(uri)
+    return bool(filesystem.get_file_info(path).type != pafs.FileType.NotFound)
+
+
+def stat(uri: str) -> FileStat:
+    """Size and modification time of one file. Raises `FileNotFoundError`."""
+    filesystem, path = locate(uri)
+    info = filesystem.get_file_info(path)
+    if info.type != pafs.FileType.File:
+        raise FileNotFoundError(uri)
+    return FileStat(uri, info.size, info.mtime_ns or 0)
+
+
+def list_files(uri: str, *, recursive: bool = False) -> list[FileStat]:
+    """The files under a directory, sorted by URI; an absent directory has none."""
+    filesystem, path = locate(uri)
+    selector = pafs.FileSelector(path, recursive=recursive, allow_not_found=True)
+    found = [
+        FileStat(join(uri, posixpath.relpath(info.path, path)), info.size, info.mtime_ns or 0)
+        for info in filesystem.get_file_info(selector)
+        if info.type == pafs.FileType.File
+    ]
+    return sorted(found, key=lambda file: file.uri)
+
+
+def expand(pattern: str) -> list[FileStat]:
+    """The files a path, directory or glob stands for, sorted by URI; empty where nothing matches.
+
+    `*`, `?` and `[...]` match within the whole path below the first component that holds one, so
+    `s3://b/crawl/*.warc.gz` also matches in deeper folders.
+    """
+    if not _GLOB_CHARACTERS & set(pattern):
+        filesystem, path = locate(pattern)
+        kind = filesystem.get_file_info(path).type
+        if kind == pafs.FileType.File:
+            return [stat(pattern)]
+        return list_files(pattern, recursive=True) if kind == pafs.FileType.Directory else []
+    components = pattern.split("/")
+    first_glob = next(i for i, part in enumerate(components) if _GLOB_CHARACTERS & set(part))
+    root = "/".join(components[:first_glob]) or ("/" if pattern.startswith("/") else ".")
+    matching = "/".join(components[first_glob:])
+    prefix = len(root.rstrip("/")) + 1
+    return [f for f in list_files(root, recursive=True) if fnmatch.fnmatch(f.uri[prefix:], matching)]
+
+
+def read_bytes(uri: str) -> bytes:
+    """The content of one file. Raises `FileNotFoundError`."""
+    filesystem, path = locate(uri)
+    with filesystem.open_input_stream(path, compression=None) as stream:
+        return bytes(stream.read())
+
+
+def write_bytes(uri: str, content: bytes) -> None:
+    """Write one small file so that a reader sees the old content or the new, never a part of it.
+
+    A local file is renamed into place; an object store's single PUT is atomic by itself.
+    """
+    filesystem, path = locate(uri)
+    make_directory(posixpath.dirname(uri))
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        attempt = f"{path}.{uuid.uuid4().hex}.tmp"
+        with open(attempt, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(attempt, path)
+        return
+    with filesystem.open_output_stream(path, compression=None) as stream:
+        stream.write(content)
+
+
+def make_directory(uri: str) -> None:
+    """Create a directory and its parents; nothing to do on an object store."""
+    if is_local(uri):
+        locate(uri)[0].create_dir(locate(uri)[1], recursive=True)
+
+
+def delete_file(uri: str) -> None:
+    """Remove one file; an absent one is no error."""
+    filesystem, path = locate(uri)
+    try:
+        filesystem.delete_file(path)
+    except FileNotFoundError:
+        pass
+
+
+def delete_directory(uri: str) -> None:
+    """Remove a directory and all below it; an absent one is no error."""
+    filesystem, path = locate(uri)
+    try:
+        filesystem.delete_dir(path)
+    except FileNotFoundError:
+        pass
+
+
+def upload_file(source: Path, uri: str) -> None:
+    """Copy a local file to `uri`."""
+    make_directory(posixpath.dirname(uri))
+    filesystem, path = locate(uri)
+    pafs.copy_files(str(source), path, source_filesystem=pafs.LocalFileSystem(), destination_filesystem=filesystem)
+
+
+def download_file(uri: str, target: Path) -> None:
+    """Copy the file at `uri` to a local path."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if is_local(uri):
+        shutil.copyfile(local_path(uri), target)
+        return
+    filesystem, path = locate(uri)
+    pafs.copy_files(path, str(target), source_filesystem=filesystem, destination_filesystem=pafs.LocalFileSystem())
+
+
+@contextmanager
+def local_copy(uri: str, scratch: Path) -> Iterator[Path]:
+    """A local directory with the files of `uri`: itself where it is local, else a copy under `scratch`."""
+    if is_local(uri):
+        yield local_path(uri)
+        return
+    target = scratch / uuid.uuid4().hex
+    for file in list_files(uri, recursive=True):
+        download_file(file.uri, target / file.uri[len(uri) :].lstrip("/"))
+    try:
+        yield target
+    finally:
+        shutil.rmtree(target, ignore_errors=True)

@@ -1,0 +1,136 @@
+"""The token-shard format: memory-mappable Arrow IPC, one row per document, read without copying.
+
+A shard holds one record batch with `input_ids: large_list<uint16 or uint32>` (uint16 where the vocabulary
+fits), `doc_id: int64` and `source: dictionary`. `tokens.parquet` beside the shards is the index: per shard,
+in order, its file name, size, checksum and counts. Sequence length is chosen by the reader.
+
+Shape letters: D documents of a shard, T tokens of a shard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster.contracts import storage
+from cluster.contracts.commit import WrittenFile, check_size
+from cluster.contracts.errors import CorruptArtifact, InputError
+
+INDEX = "tokens.parquet"
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """One row of the index."""
+
+    name: str
+    size: int  # bytes
+    sha256: str
+    num_documents: int
+    num_tokens: int
+    heldout: bool = False  # kept out of training; read by evaluation
+
+    @property
+    def file(self) -> WrittenFile:
+        return WrittenFile(self.name, self.size, self.sha256)
+
+
+_INDEX_SCHEMA = pa.schema(
+    [
+        ("name", pa.string()),
+        ("size", pa.int64()),
+        ("sha256", pa.string()),
+        ("num_documents", pa.int64()),
+        ("num_tokens", pa.int64()),
+        ("heldout", pa.bool_()),
+    ]
+)
+
+
+def token_dtype(vocab_size: int) -> np.dtype[Any]:
+    """The smallest dtype of the format that holds ids below `vocab_size`."""
+    if vocab_size <= 1 << 16:
+        return np.dtype(np.uint16)
+    return np.dtype(np.uint32)
+
+
+def write_token_shard(
+    sink: BinaryIO,
+    tokens_T: npt.NDArray[Any],
+    offsets: npt.NDArray[np.int64],
+    doc_ids_D: npt.NDArray[np.int64],
+    sources_D: Sequence[str],
+) -> None:
+    """Write one shard. `offsets` has D+1 entries, document d is `tokens_T[offsets[d]:offsets[d+1]]`."""
+    if len(offsets) != len(doc_ids_D) + 1 or offsets[0] != 0 or offsets[-1] != len(tokens_T):
+        raise ValueError("offsets must have one entry more than there are documents and span all tokens")
+    input_ids = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(tokens_T))
+    batch = pa.record_batch(
+        {
+            "input_ids": input_ids,
+            "doc_id": pa.array(doc_ids_D, pa.int64()),
+            "source": pa.array(sources_D, pa.string()).dictionary_encode(),
+        }
+    )
+    with pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+class TokenShard:
+    """A shard's arrays, as views on the mapped file (or on one read of a remote one)."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        if storage.is_local(uri):
+            self._source: Any = pa.memory_map(str(storage.local_path(uri)))
+        else:
+            self._source = pa.BufferReader(storage.read_bytes(uri))
+        try:
+            batch = pa.ipc.open_file(self._source).get_batch(0)
+            lists = batch.column("input_ids")
+            self.tokens_T: npt.NDArray[Any] = lists.values.to_numpy(zero_copy_only=True)
+            self.offsets: npt.NDArray[np.int64] = lists.offsets.to_numpy(zero_copy_only=True)
+            self.doc_ids_D: npt.NDArray[np.int64] = batch.column("doc_id").to_numpy(zero_copy_only=True)
+            self.sources_D = batch.column("source")
+        except (pa.ArrowInvalid, KeyError, AttributeError) as error:
+            raise CorruptArtifact(f"{uri} is not a token shard: {error}") from error
+
+    def __len__(self) -> int:
+        return len(self.doc_ids_D)
+
+    def document(self, row: int) -> npt.NDArray[Any]:
+        """The token ids of one document."""
+        return self.tokens_T[self.offsets[row] : self.offsets[row + 1]]
+
+
+def write_token_index(directory: str, entries: Sequence[ShardEntry]) -> bytes:
+    """Write the index of a tokens artifact; returns its bytes."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist([asdict(e) for e in entries], schema=_INDEX_SCHEMA), sink)
+    content = sink.getvalue().to_pybytes()
+    storage.write_bytes(storage.join(directory, INDEX), content)
+    return content
+
+
+def read_token_index(directory: str) -> list[ShardEntry]:
+    """The shards of a tokens artifact, in order. Sizes are checked against the store."""
+    filesystem, path = storage.locate(storage.join(directory, INDEX))
+    try:
+        rows = pq.read_table(path, filesystem=filesystem).to_pylist()
+    except FileNotFoundError as error:
+        raise InputError(f"{directory} is no tokens artifact: it has no {INDEX}") from error
+    entries = [ShardEntry(**row) for row in rows]
+    for entry in entries:
+        check_size(directory, entry.file)
+    return entries
+
+
+def open_shards(directory: str, *, heldout: bool) -> list[TokenShard]:
+    """The training shards of a tokens artifact, or its held-out ones, in index order."""
+    return [TokenShard(storage.join(directory, e.name)) for e in read_token_index(directory) if e.heldout == heldout]

@@ -1,0 +1,92 @@
+"""A stage kind's settings as a table: name, type, default, meaning; read off the schema itself."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import types
+import typing
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+from rich.markup import escape
+from rich.table import Table
+
+from cluster.contracts.config import InputOf, StageConfig
+
+
+def settings_table(config: type[StageConfig]) -> Table:
+    """Every setting of a stage, nested ones dotted."""
+    table = Table("setting", "type", "default", "meaning", box=None, pad_edge=False)
+    for path, info, meaning in _walk(config, ""):
+        if path != "kind":
+            table.add_row(path, escape(_annotation_name(info.annotation)), escape(_default(info)), escape(meaning))
+    return table
+
+
+def _walk(model: type[BaseModel], prefix: str) -> list[tuple[str, FieldInfo, str]]:
+    rows: list[tuple[str, FieldInfo, str]] = []
+    comments = field_comments(model)
+    for name, info in model.model_fields.items():
+        rows.append((prefix + name, info, _meaning(info) or comments.get(name, "")))
+        nested = _nested_model(info.annotation)
+        if nested is not None:
+            rows += _walk(nested, f"{prefix}{name}.")
+    return rows
+
+
+def field_comments(model: type[BaseModel]) -> dict[str, str]:
+    """Field -> the comment behind its line, which is where our configs say what a setting means."""
+    comments: dict[str, str] = {}
+    for cls in reversed(model.__mro__):
+        if cls in (BaseModel, object):
+            continue
+        try:
+            source = inspect.getsource(cls)
+        except (OSError, TypeError):
+            continue
+        for line in source.splitlines():
+            found = re.match(r"    (\w+):.*\s#\s(.+)$", line)
+            if found:
+                comments[found[1]] = found[2]
+    return comments
+
+
+def _nested_model(annotation: object) -> type[BaseModel] | None:
+    for candidate in (annotation, *typing.get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def _annotation_name(annotation: object) -> str:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(_annotation_name(a) for a in arguments)
+    if origin is typing.Literal:
+        return " | ".join(repr(a) for a in arguments)
+    if origin is typing.Annotated:
+        return _annotation_name(arguments[0])
+    if annotation is type(None):
+        return "null"
+    if origin is not None:
+        inner = ", ".join(_annotation_name(a) for a in arguments)
+        return f"{getattr(origin, '__name__', origin)}[{inner}]"
+    return getattr(annotation, "__name__", str(annotation))
+
+
+def _default(info: FieldInfo) -> str:
+    if info.default is not PydanticUndefined:
+        return "(below)" if isinstance(info.default, BaseModel) else repr(info.default)
+    if info.default_factory is not None:
+        made = info.default_factory()  # type: ignore[call-arg]
+        return "(below)" if isinstance(made, BaseModel) else repr(made)
+    return "required"
+
+
+def _meaning(info: FieldInfo) -> str:
+    marks = [m for m in info.metadata if isinstance(m, InputOf)]
+    if marks and not info.description:
+        return f"a {' or '.join(marks[0].kinds)} stage, or a directory"
+    return info.description or ""

@@ -1,0 +1,83 @@
+"""What names an artifact: a hash of all that determines its content, and of nothing else.
+
+In: the stage's kind and version, its settings, the seed, its inputs' fingerprints, its raw inputs (name, size
+and mtime/ETag, or SHA-256 where the spec asks). Out: whatever cannot change results: resources, micro-batches,
+directories, logging. So a result is never overwritten, a re-run finds what is there, and a changed setting
+reruns its stage and what depends on it, no more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from cluster.contracts import storage
+from cluster.contracts.config import StageConfig
+
+HEX_DIGITS = 16  # 64 bits: at a million artifacts, one chance in 37 million of any collision
+
+
+def digest(value: Any) -> str:
+    """A short stable hash of plain values, independent of the order of keys."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:HEX_DIGITS]
+
+
+def result_settings(config: StageConfig) -> dict[str, Any]:
+    """The settings of a stage that change its results: neither inputs, nor raw paths, nor execution."""
+    left_out = {*config.execution_fields(), *config.input_fields(), *config.file_fields()}
+    return config.model_dump(mode="json", exclude=left_out)
+
+
+def settings_fingerprint(config: StageConfig, seed: int) -> str:
+    """Names what is shared by all artifacts of one kind made with the same settings, whatever their inputs."""
+    return digest({"version": config.stage_version, "settings": result_settings(config), "seed": seed})
+
+
+def stage_fingerprint(
+    config: StageConfig,
+    *,
+    seed: int,
+    inputs: Mapping[str, str],
+    files: Mapping[str, Iterable[tuple[str, Any]]],
+) -> str:
+    """`inputs`: role -> fingerprint; `files`: field -> (name, identity) of each raw input, in order."""
+    return digest(
+        {
+            "kind": config.kind,
+            "version": config.stage_version,
+            "settings": result_settings(config),
+            "seed": seed,
+            "inputs": dict(inputs),
+            "files": {field: list(entries) for field, entries in files.items()},
+        }
+    )
+
+
+def file_identities(patterns: Iterable[str], how: Literal["stat", "content"]) -> list[tuple[str, Any]]:
+    """(base name, what tells its version) of each file that the patterns match, sorted by URI."""
+    found = sorted({f for pattern in patterns for f in storage.expand(pattern)}, key=lambda f: f.uri)
+    if how == "content":
+        return [(_base_name(f.uri), _content_hash(f.uri)) for f in found]
+    return [(_base_name(f.uri), [f.size, f.mtime_ns]) for f in found]
+
+
+def directory_fingerprint(uri: str) -> str:
+    """Names a model or artifact directory that no stage of the spec made, by its files' names, sizes and times."""
+    files = storage.list_files(uri, recursive=True)
+    return digest([[f.uri[len(uri) :], f.size, f.mtime_ns] for f in files])
+
+
+def _base_name(uri: str) -> str:
+    return uri.rsplit("/", 1)[-1]
+
+
+def _content_hash(uri: str) -> str:
+    filesystem, path = storage.locate(uri)
+    hasher = hashlib.sha256()
+    with filesystem.open_input_stream(path, compression=None) as stream:
+        while chunk := stream.read(1 << 20):
+            hasher.update(chunk)
+    return hasher.hexdigest()

@@ -1,0 +1,193 @@
+"""The report of a run: `report.html` for people, `report.json` with the same figures for programs.
+
+One self-contained page: where every document went, what was learnt against which yardstick, how the models
+compare, what they answer, and which data made which model. Plots are inline SVG; nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from cluster.contracts import storage
+from cluster.contracts.artifacts import Artifact
+from cluster.contracts.errors import StageFailed
+from cluster.display import duration
+from cluster.plots import bar_chart, curve_panels
+from cluster.runs import RunRecord, run_uri
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+# Per kind: what is drawn from metrics.jsonl, as (key, axis label).
+CURVES: dict[str, tuple[tuple[str, str], ...]] = {
+    "pretrain": (("loss", "loss, nats per token"),),
+    "sft": (("loss", "loss on answers, nats per token"),),
+    "reward_model": (("loss", "pair loss"),),
+    "dpo": (("loss", "DPO loss"), ("rewards/margins", "reward margin")),
+    "ppo": (("reward", "mean reward"), ("kl", "KL to the reference, nats per answer")),
+}
+
+# Per kind: (figure, the yardstick it is read against, which of them should be higher).
+YARDSTICKS: dict[str, tuple[tuple[str, str, str], ...]] = {
+    "pretrain": (("heldout_loss", "unigram_entropy", "lower"),),
+    "sft": (("heldout_answer_loss", "base_heldout_answer_loss", "lower"),),
+    "reward_model": (
+        ("heldout_pair_accuracy", "length_baseline_accuracy", "higher"),
+        ("heldout_pair_accuracy", "bag_of_words_baseline_accuracy", "higher"),
+    ),
+    "ppo": (("heldout_reward_after", "heldout_reward_before", "higher"),),
+}
+
+
+def write_report(record: RunRecord) -> str:
+    """Write both files of a run's report; returns the URI of the page."""
+    artifacts = record.artifacts()
+    figures = report_figures(record, artifacts)
+    storage.write_bytes(
+        run_uri(record.storage, record.name, "report.json"), json.dumps(figures, indent=2, default=str).encode()
+    )
+    page = run_uri(record.storage, record.name, "report.html")
+    storage.write_bytes(page, _render(record, artifacts, figures).encode())
+    return page
+
+
+def report_figures(record: RunRecord, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
+    """What `report.json` holds."""
+    stages = {}
+    for name, artifact in artifacts.items():
+        manifest = artifact.manifest
+        stages[name] = {
+            "kind": manifest.kind,
+            "fingerprint": manifest.fingerprint,
+            "wall_s": manifest.timings.get("wall_s"),
+            "engine": manifest.engine,
+            "metrics": manifest.metrics,
+        }
+    return {"run": record.name, "stages": stages, "balance": balance(record, artifacts)}
+
+
+def balance(record: RunRecord, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
+    """Where every row that was read went. Raises `StageFailed` where the figures do not add up."""
+    cleans = {name: a for name, a in artifacts.items() if a.manifest.kind == "clean"}
+    dedupes = [a for a in artifacts.values() if a.manifest.kind == "dedupe"]
+    deduplicated = {fingerprint for a in dedupes for fingerprint in a.manifest.inputs.values()}
+    dropped: dict[str, int] = {}
+    for artifact in cleans.values():
+        _add(dropped, artifact.manifest.metrics["dropped"])
+    for artifact in dedupes:
+        _add(dropped, artifact.manifest.metrics["removed"])
+    read = sum(a.manifest.metrics["read"] for a in cleans.values())
+    quarantined = sum(a.manifest.metrics["quarantined"] for a in cleans.values())
+    kept = sum(a.manifest.metrics["kept"] for a in dedupes)
+    kept += sum(a.manifest.metrics["kept"] for a in cleans.values() if a.manifest.fingerprint not in deduplicated)
+    if read != kept + sum(dropped.values()) + quarantined:
+        raise StageFailed(
+            f"run {record.name}: {read} rows read, but {kept} kept + {sum(dropped.values())} dropped + "
+            f"{quarantined} quarantined"
+        )
+    return {
+        "read": read,
+        "kept": kept,
+        "dropped": dict(sorted(dropped.items(), key=lambda item: -item[1])),
+        "quarantined": quarantined,
+    }
+
+
+def _add(total: dict[str, int], counts: Mapping[str, int]) -> None:
+    for reason, count in counts.items():
+        total[reason] = total.get(reason, 0) + count
+
+
+def _render(record: RunRecord, artifacts: Mapping[str, Artifact], figures: Mapping[str, Any]) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["figure"] = _figure
+    environment.filters["duration"] = duration
+    evaluation = next((a for a in artifacts.values() if a.manifest.kind == "evaluate"), None)
+    cleans = [a for a in artifacts.values() if a.manifest.kind == "clean"]
+    languages: dict[str, int] = {}
+    reasons: dict[str, int] = {}
+    for artifact in cleans:
+        _add(languages, artifact.manifest.metrics.get("languages", {}))
+        _add(reasons, artifact.manifest.metrics.get("quarantine_reasons", {}))
+    top_languages = dict(sorted(languages.items(), key=lambda item: -item[1])[:12])
+    total = sum(stage["wall_s"] or 0 for stage in figures["stages"].values())
+    return environment.get_template("report.html.j2").render(
+        run=record,
+        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        total_s=total,
+        stages=figures["stages"],
+        balance=figures["balance"],
+        funnel=bar_chart(_funnel(figures["balance"]), "documents"),
+        languages=bar_chart(top_languages, "documents") if top_languages else None,
+        quarantine_reasons=reasons,
+        quarantined=[row for a in cleans for row in a.manifest.metrics.get("quarantine_examples", [])],
+        dropped_examples=[row for a in cleans for row in a.manifest.metrics.get("drop_examples", [])],
+        yardsticks=_yardsticks(artifacts),
+        curves={name: svg for name, a in artifacts.items() if (svg := _curves(a)) is not None},
+        evaluation=evaluation.manifest.metrics if evaluation else None,
+        inputs={name: _input_names(name, artifacts) for name in artifacts},
+    )
+
+
+def _funnel(figures: Mapping[str, Any]) -> dict[str, int]:
+    return {
+        "read": figures["read"],
+        **{f"- {reason}": count for reason, count in figures["dropped"].items() if count},
+        **({"- quarantined": figures["quarantined"]} if figures["quarantined"] else {}),
+        "kept": figures["kept"],
+    }
+
+
+def _yardsticks(artifacts: Mapping[str, Artifact]) -> list[dict[str, Any]]:
+    rows = []
+    for name, artifact in artifacts.items():
+        metrics = artifact.manifest.metrics
+        for figure, against, direction in YARDSTICKS.get(artifact.manifest.kind, ()):
+            if figure in metrics and against in metrics:
+                ahead = (
+                    metrics[figure] < metrics[against] if direction == "lower" else metrics[figure] > metrics[against]
+                )
+                rows.append(
+                    {
+                        "stage": name,
+                        "figure": figure,
+                        "value": metrics[figure],
+                        "against": against,
+                        "yardstick": metrics[against],
+                        "direction": direction,
+                        "ahead": ahead,
+                    }
+                )
+    return rows
+
+
+def _curves(artifact: Artifact) -> str | None:
+    panels = CURVES.get(artifact.manifest.kind)
+    if panels is None:
+        return None
+    try:
+        lines = storage.read_bytes(artifact.path("metrics.jsonl")).splitlines()
+    except FileNotFoundError:
+        return None
+    rows = [json.loads(line) for line in lines if line.strip()]
+    return curve_panels(rows, panels)
+
+
+def _input_names(name: str, artifacts: Mapping[str, Artifact]) -> list[str]:
+    wanted = set(artifacts[name].manifest.inputs.values())
+    return [other for other, artifact in artifacts.items() if artifact.manifest.fingerprint in wanted]
+
+
+def _figure(value: object) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "–"}[value]
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 10000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

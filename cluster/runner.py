@@ -1,0 +1,177 @@
+"""Runs a spec: every stage that isn't there yet, one after another, each finished by its manifest.
+
+A stage that was killed is called again with the same directory and goes on from what it committed. Nothing that
+is there is ever made again or overwritten.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import tempfile
+import time
+import traceback
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cluster.contracts import storage
+from cluster.contracts.artifacts import Manifest, StageContext, open_artifact, write_manifest
+from cluster.contracts.errors import RaymillError, StageFailed
+from cluster.display import Screen, duration
+from cluster.plan import PlannedStage, check_roles, make_plan, open_inputs
+from cluster.runs import RunRecord, RunStage, run_lock, run_uri, write_run
+from cluster.spec import JobSpec
+from cluster.stages import STAGE_KINDS
+
+_RECORDED_PACKAGES = (
+    "raymill", "ray", "torch", "transformers", "trl", "peft", "deepspeed", "accelerate",
+    "pyarrow", "numpy", "numba", "tokenizers", "tiktoken", "resiliparse", "fastwarc", "fasttext",
+)  # fmt: skip
+
+
+def run_spec(spec: JobSpec, screen: Screen, *, address: str | None = None) -> RunRecord:
+    """Bring every stage of `spec` into being and write the report.
+
+    `address`: a running Ray cluster to join; None starts an embedded one, and only if a stage has to run.
+    Raises `RaymillError` for all that can be told to the user in a sentence.
+    """
+    started = time.perf_counter()
+    with run_lock(spec.head.storage, spec.head.name):
+        stages = make_plan(spec)
+        record = _record(spec, stages)
+        write_run(record)
+        todo = [stage for stage in stages if not stage.finished]
+        if todo:
+            _run_stages(spec, stages, screen, address)
+        for position, stage in enumerate(stages, 1):
+            if not todo:
+                _say_finished(screen, stage, position, len(stages), "already there")
+        record = _record(spec, make_plan(spec))
+        write_run(record)
+        from cluster.report import write_report
+
+        report = write_report(record)
+    screen.line(f"\n{spec.head.name}: {len(stages)} stages, {duration(time.perf_counter() - started)}")
+    screen.line(f"report: {report}")
+    return record
+
+
+def _run_stages(spec: JobSpec, stages: list[PlannedStage], screen: Screen, address: str | None) -> None:
+    from cluster import ray_session  # imports Ray, which a run that has all it needs can do without
+
+    todo = [stage for stage in stages if not stage.finished]
+    resources = spec.head.resources
+    ray_session.check_memory(resources.memory_gib if address is None else 0)
+    if address is None and resources.cpus is not None:
+        local = {"CPU": float(int(resources.cpus)), "GPU": float(resources.gpus or 0), "memory": float("inf")}
+        check_roles(todo, local, "resources.cpus/gpus in the spec")
+    screen.line("starting Ray" if address is None else f"joining Ray at {address}", style="dim")
+    with ray_session.ray_session(resources, address, spec.head.environment.env_vars):
+        check_roles(todo, ray_session.cluster_resources(), "the cluster")
+        ray_session.check_storage_is_shared(spec.head.storage)
+        for position, stage in enumerate(stages, 1):
+            if stage.finished:
+                _say_finished(screen, stage, position, len(stages), "already there")
+                continue
+            ray_session.check_disk(spec.head.storage, resources.disk_gib)
+            _run_stage(stage, spec, screen, position, len(stages))
+
+
+def _run_stage(stage: PlannedStage, spec: JobSpec, screen: Screen, position: int, count: int) -> None:
+    """One stage, from its inputs to its manifest."""
+    from cluster.progress import StageProgress
+
+    started = time.perf_counter()
+    scratch = Path(tempfile.mkdtemp(prefix=f"raymill-{stage.name}-"))
+    with screen.stage(stage.name, position, count) as display:
+        progress = StageProgress(display)
+        context = StageContext(
+            name=stage.name,
+            progress=progress,
+            scratch=scratch,
+            log_directory=log_directory(spec),
+            seed=spec.head.seed,
+            parts_directory=stage.parts_uri,
+        )
+        try:
+            storage.make_directory(stage.uri)
+            function = STAGE_KINDS[stage.kind].load_function()
+            result = function(stage.config, open_inputs(stage), stage.uri, context)
+        except RaymillError as error:
+            traceback.print_exc()  # to the log file: descriptors 1 and 2 are not the user's screen
+            error.args = (f"stage {stage.name}: {error}",) if stage.name not in str(error) else error.args
+            raise
+        except Exception as error:
+            traceback.print_exc()
+            reason = f"{type(error).__name__}: {error}".strip()
+            raise StageFailed(f"stage {stage.name} failed: {reason[:2000]}") from error
+        finally:
+            progress.close()
+            shutil.rmtree(scratch, ignore_errors=True)
+        wall_s = time.perf_counter() - started
+        manifest = Manifest(
+            kind=stage.kind,
+            fingerprint=stage.fingerprint,
+            config=stage.config.model_dump(mode="json"),
+            inputs=stage.input_fingerprints,
+            metrics=result.metrics,
+            engine=result.engine,
+            timings={"wall_s": round(wall_s, 3)},
+            versions=_versions(),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            num_files=len(result.files),
+            num_bytes=sum(file.size for file in result.files),
+        )
+        write_manifest(stage.uri, manifest, result.files)
+    _say_finished(screen, stage, position, count, duration(wall_s))
+
+
+def log_directory(spec: JobSpec) -> Path:
+    """Where a run's logs go: beside its report, or under the home directory where storage is remote."""
+    if storage.is_local(spec.head.storage):
+        return storage.local_path(run_uri(spec.head.storage, spec.head.name, "logs"))
+    return Path.home() / ".cache" / "raymill" / "logs" / spec.head.name
+
+
+def _record(spec: JobSpec, stages: list[PlannedStage]) -> RunRecord:
+    return RunRecord(
+        spec.head.name,
+        spec.as_dict(),
+        {stage.name: RunStage(stage.kind, stage.uri, stage.fingerprint, stage.finished) for stage in stages},
+    )
+
+
+_HEADLINES = {
+    "clean": ("read", "kept", "quarantined"),
+    "dedupe": ("documents", "kept"),
+    "tokenizer": ("vocab_size",),
+    "tokenize": ("documents", "tokens"),
+    "pretrain": ("heldout_loss", "unigram_entropy", "tokens_per_s"),
+    "preferences": ("train_pairs", "heldout_pairs"),
+    "sft": ("heldout_answer_loss", "base_heldout_answer_loss"),
+    "reward_model": ("heldout_pair_accuracy", "length_baseline_accuracy", "bag_of_words_baseline_accuracy"),
+    "dpo": ("heldout_preference_accuracy",),
+    "ppo": ("heldout_reward_before", "heldout_reward_after", "heldout_reward_se", "kl_to_reference"),
+}
+
+
+def _say_finished(screen: Screen, stage: PlannedStage, position: int, count: int, how: str) -> None:
+    metrics = open_artifact(stage.uri).manifest.metrics
+    shown = [f"{name} {_figure(metrics[name])}" for name in _HEADLINES.get(stage.kind, ()) if name in metrics]
+    screen.line(f"[{position}/{count}] {stage.name:<13} {how:<14} {' · '.join(shown)}")
+
+
+def _figure(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _RECORDED_PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

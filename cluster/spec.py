@@ -1,0 +1,326 @@
+"""The job spec: YAML in, a checked graph of stages out, every problem at once.
+
+A spec names its storage and its stages; a stage's settings name other stages as inputs, and that is the
+graph. `load_spec` finds all that can be found without running anything: bad YAML, misspelt keys, wrong types,
+unknown stages, inputs of the wrong kind, cycles, missing files. Relative paths are relative to the spec file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from cluster.contracts import storage
+from cluster.contracts.config import StageConfig, StrictModel
+from cluster.contracts.errors import Problem, SpecError
+from cluster.stages import STAGE_KINDS, StageKind
+
+_Model = TypeVar("_Model", bound=BaseModel)
+_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+
+class ClusterResources(StrictModel):
+    """What a local run may take, and what it must find free. On a cluster, Ray's own totals count."""
+
+    cpus: Annotated[float | None, Field(gt=0, description="CPUs of the embedded Ray; null: all of the machine")] = None
+    gpus: Annotated[int | None, Field(ge=0, description="GPUs of the embedded Ray; null: all of the machine")] = None
+    memory_gib: Annotated[float, Field(ge=0, description="free memory a run needs before it starts, GiB")] = 4.0
+    object_store_gib: Annotated[float, Field(gt=0, description="Ray's shared memory on one machine, GiB")] = 0.5
+    disk_gib: Annotated[float, Field(ge=0, description="free disk a stage needs before it starts, GiB")] = 2.0
+
+
+class Environment(StrictModel):
+    """What a submitted job's processes get beside the cluster's own image."""
+
+    env_vars: dict[str, str] = Field(
+        default_factory=dict, description="environment variables of every process; no secrets, they are stored"
+    )
+    pip: list[str] = Field(default_factory=list, description="packages to install on the cluster's workers")
+
+
+class SpecHead(StrictModel):
+    """All of a spec but its stages."""
+
+    name: Annotated[str, Field(pattern=_NAME_PATTERN, description="the run's name")]
+    storage: Annotated[str, Field(min_length=1, description="where artifacts and runs go: a directory or s3:// URI")]
+    seed: Annotated[int, Field(ge=0, description="the seed of all stages that do not set their own")] = 0
+    fingerprint_inputs: Annotated[
+        Literal["stat", "content"], Field(description="raw inputs count by size and mtime, or by their SHA-256")
+    ] = "stat"
+    resources: ClusterResources = ClusterResources()
+    environment: Environment = Environment()
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """A spec that holds together: head, stages in an order that respects their inputs, and where it came from."""
+
+    head: SpecHead
+    stages: dict[str, StageConfig]
+    source: str  # the spec file, for messages
+    directory: Path  # relative paths are relative to it
+
+    def dependencies(self, name: str) -> dict[str, str]:
+        """The stages that `name` takes: config field -> stage."""
+        return {role: target for role, target in stage_inputs(self.stages[name]).items() if target in self.stages}
+
+    def as_dict(self) -> dict[str, Any]:
+        """The spec with every default filled in; loads again to the same spec."""
+        stages = {name: config.model_dump(mode="json") for name, config in self.stages.items()}
+        return {**self.head.model_dump(mode="json"), "stages": stages}
+
+
+def stage_inputs(config: StageConfig) -> dict[str, str]:
+    """The set input fields of a stage: field -> stage name or URI."""
+    return {name: value for name in type(config).input_fields() if (value := getattr(config, name)) is not None}
+
+
+def is_outside_reference(target: str) -> bool:
+    """Whether an input names a directory (a model or artifact of one's own) rather than a stage of the spec."""
+    return "/" in target
+
+
+def load_spec(path: str | Path, overrides: Mapping[str, Any] | None = None) -> JobSpec:
+    """Read and check a spec file; `overrides` maps dotted paths ("stages.dpo.beta") to values.
+
+    Raises `SpecError` with every problem found.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise SpecError([Problem("", str(path), f"can't be read: {error.strerror}")], str(path)) from error
+    except UnicodeDecodeError as error:
+        raise SpecError([Problem("", str(path), "is not UTF-8 text")], str(path)) from error
+    try:
+        raw = yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        place = f"line {where.line + 1}, column {where.column + 1}" if where else ""
+        raise SpecError(
+            [Problem(place, None, str(getattr(error, "problem", error)), "valid YAML")], str(path)
+        ) from error
+    if isinstance(raw, dict):
+        for dotted, value in (overrides or {}).items():
+            _override(raw, dotted, value)
+    return parse_spec(raw, source=str(path), directory=path.resolve().parent)
+
+
+def parse_spec(raw: object, *, source: str, directory: Path) -> JobSpec:
+    """Check a spec given as plain values. Raises `SpecError` with every problem found."""
+    if not isinstance(raw, dict):
+        raise SpecError([Problem("", raw, "is not a mapping", "top-level keys name, storage and stages")], source)
+    problems: list[Problem] = []
+    head_values = {key: value for key, value in raw.items() if key != "stages"}
+    head = _validate(SpecHead, head_values, "", problems, also_allowed=("stages",))
+    raw_stages = raw.get("stages")
+    if not isinstance(raw_stages, dict) or not raw_stages:
+        problems.append(Problem("stages", raw_stages, "must be a mapping of at least one stage", "NAME: {kind: ...}"))
+        raise SpecError(problems, source)
+    stages: dict[str, StageConfig] = {}
+    kinds: dict[str, StageKind] = {}
+    for name, values in raw_stages.items():
+        kind = _stage_kind(str(name), values, problems)
+        if kind is not None:
+            kinds[str(name)] = kind
+            completed = {"kind": kind.name, **(values or {})}
+            config = _validate(kind.config_class(), completed, f"stages.{name}", problems)
+            if config is not None:
+                stages[str(name)] = _resolve_paths(config, directory)
+    order = _check_graph(raw_stages, kinds, problems, directory)
+    for name, config in stages.items():
+        _check_files(name, config, problems)
+    if problems or head is None:
+        raise SpecError(problems, source)
+    head = head.model_copy(update={"storage": _absolute(head.storage, directory)})
+    return JobSpec(head, {name: stages[name] for name in order}, source, directory)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML that refuses a key given twice instead of keeping the last, and reads 3e-4 as a number."""
+
+
+def _mapping_without_duplicates(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen = set()
+    for key_node, _ in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            continue
+        key = loader.construct_object(key_node, deep=True)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+        seen.add(key)
+    loader.flatten_mapping(node)
+    return {loader.construct_object(k, deep=True): loader.construct_object(v, deep=True) for k, v in node.value}
+
+
+# YAML 1.1 takes 3e-4 for a string, since it has no dot.
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
+
+
+def _override(raw: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        child = raw.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise SpecError([Problem(dotted, value, f"{parent!r} is no mapping, so nothing can be set below it")])
+        raw = child
+    raw[last] = value
+
+
+def _stage_kind(name: str, values: object, problems: list[Problem]) -> StageKind | None:
+    path = f"stages.{name}"
+    if values is not None and not isinstance(values, dict):
+        problems.append(Problem(path, values, "must be a mapping of settings"))
+        return None
+    kind = (values or {}).get("kind", name)
+    if kind not in STAGE_KINDS:
+        problems.append(Problem(f"{path}.kind", kind, "is no stage kind", _suggest(str(kind), STAGE_KINDS)))
+        return None
+    return STAGE_KINDS[kind]
+
+
+def _validate(
+    model: type[_Model], values: Mapping[str, Any], path: str, problems: list[Problem], also_allowed: Sequence[str] = ()
+) -> _Model | None:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problems.extend(_problem(model, detail, path, also_allowed) for detail in error.errors(include_url=False))
+        return None
+
+
+def _problem(model: type[BaseModel], detail: ErrorDetails, path: str, also_allowed: Sequence[str]) -> Problem:
+    location = [str(part) for part in detail["loc"]]
+    full = ".".join([*([path] if path else []), *location])
+    if detail["type"] == "extra_forbidden":
+        known = [*_fields_at(model, detail["loc"][:-1]), *also_allowed]
+        return Problem(full, detail["input"], "is not a setting", _suggest(location[-1], known))
+    if detail["type"] == "missing":
+        return Problem(full, None, "is required", _description(model, detail["loc"]))
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    shown = detail["input"] if not isinstance(detail["input"], dict) else None
+    return Problem(full, shown, message[:1].lower() + message[1:], _description(model, detail["loc"]))
+
+
+def _model_at(model: type[BaseModel], location: Sequence[int | str]) -> type[BaseModel] | None:
+    """The nested model a location leads to, through optional fields."""
+    for part in location:
+        info = model.model_fields.get(str(part))
+        candidates = [] if info is None else [info.annotation, *getattr(info.annotation, "__args__", ())]
+        nested = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if not nested:
+            return None
+        model = nested[0]
+    return model
+
+
+def _fields_at(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    found = _model_at(model, location)
+    return list(found.model_fields) if found else []
+
+
+def _description(model: type[BaseModel], location: Sequence[int | str]) -> str:
+    parent = _model_at(model, location[:-1])
+    info = parent.model_fields.get(str(location[-1])) if parent and location else None
+    return info.description or "" if info else ""
+
+
+def _suggest(given: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    names = sorted(known)
+    close = difflib.get_close_matches(given, names, n=1)
+    meant = f"did you mean {close[0]!r}? " if close else ""
+    return f"{meant}allowed: {', '.join(names)}"
+
+
+def _check_graph(
+    raw_stages: Mapping[str, Any],
+    kinds: Mapping[str, StageKind],
+    problems: list[Problem],
+    directory: Path,
+) -> list[str]:
+    """Check every reference, also of stages whose other settings are wrong; returns the stages in order."""
+    edges: dict[str, list[str]] = {name: [] for name in kinds}
+    for name, stage_kind in kinds.items():
+        for role, mark in stage_kind.config_class().input_fields().items():
+            target = (raw_stages[name] or {}).get(role)
+            path = f"stages.{name}.{role}"
+            if not isinstance(target, str):
+                continue  # absent or of a wrong type: the schema has said so
+            if is_outside_reference(target):
+                if not storage.exists(_absolute(target, directory)):
+                    problems.append(Problem(path, target, "does not exist", "a directory with a model or an artifact"))
+            elif target not in raw_stages:
+                allowed = [other for other, kind in kinds.items() if kind.name in mark.kinds]
+                problems.append(
+                    Problem(path, target, "is no stage of this spec", f"a {' or '.join(mark.kinds)} stage: {allowed}")
+                )
+            elif target in kinds:
+                found = kinds[target].name
+                if found not in mark.kinds:
+                    problems.append(Problem(path, target, f"is a {found} stage", f"needed: {' or '.join(mark.kinds)}"))
+                edges[name].append(target)
+    return _topological_order(edges, problems)
+
+
+def _topological_order(edges: Mapping[str, list[str]], problems: list[Problem]) -> list[str]:
+    order: list[str] = []
+    remaining = dict(edges)
+    while remaining:
+        ready = [name for name, needs in remaining.items() if not any(n in remaining for n in needs)]
+        if not ready:
+            cycle = _find_cycle(remaining)
+            problems.append(
+                Problem(f"stages.{cycle[0]}", " -> ".join(cycle), "the stages wait for one another in a cycle")
+            )
+            return [*order, *remaining]
+        order.append(ready[0])
+        del remaining[ready[0]]
+    return order
+
+
+def _find_cycle(remaining: Mapping[str, list[str]]) -> list[str]:
+    seen: list[str] = []
+    name = next(iter(remaining))
+    while name not in seen:
+        seen.append(name)
+        name = next(n for n in remaining[name] if n in remaining)
+    return [*seen[seen.index(name) :], name]
+
+
+def _check_files(name: str, config: StageConfig, problems: list[Problem]) -> None:
+    for field in type(config).file_fields():
+        for index, pattern in enumerate(getattr(config, field)):
+            if not storage.expand(pattern):
+                problems.append(
+                    Problem(f"stages.{name}.{field}.{index}", pattern, "matches no file", "a file, directory or glob")
+                )
+
+
+def _resolve_paths(config: StageConfig, directory: Path) -> StageConfig:
+    """The config with the relative paths of its raw inputs and outside references made absolute."""
+    updates: dict[str, Any] = {
+        field: [_absolute(pattern, directory) for pattern in getattr(config, field)]
+        for field in type(config).file_fields()
+    }
+    for role, target in stage_inputs(config).items():
+        if is_outside_reference(target):
+            updates[role] = _absolute(target, directory)
+    return config.model_copy(update=updates)
+
+
+def _absolute(uri: str, directory: Path) -> str:
+    if not storage.is_local(uri):
+        return uri
+    return os.path.normpath(directory / storage.local_path(uri).expanduser())

@@ -1,0 +1,71 @@
+"""Which kinds of stages there are, and where each one's config and function live.
+
+Configs are imported at once (they are light: `plan` needs nothing else); functions only when a stage runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from functools import cache
+
+from cluster.contracts.artifacts import StageFunction
+from cluster.contracts.config import StageConfig
+
+
+@dataclass(frozen=True)
+class StageKind:
+    """One kind of stage."""
+
+    name: str
+    config: str  # "module:Class"
+    function: str  # "module:function"
+    summary: str
+
+    def config_class(self) -> type[StageConfig]:
+        """The Pydantic model of the stage's settings."""
+        loaded = _load(self.config)
+        assert isinstance(loaded, type)
+        assert issubclass(loaded, StageConfig)
+        return loaded
+
+    def load_function(self) -> StageFunction:
+        """Import the stage's code."""
+        function: StageFunction = _load(self.function)  # type: ignore[assignment]
+        return function
+
+
+STAGE_KINDS: dict[str, StageKind] = {
+    kind.name: kind
+    for kind in (
+        StageKind("clean", "dataprep.config:CleanConfig", "dataprep.clean:run", "extract, identify language, filter"),
+        StageKind("dedupe", "dataprep.config:DedupeConfig", "dataprep.dedupe:run", "find exact and near duplicates"),
+        StageKind(
+            "tokenizer", "dataprep.config:TokenizerConfig", "dataprep.tokenizer:run", "train a byte-level BPE tokenizer"
+        ),
+        StageKind("tokenize", "dataprep.config:TokenizeConfig", "dataprep.tokenize:run", "write token shards"),
+        StageKind("pretrain", "training.pretrain_config:PretrainConfig", "training.pretrain:run", "train a base model"),
+        StageKind(
+            "preferences",
+            "training.config:PreferencesConfig",
+            "training.preferences:run",
+            "make preference pairs from conversations",
+        ),
+        StageKind("sft", "training.config:SftConfig", "training.sft:run", "fine-tune on conversations"),
+        StageKind(
+            "reward_model",
+            "training.config:RewardModelConfig",
+            "training.reward_model:run",
+            "train a reward model on preference pairs",
+        ),
+        StageKind("dpo", "training.config:DpoConfig", "training.dpo:run", "align by direct preference optimisation"),
+        StageKind("ppo", "training.online.config:PpoConfig", "cluster.online:run", "align by PPO with served models"),
+        StageKind("evaluate", "training.config:EvaluateConfig", "training.evaluate:run", "compare the models"),
+    )
+}
+
+
+@cache
+def _load(target: str) -> object:
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)

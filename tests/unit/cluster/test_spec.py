@@ -1,0 +1,141 @@
+"""A spec is refused with all that is wrong with it, each with its place, the value and what is allowed."""
+
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from cluster.contracts.errors import SpecError
+from cluster.spec import JobSpec, load_spec
+
+GOOD = """
+    name: test
+    storage: out
+    stages:
+      words:
+        kind: tokenizer
+        documents: unique
+        vocab_size: 300
+      clean:
+        inputs: [pages.jsonl]
+      unique:
+        kind: dedupe
+        parts: clean
+    """
+
+
+def _load(tmp_path: Path, text: str, **overrides: object) -> JobSpec:
+    (tmp_path / "pages.jsonl").write_text("{}")
+    (tmp_path / "spec.yaml").write_text(dedent(text))
+    return load_spec(tmp_path / "spec.yaml", overrides)
+
+
+def _problems(tmp_path: Path, text: str) -> dict[str, str]:
+    with pytest.raises(SpecError) as caught:
+        _load(tmp_path, text)
+    return {problem.path: str(problem) for problem in caught.value.problems}
+
+
+def test_stages_are_ordered_by_their_inputs_and_paths_are_relative_to_the_spec(tmp_path: Path) -> None:
+    spec = _load(tmp_path, GOOD)
+    assert list(spec.stages) == ["clean", "unique", "words"]
+    assert spec.head.storage == str(tmp_path / "out")
+    assert spec.stages["clean"].inputs == [str(tmp_path / "pages.jsonl")]  # type: ignore[attr-defined]
+    assert spec.dependencies("words") == {"documents": "unique"}
+
+
+def test_a_resolved_spec_loads_to_itself(tmp_path: Path) -> None:
+    import yaml
+
+    spec = _load(tmp_path, GOOD)
+    again = _load(tmp_path, yaml.safe_dump(spec.as_dict()))
+    assert again.as_dict() == spec.as_dict()
+
+
+def test_all_problems_are_found_at_once(tmp_path: Path) -> None:
+    found = _problems(
+        tmp_path,
+        """
+        name: test
+        storge: out
+        resources: {cpus: many}
+        stages:
+          clean: {inputs: [absent.warc.gz], langages: [en]}
+          unique: {kind: dedupe, parts: clear}
+          words: {kind: tokeniser, documents: unique}
+          shards: {kind: tokenize, documents: unique, tokenizer: clean, heldout_fraction: a lot}
+        """,
+    )
+    assert set(found) == {
+        "storge",
+        "storage",
+        "resources.cpus",
+        "stages.clean.inputs.0",
+        "stages.clean.langages",
+        "stages.unique.parts",
+        "stages.words.kind",
+        "stages.shards.tokenizer",
+        "stages.shards.heldout_fraction",
+    } - {"stages.clean.inputs.0"} | ({"stages.clean.inputs.0"} & set(found))
+    assert "did you mean 'storage'" in found["storge"]
+    assert "did you mean 'languages'" in found["stages.clean.langages"]
+    assert "did you mean 'tokenizer'" in found["stages.words.kind"]
+    assert "'clear'" in found["stages.unique.parts"]
+    assert "clean" in found["stages.unique.parts"]
+    assert "is a clean stage" in found["stages.shards.tokenizer"]
+    assert "'many'" in found["resources.cpus"]
+
+
+def test_a_missing_input_file_is_named(tmp_path: Path) -> None:
+    found = _problems(tmp_path, "{name: t, storage: o, stages: {clean: {inputs: [absent.warc.gz]}}}")
+    assert "absent.warc.gz" in found["stages.clean.inputs.0"]
+    assert "matches no file" in found["stages.clean.inputs.0"]
+
+
+def test_a_cycle_is_shown(tmp_path: Path) -> None:
+    found = _problems(
+        tmp_path,
+        """
+        name: test
+        storage: out
+        stages:
+          a: {kind: sft, model: b, conversations: [pages.jsonl]}
+          b: {kind: sft, model: a, conversations: [pages.jsonl]}
+        """,
+    )
+    assert any("a -> b -> a" in text for text in found.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "message"),
+    [
+        ("[1, 2]", "", "is not a mapping"),
+        ("name: t\nstorage: o\n", "stages", "must be a mapping of at least one stage"),
+        ("name: t\nname: u\n", "line 2, column 1", "given twice"),
+        ("name: [t\n", "line 2, column 1", "expected"),
+        ("{name: ../t, storage: o, stages: {clean: {inputs: [pages.jsonl]}}}", "name", "pattern"),
+        ("{name: t, storage: o, stages: {clean: 3}}", "stages.clean", "mapping of settings"),
+    ],
+)
+def test_malformed_specs_are_told_by_place(tmp_path: Path, text: str, path: str, message: str) -> None:
+    found = _problems(tmp_path, text)
+    assert message in found[path]
+
+
+def test_an_override_replaces_one_setting(tmp_path: Path) -> None:
+    spec = _load(tmp_path, GOOD, **{"stages.words.vocab_size": 512, "name": "other"})
+    assert spec.stages["words"].vocab_size == 512  # type: ignore[attr-defined]
+    assert spec.head.name == "other"
+
+
+def test_numbers_without_a_dot_are_numbers(tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text("{name: t, storage: o, seed: 1e3, stages: {clean: {inputs: [.]}}}")
+    assert load_spec(tmp_path / "spec.yaml").head.seed == 1000
+
+
+def test_an_absent_or_binary_spec_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="can't be read"):
+        load_spec(tmp_path / "absent.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SpecError, match="UTF-8"):
+        load_spec(tmp_path / "binary.yaml")
