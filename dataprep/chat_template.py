@@ -1,0 +1,29 @@
+"""The chat format: ChatML, with the assistant's turns marked so that the loss can be on them alone."""
+
+from __future__ import annotations
+
+from dataprep.config import SpecialTokens
+
+
+def chat_template(tokens: SpecialTokens) -> str:
+    """The Jinja template of a tokenizer directory.
+
+    A turn is `<start>role\\ncontent<end>\\n`. `{% generation %}` spans what the assistant writes, its end-of-turn token
+    included, which `apply_chat_template(return_assistant_tokens_mask=True)` and TRL's `assistant_only_loss` read.
+    """
+    start, end = (_jinja_string(token) for token in (tokens.start_of_turn, tokens.end_of_turn))
+    return (
+        "{% for message in messages %}"
+        f"{{{{ {start} + message['role'] + '\\n' }}}}"
+        "{% if message['role'] == 'assistant' %}"
+        f"{{% generation %}}{{{{ message['content'] + {end} }}}}{{% endgeneration %}}"
+        f"{{% else %}}{{{{ message['content'] + {end} }}}}{{% endif %}}"
+        "{{ '\\n' }}"
+        "{% endfor %}"
+        f"{{% if add_generation_prompt %}}{{{{ {start} + 'assistant\\n' }}}}{{% endif %}}"
+    )
+
+
+def _jinja_string(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"

@@ -1,0 +1,223 @@
+"""One input file to one part of the documents: read, extract, normalise, judge, sign, write.
+
+Everything between reading and writing works on columns of some thousand texts. The sizes of these batches are
+constants, so that a part's bytes depend on its input and the settings alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster.contracts.commit import PartWriter, commit_part
+from cluster.contracts.errors import StageFailed
+from cluster.contracts.records import QUARANTINE_SCHEMA, Quarantined
+from dataprep import exact, minhash
+from dataprep.config import CleanConfig
+from dataprep.documents import DOCUMENT_SCHEMA, DROPPED_SCHEMA, signature_schema
+from dataprep.extract import UnreadablePage, extract
+from dataprep.normalise import normalise
+from dataprep.sources.formats import read_records
+from dataprep.sources.records import HtmlPage, PlainText, Provenance, Unwanted
+from dataprep.verdicts import Verdicts, judge
+
+_BATCH_DOCUMENTS = 2048
+_BATCH_CHARACTERS = 16 << 20
+_HEAD_CHARACTERS = 200  # of a dropped text, kept for people
+_DICTIONARY_COLUMNS = ["uri", "language", "reason"]  # few values; the rest is stored as it is
+
+
+@dataclass
+class Batch:
+    """Records of all fates, in the order in which they were read."""
+
+    texts: list[PlainText] = field(default_factory=list)
+    unwanted: list[Unwanted] = field(default_factory=list)
+    quarantined: list[Quarantined] = field(default_factory=list)
+    num_characters: int = 0
+
+    def is_full(self) -> bool:
+        return (
+            self.num_characters >= _BATCH_CHARACTERS
+            or len(self.texts) + len(self.unwanted) + len(self.quarantined) >= _BATCH_DOCUMENTS
+        )
+
+
+@dataclass
+class Tally:
+    """What became of the records of a part."""
+
+    read: int = 0
+    kept: int = 0
+    characters_kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    quarantine_reasons: Counter[str] = field(default_factory=Counter)
+    languages: Counter[str] = field(default_factory=Counter)  # of the kept
+    languages_seen: Counter[str] = field(default_factory=Counter)  # of all texts
+
+    def figures(self) -> dict[str, Any]:
+        """The counts as plain values."""
+        return {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
+
+    def check(self, uri: str) -> None:
+        """Raise `StageFailed` unless every record that was read is accounted for."""
+        dropped, quarantined = self.dropped.total(), self.quarantine_reasons.total()
+        if self.read != self.kept + dropped + quarantined:
+            raise StageFailed(
+                f"{uri}: {self.read} records read, but {self.kept} kept, {dropped} dropped and {quarantined}"
+                " quarantined; this is a bug"
+            )
+
+
+def clean_part(uri: str, *, parts: str, key: str, config: CleanConfig) -> int:
+    """Clean the file at `uri` and commit the result as unit `key` of `parts`; returns how many documents it keeps."""
+    tally = Tally()
+    with commit_part(parts, key) as part:
+        with _open_tables(part, config) as tables:
+            for batch in _batches(uri, config, tally):
+                _write(batch, tables, tally, config)
+        tally.check(uri)
+        part.metrics.update(tally.figures())
+    return tally.kept
+
+
+def extracted_records(uri: str, config: CleanConfig) -> Iterator[PlainText | Unwanted | Quarantined]:
+    """The records of a file, pages turned into texts."""
+    limits = config.limits
+    for record in read_records(uri, fields=config.jsonl, max_record_bytes=limits.max_record_bytes):
+        if not isinstance(record, HtmlPage):
+            yield record
+            continue
+        place = record.provenance
+        try:
+            page = extract(
+                record.body,
+                record.charset,
+                max_depth=limits.max_html_depth,
+                max_attributes=limits.max_html_attributes,
+            )
+        except UnreadablePage as problem:
+            yield Quarantined(uri, place.offset, problem.reason, problem.detail)
+        else:
+            yield PlainText(replace(place, title=page.title), page.text)
+
+
+def _batches(uri: str, config: CleanConfig, tally: Tally) -> Iterator[Batch]:
+    batch = Batch()
+    for record in extracted_records(uri, config):
+        tally.read += 1
+        if isinstance(record, PlainText):
+            batch.texts.append(record)
+            batch.num_characters += len(record.text)
+        elif isinstance(record, Unwanted):
+            batch.unwanted.append(record)
+        else:
+            batch.quarantined.append(record)
+        if batch.is_full():
+            yield batch
+            batch = Batch()
+    yield batch
+
+
+def _write(batch: Batch, tables: dict[str, pq.ParquetWriter], tally: Tally, config: CleanConfig) -> None:
+    texts = normalise(pa.array([record.text for record in batch.texts], pa.large_string()))
+    verdicts = judge(texts, config)
+    _write_kept(batch, verdicts, tables, tally, config)
+    _write_dropped(batch, texts, verdicts, tables["dropped"], tally)
+    if batch.quarantined:
+        tables["quarantined"].write_table(
+            pa.Table.from_pylist([asdict(q) for q in batch.quarantined], schema=QUARANTINE_SCHEMA)
+        )
+        tally.quarantine_reasons.update(q.reason for q in batch.quarantined)
+    tally.languages_seen.update(verdicts.languages_D.to_pylist())
+
+
+def _write_kept(
+    batch: Batch, verdicts: Verdicts, tables: dict[str, pq.ParquetWriter], tally: Tally, config: CleanConfig
+) -> None:
+    column = verdicts.kept
+    if len(column) == 0:
+        return
+    kept = np.flatnonzero(verdicts.keep_D)
+    languages = verdicts.languages_D.take(pa.array(kept))
+    places = _places([batch.texts[row].provenance for row in kept])
+    tables["documents"].write_table(
+        pa.table(
+            {
+                "text": column.texts,
+                **places,
+                "language": languages,
+                "language_score": verdicts.scores_D[kept],
+            },
+            schema=DOCUMENT_SCHEMA,
+        )
+    )
+    settings = config.minhash
+    signatures_KH = minhash.signatures(
+        column.terms, num_hashes=settings.num_hashes, ngram=settings.ngram, seed=settings.seed
+    )
+    high_K, low_K = exact.text_hashes(column)
+    schema = signature_schema(settings.num_hashes, pa.from_numpy_dtype(signatures_KH.dtype))
+    minhash_column = pa.FixedSizeListArray.from_arrays(pa.array(signatures_KH.reshape(-1)), settings.num_hashes)
+    tables["signatures"].write_table(pa.table([high_K, low_K, column.num_chars_D, minhash_column], schema=schema))
+    tally.kept += len(column)
+    tally.characters_kept += int(column.num_chars_D.sum())
+    tally.languages.update(languages.to_pylist())
+
+
+def _write_dropped(
+    batch: Batch, texts: pa.LargeStringArray, verdicts: Verdicts, table: pq.ParquetWriter, tally: Tally
+) -> None:
+    rows = np.flatnonzero(~verdicts.keep_D)
+    reasons = [*verdicts.reasons_D[rows].tolist(), *(record.reason for record in batch.unwanted)]
+    if not reasons:
+        return
+    nothing = [None] * len(batch.unwanted)
+    heads = [text[:_HEAD_CHARACTERS] for text in texts.take(pa.array(rows)).to_pylist()]
+    places = [batch.texts[row].provenance for row in rows] + [record.provenance for record in batch.unwanted]
+    table.write_table(
+        pa.table(
+            {
+                **_places(places),
+                "language": [*verdicts.languages_D.take(pa.array(rows)).to_pylist(), *nothing],
+                "language_score": [*verdicts.scores_D[rows].tolist(), *nothing],
+                "reason": reasons,
+                "head": heads + [record.head for record in batch.unwanted],
+            },
+            schema=DROPPED_SCHEMA,
+        )
+    )
+    tally.dropped.update(reasons)
+
+
+def _places(places: Sequence[Provenance]) -> dict[str, list[Any]]:
+    return {name: [getattr(place, name) for place in places] for name in Provenance.__dataclass_fields__}
+
+
+@contextmanager
+def _open_tables(part: PartWriter, config: CleanConfig) -> Iterator[dict[str, pq.ParquetWriter]]:
+    schemas = {
+        "documents": DOCUMENT_SCHEMA,
+        "signatures": signature_schema(config.minhash.num_hashes, pa.from_numpy_dtype(minhash.DTYPE)),
+        "dropped": DROPPED_SCHEMA,
+        "quarantined": QUARANTINE_SCHEMA,
+    }
+    with ExitStack() as stack:
+        yield {
+            role: stack.enter_context(
+                pq.ParquetWriter(
+                    stack.enter_context(part.open(role, f"{role}.parquet")),
+                    schema,
+                    compression="zstd",
+                    use_dictionary=[name for name in schema.names if name in _DICTIONARY_COLUMNS],
+                )
+            )
+            for role, schema in schemas.items()
+        }

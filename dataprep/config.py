@@ -1,0 +1,138 @@
+"""The settings of the four data stages. Importing this costs Pydantic only, since `raymill plan` loads it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from cluster.contracts.config import InputFiles, InputOf, Resources, StageConfig, StrictModel, execution
+from dataprep.filters.settings import C4Settings, FineWebSettings, GopherQualitySettings, GopherRepetitionSettings
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+NUM_BASE_TOKENS = 256  # a byte-level vocabulary holds every byte
+
+
+class JsonlFields(StrictModel):
+    """Which fields of a JSON Lines row hold what."""
+
+    text: str = "text"  # the document; a row without it is quarantined
+    url: str | None = "url"  # None: not there; so for those below
+    date: str | None = "date"
+    title: str | None = "title"
+
+
+class MinHashSettings(StrictModel):
+    """Signatures for near-duplicates. Corpora can be deduplicated together only where these agree."""
+
+    num_hashes: Annotated[int, Field(ge=1, le=1024)] = 112  # per document; FineWeb's 14 bands of 8 rows
+    ngram: Annotated[int, Field(ge=1)] = 5  # terms of a shingle
+    seed: Annotated[int, Field(ge=0)] = 1  # chooses the hash functions
+
+
+class ReadLimits(StrictModel):
+    """Beyond these a record is quarantined instead of read."""
+
+    max_record_bytes: Annotated[int, Field(ge=1)] = 16 * 2**20  # of a WARC record's body or a JSON line
+    max_html_depth: Annotated[int, Field(ge=1)] = 2_000  # elements open at once; extraction is quadratic in it
+    max_html_attributes: Annotated[int, Field(ge=1)] = 2_000  # of one tag; parsing is quadratic in them
+
+
+class DataConfig(StageConfig):
+    """What the stages on Ray Data share."""
+
+    workers: Resources = execution(default_factory=Resources, description="what each task gets")
+    max_workers: Annotated[int | None, Field(ge=1)] = execution(
+        default=None, description="tasks at the same time; None: as many as the cluster has room for"
+    )
+
+    def roles(self) -> list[tuple[str, int, Resources]]:
+        return [("worker", 1, self.workers)]
+
+
+class CleanConfig(DataConfig):
+    """Raw files to documents: read, extract, normalise, identify the language, filter, sign."""
+
+    kind: Literal["clean"] = "clean"
+    inputs: Annotated[list[str], InputFiles(), Field(min_length=1)]  # .warc(.gz), .jsonl(.gz|.zst|.bz2); globs too
+    jsonl: JsonlFields = JsonlFields()
+    limits: ReadLimits = ReadLimits()
+    languages: Annotated[list[str], Field(min_length=1)] | None = None  # ISO 639 codes to keep; None: all
+    language_threshold: Fraction = 0.65  # the least confidence; a document below it is dropped
+    gopher_repetition: GopherRepetitionSettings | None = GopherRepetitionSettings()  # None: off; so for those below
+    gopher_quality: GopherQualitySettings | None = GopherQualitySettings()
+    c4: C4Settings | None = C4Settings()
+    fineweb: FineWebSettings | None = None
+    minhash: MinHashSettings = MinHashSettings()
+
+
+class FuzzySettings(StrictModel):
+    """Banded LSH over the MinHash signatures: documents that agree in every row of some band are duplicates.
+
+    Two documents of Jaccard similarity s meet with probability 1 - (1 - s^rows)^bands. The signatures must have
+    bands x rows hashes or more.
+    """
+
+    bands: Annotated[int, Field(ge=1)] = 14
+    rows: Annotated[int, Field(ge=1)] = 8  # hashes of a band
+    similarity: Annotated[float | None, Field(gt=0, lt=1)] = None  # choose bands and rows for this one instead
+
+    @model_validator(mode="after")
+    def _one_way(self) -> FuzzySettings:
+        if self.similarity is not None and {"bands", "rows"} & self.model_fields_set:
+            raise ValueError("give either similarity, or bands and rows")
+        return self
+
+
+class DedupeConfig(DataConfig):
+    """Exact and near duplicates across all documents; of each group the lowest `doc_id` stays."""
+
+    kind: Literal["dedupe"] = "dedupe"
+    parts: Annotated[str, InputOf(("clean",))]  # the documents
+    exact: bool = True  # remove documents of the same normalised text
+    fuzzy: FuzzySettings | None = FuzzySettings()  # None: near duplicates stay
+
+
+class SpecialTokens(StrictModel):
+    """The control tokens, last in the vocabulary and in this order. Text never encodes to them."""
+
+    end_of_text: str = "<|endoftext|>"  # between documents; the tokenizer's bos_token
+    start_of_turn: str = "<|im_start|>"
+    end_of_turn: str = "<|im_end|>"  # the tokenizer's eos_token
+    pad: str = "<|pad|>"
+
+    def in_order(self) -> list[str]:
+        """All of them, as they are numbered."""
+        return [self.end_of_text, self.start_of_turn, self.end_of_turn, self.pad]
+
+    @model_validator(mode="after")
+    def _distinct(self) -> SpecialTokens:
+        if len(set(self.in_order())) < len(self.in_order()) or "" in self.in_order():
+            raise ValueError("special tokens must differ from one another and not be empty")
+        return self
+
+
+class TokenizerConfig(StageConfig):
+    """A byte-level BPE tokenizer trained on what dedupe left."""
+
+    kind: Literal["tokenizer"] = "tokenizer"
+    documents: Annotated[str, InputOf(("dedupe",))]
+    vocab_size: Annotated[int, Field(ge=NUM_BASE_TOKENS + 8, le=1 << 20)] = 32_768  # tokens, special ones included
+    min_frequency: Annotated[int, Field(ge=1)] = 2  # of a pair, to be merged
+    sample_characters: Annotated[int, Field(ge=1)] = 200_000_000  # trained on about so many, drawn by document
+    special_tokens: SpecialTokens = SpecialTokens()
+    worker: Resources = execution(default_factory=Resources, description="what the training process gets")
+
+    def roles(self) -> list[tuple[str, int, Resources]]:
+        return [("trainer", 1, self.worker)]
+
+
+class TokenizeConfig(DataConfig):
+    """What dedupe left, as token shards."""
+
+    kind: Literal["tokenize"] = "tokenize"
+    documents: Annotated[str, InputOf(("dedupe",))]
+    tokenizer: Annotated[str, InputOf(("tokenizer",))]
+    end_of_text: str = "<|endoftext|>"  # the tokenizer's token that ends each document
+    heldout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.01  # of documents, kept out of training for evaluation
+    split_seed: Annotated[int, Field(ge=0)] = 0  # chooses which

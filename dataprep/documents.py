@@ -1,0 +1,223 @@
+"""The documents artifact: what a part holds, and the shard table that numbers the parts.
+
+A *part* is what one input shard became: kept documents, their signatures row by row, what was dropped and
+what was quarantined. Parts lie in a directory that artifacts of the same settings share, so an artifact is
+its shard table: sorted by input URI, it numbers the parts, and number and row make a document's `doc_id`.
+Paths in the table are relative to the artifact, so that a storage directory can be moved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster.contracts import storage
+from cluster.contracts.commit import WrittenFile, check_size
+from cluster.contracts.errors import InputError
+from cluster.contracts.records import QUARANTINE_SCHEMA, ROW_BITS
+
+SHARD_TABLE = "shards.parquet"
+_BATCH_ROWS = 1024  # documents read at once
+
+DOCUMENT_SCHEMA = pa.schema(
+    [
+        ("text", pa.large_string()),
+        ("uri", pa.string()),  # the input file
+        ("offset", pa.int64()),  # of the record in it; see dataprep.sources.records.Provenance
+        ("url", pa.string()),
+        ("date", pa.string()),
+        ("title", pa.string()),
+        ("language", pa.string()),  # ISO 639 code of fastText's lid.176
+        ("language_score", pa.float32()),
+    ]
+)
+DROPPED_SCHEMA = pa.schema(
+    [
+        ("uri", pa.string()),
+        ("offset", pa.int64()),
+        ("url", pa.string()),
+        ("date", pa.string()),
+        ("title", pa.string()),
+        ("language", pa.string()),  # null where it was dropped before that was known
+        ("language_score", pa.float32()),
+        ("reason", pa.string()),
+        ("head", pa.string()),  # the first characters of the text, or what was seen instead
+    ]
+)
+REMOVAL_SCHEMA = pa.schema(
+    [("row", pa.int64()), ("reason", pa.dictionary(pa.int8(), pa.string())), ("survivor", pa.int64())]
+)  # a duplicate's row in its part, and the doc_id of the document that stays
+
+
+def signature_schema(num_hashes: int, dtype: pa.DataType) -> pa.Schema:
+    """The signatures beside the documents, row by row."""
+    return pa.schema(
+        [
+            ("hash_high", pa.uint64()),  # of the 128-bit hash of the text
+            ("hash_low", pa.uint64()),
+            ("num_characters", pa.int64()),
+            ("minhash", pa.list_(dtype, num_hashes)),
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A row of the shard table. Files lie in `parts`, removals in the artifact that holds the table."""
+
+    number: int
+    uri: str  # the input file
+    key: str  # of the part's commit
+    parts: str  # the parts' directory, relative to the artifact where both are on the same store
+    num_documents: int
+    num_characters: int  # of all its documents, removed ones too
+    documents: WrittenFile
+    signatures: WrittenFile
+    dropped: WrittenFile
+    quarantined: WrittenFile
+    removals: WrittenFile | None = None  # set by dedupe where it removed any
+    num_removed: int = 0
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Shard:
+        """The inverse of `dataclasses.asdict`."""
+        fields: dict[str, Any] = {k: WrittenFile(**v) if k in _FILE_ROLES and v else v for k, v in row.items()}
+        return cls(**fields)
+
+
+_FILE_ROLES = ("documents", "signatures", "dropped", "quarantined", "removals")
+_FILE_TYPE = pa.struct([("name", pa.string()), ("size", pa.int64()), ("sha256", pa.string())])
+_SHARD_SCHEMA = pa.schema(
+    [
+        ("number", pa.int64()),
+        ("uri", pa.string()),
+        ("key", pa.string()),
+        ("parts", pa.string()),
+        ("num_documents", pa.int64()),
+        ("num_characters", pa.int64()),
+        *((role, _FILE_TYPE) for role in _FILE_ROLES),
+        ("num_removed", pa.int64()),
+    ]
+)
+
+
+def write_shard_table(artifact: str, shards: Sequence[Shard]) -> WrittenFile:
+    """Write the shard table of an artifact."""
+    return write_table(artifact, SHARD_TABLE, pa.Table.from_pylist([asdict(s) for s in shards], schema=_SHARD_SCHEMA))
+
+
+def read_shard_table(artifact: str) -> list[Shard]:
+    """The shards of a clean or dedupe artifact, by number. Raises `InputError` where it is neither."""
+    filesystem, path = storage.locate(storage.join(artifact, SHARD_TABLE))
+    try:
+        rows = pq.read_table(path, filesystem=filesystem).to_pylist()
+    except FileNotFoundError as error:
+        raise InputError(f"{artifact} holds no documents: it has no {SHARD_TABLE}") from error
+    return [Shard.from_row(row) for row in rows]
+
+
+def rebase(shard: Shard, *, old: str, new: str) -> Shard:
+    """The same shard as seen from another artifact."""
+    return replace(shard, parts=relative_uri(absolute_uri(shard.parts, base=old), base=new))
+
+
+def first_indices(shards: Sequence[Shard]) -> npt.NDArray[np.int64]:
+    """Where each shard's rows begin when all documents are counted through; the total at the end.
+
+    Such an index orders documents as their `doc_id`s do, without the gaps.
+    """
+    counts = np.fromiter((shard.num_documents for shard in shards), np.int64, len(shards))
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+
+
+def doc_ids(shards: int | npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """`cluster.contracts.records.doc_id` for many rows, of one shard or of several."""
+    return np.asarray(shards, np.int64) << ROW_BITS | rows
+
+
+def read_signatures(artifact: str, shard: Shard, columns: Sequence[str]) -> pa.Table:
+    """Some columns of a shard's signatures, all rows, removed ones too."""
+    return _read(absolute_uri(shard.parts, base=artifact), shard.signatures, columns)
+
+
+def read_dropped(artifact: str, shard: Shard) -> pa.Table:
+    """A shard's dropped rows (`DROPPED_SCHEMA`)."""
+    return _read(absolute_uri(shard.parts, base=artifact), shard.dropped, DROPPED_SCHEMA.names)
+
+
+def read_quarantined(artifact: str, shard: Shard) -> pa.Table:
+    """A shard's quarantined records (`cluster.contracts.records.QUARANTINE_SCHEMA`)."""
+    return _read(absolute_uri(shard.parts, base=artifact), shard.quarantined, QUARANTINE_SCHEMA.names)
+
+
+def removed_rows(artifact: str, shard: Shard) -> npt.NDArray[np.bool_]:
+    """Which of a shard's documents dedupe removed."""
+    removed = np.zeros(shard.num_documents, bool)
+    if shard.removals is not None:
+        removed[_read(artifact, shard.removals, ["row"]).column("row").to_numpy()] = True
+    return removed
+
+
+def read_kept(
+    artifact: str, shard: Shard, columns: Sequence[str]
+) -> Iterator[tuple[pa.RecordBatch, npt.NDArray[np.int64]]]:
+    """The documents of a shard that dedupe left, in order: batches of `columns`, with each row's number in the part."""
+    kept = ~removed_rows(artifact, shard)
+    filesystem, path = storage.locate(check_size(absolute_uri(shard.parts, base=artifact), shard.documents))
+    row = 0
+    with pq.ParquetFile(path, filesystem=filesystem) as file:
+        for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns)):
+            rows = row + np.flatnonzero(kept[row : row + batch.num_rows])
+            yield batch.filter(pa.array(kept[row : row + batch.num_rows])), rows
+            row += batch.num_rows
+
+
+def write_table(directory: str, name: str, table: pa.Table) -> WrittenFile:
+    """Write one small table (Parquet, zstd) at once."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    content = sink.getvalue().to_pybytes()
+    storage.write_bytes(storage.join(directory, name), content)
+    return written_file(name, content)
+
+
+def written_file(name: str, content: bytes) -> WrittenFile:
+    """The record of a small file whose bytes are at hand."""
+    return WrittenFile(name, len(content), hashlib.sha256(content).hexdigest())
+
+
+def relative_uri(uri: str, *, base: str) -> str:
+    """`uri` as seen from the directory `base`, or as it is where they are on different stores."""
+    uri_store, uri_path = _split(uri)
+    base_store, base_path = _split(base)
+    return posixpath.relpath(uri_path, base_path) if uri_store == base_store else uri
+
+
+def absolute_uri(relative: str, *, base: str) -> str:
+    """The inverse of `relative_uri`."""
+    if "://" in relative or relative.startswith("/"):
+        return relative
+    store, path = _split(base)
+    return store + posixpath.normpath(posixpath.join(path, relative))
+
+
+def _split(uri: str) -> tuple[str, str]:
+    """The store ("" for the local disk, "s3://bucket") and the absolute path in it."""
+    if storage.is_local(uri):
+        return "", storage.locate(uri)[1]
+    scheme, _, rest = uri.partition("://")
+    store, _, path = rest.partition("/")
+    return f"{scheme}://{store}", f"/{path}"
+
+
+def _read(directory: str, file: WrittenFile, columns: Sequence[str]) -> pa.Table:
+    filesystem, path = storage.locate(check_size(directory, file))
+    return pq.read_table(path, columns=list(columns), filesystem=filesystem)

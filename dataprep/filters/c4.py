@@ -1,0 +1,344 @@
+"""C4's rules: lines are cut (policy notices, script warnings, fragments), pages are dropped, citations are cut out.
+
+Source: Raffel et al. 2020, section 2.2, and C4's published code, in datatrove's order. The kernel reads the words and
+lines of the original and answers in spans over it; `C4Result.edited` copies the text once.
+
+Shape letters: D documents, S spans.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from dataprep.characters import DIGIT, SPACE, character_flags, decode, flags_of, previous_start
+from dataprep.filters.limits import at_least, at_most
+from dataprep.filters.settings import C4Settings
+from dataprep.pointers import pointer_to
+from dataprep.text_column import TextColumn
+from dataprep.words import ABBREVIATION_HASHES, ENDS_SENTENCE, IS_PUNCTUATION, words_between
+
+REASONS: tuple[str, ...] = ("lorem_ipsum", "curly_bracket", "too_few_sentences")
+
+# What a line holds: the category of each phrase, and of "{" and a citation.
+_LOREM_IPSUM, _JAVASCRIPT, _POLICY, _CURLY, _CITATION = 1, 2, 4, 8, 16
+_OPEN_BRACKET, _CLOSE_BRACKET, _OPEN_CURLY = 0x5B, 0x5D, 0x7B
+_EDIT = np.frombuffer(b"edit]", np.uint8)
+_CITATION_NEEDED = np.frombuffer(b"citation needed]", np.uint8)
+
+
+@dataclass(frozen=True)
+class C4Result:
+    """The verdicts, and what is left of each document as spans over the column's buffer."""
+
+    reasons: npt.NDArray[np.uint8]  # [D] 0 for keep, else 1 + index into REASONS
+    doc_offsets: npt.NDArray[np.int64]  # [D+1] document d keeps the spans doc_offsets[d]:doc_offsets[d+1]
+    keep_starts: npt.NDArray[np.int64]  # [S] first byte
+    keep_ends: npt.NDArray[np.int64]  # [S] one past the last byte
+    begins_line: npt.NDArray[np.bool_]  # [S] whether a line break goes before it (but for a document's first)
+    num_words_D: npt.NDArray[np.int64]  # words in what is kept
+
+    def edited(self, column: TextColumn) -> pa.LargeStringArray:
+        """The documents after the cuts, white space at their ends stripped. Dropped documents are as they were."""
+        if len(column) == 0:
+            return column.texts
+        offsets, data = _materialise(
+            column.data, column.offsets, self.reasons, self.doc_offsets, self.keep_starts, self.keep_ends,
+            self.begins_line, character_flags(),
+        )  # fmt: skip
+        return pa.LargeStringArray.from_buffers(len(column), pa.py_buffer(offsets), pa.py_buffer(data))
+
+    def edited_column(self, column: TextColumn) -> TextColumn:
+        """`edited` as a column that knows its numbers of words."""
+        return TextColumn(self.edited(column), self.num_words_D)
+
+
+def c4(column: TextColumn, settings: C4Settings) -> C4Result:
+    """Judge each document and find what is kept of it. A dropped document has one span: all of it."""
+    phrases: list[tuple[str, int]] = []
+    if settings.drop_lorem_ipsum:
+        phrases.append(("lorem ipsum", _LOREM_IPSUM))
+    if settings.cut_javascript_lines:
+        phrases.append(("javascript", _JAVASCRIPT))
+    phrases += [(phrase, _POLICY) for phrase in settings.policy_phrases]
+    encoded = [_lower(phrase.encode()) for phrase, _ in phrases]
+    if any(len(phrase) < 2 for phrase in encoded):
+        raise ValueError(f"policy_phrases must have two bytes or more; got {settings.policy_phrases!r}")
+    first_pairs = np.zeros(1 << 16, np.uint8)
+    for phrase in encoded:
+        first_pairs[phrase[0] << 8 | phrase[1]] = 1
+    phrase_data = np.frombuffer(b"".join(encoded) or b"\0", np.uint8)
+    phrase_offsets = np.cumsum([0, *map(len, encoded)]).astype(np.int64)
+    categories = np.array([category for _, category in phrases], np.int64)
+    limits = np.array(
+        [at_most(settings.max_word_length), at_least(settings.min_words_per_line), at_least(settings.min_num_sentences)]
+    )
+    switches = np.array(
+        [settings.remove_citations, settings.require_terminal_punctuation, settings.drop_curly_bracket], np.bool_
+    )
+    words, lines = column.words, column.lines
+    brackets = np.count_nonzero(column.data[column.offsets[0] : column.offsets[-1]] == _OPEN_BRACKET)
+    most_spans = len(lines.starts) + brackets + len(column)
+    spans = (np.empty(most_spans, np.int64), np.empty(most_spans, np.int64), np.empty(most_spans, np.bool_))
+    room = int((lines.ends - lines.starts).max(initial=0)) if brackets else 0  # for a line with citations cut out
+    scratch = [np.empty(room, dtype) for dtype in (np.uint8, np.int64, np.int64, np.uint64, np.int32, np.uint8)]
+    return C4Result(
+        *_c4(
+            column.data, column.offsets, words.doc_offsets, words.starts, words.ends, words.num_chars, words.kinds,
+            lines.doc_offsets, lines.starts, lines.ends, character_flags(), ABBREVIATION_HASHES,
+            first_pairs, phrase_data, phrase_offsets, categories, limits, switches, *spans, *scratch,
+        )
+    )  # fmt: skip
+
+
+def _lower(phrase: bytes) -> bytes:
+    return bytes(byte + 32 if 0x41 <= byte <= 0x5A else byte for byte in phrase)
+
+
+@numba.njit(cache=True)
+def _c4(  # type: ignore[no-untyped-def]
+    data_array, offsets, word_offsets, word_starts, word_ends, word_chars, word_kinds, line_offsets, line_starts,
+    line_ends, flags_array, abbreviation_array, first_pairs_array, phrase_data_array, phrase_offsets_array, categories,
+    limits, switches, keep_starts, keep_ends, begins_line, scratch_array, scratch_starts, scratch_ends,
+    scratch_hashes, scratch_chars, scratch_kinds,
+):  # fmt: skip
+    data, flags, abbreviations = pointer_to(data_array), pointer_to(flags_array), pointer_to(abbreviation_array)
+    starts_of_words, ends_of_words = pointer_to(word_starts), pointer_to(word_ends)
+    chars_of_words, kinds_of_words = pointer_to(word_chars), pointer_to(word_kinds)
+    phrases = (
+        pointer_to(first_pairs_array), pointer_to(phrase_data_array), pointer_to(phrase_offsets_array),
+        pointer_to(categories), categories.size,
+    )  # fmt: skip
+    max_word_length, min_words, min_sentences = limits
+    remove_citations, require_terminal, drop_curly = switches[0], switches[1], switches[2]
+    num_documents = offsets.size - 1
+
+    scratch = pointer_to(scratch_array)
+    scratch_columns = (
+        pointer_to(scratch_starts), pointer_to(scratch_ends), pointer_to(scratch_hashes), pointer_to(scratch_chars),
+        pointer_to(scratch_kinds),
+    )  # fmt: skip
+    keep_starts_p, keep_ends_p = pointer_to(keep_starts), pointer_to(keep_ends)
+    reasons = np.zeros(num_documents, np.uint8)
+    doc_offsets = np.zeros(num_documents + 1, np.int64)
+    word_counts = np.zeros(num_documents, np.int64)
+    n = 0
+    for d in range(num_documents):
+        first_span = n
+        sentences = kept_words = 0
+        word = word_offsets[d]
+        last_word = word_offsets[d + 1]
+        for line in range(line_offsets[d], line_offsets[d + 1]):
+            first = word
+            while word < last_word and starts_of_words[word] < line_ends[line]:
+                word += 1
+            start, end = line_starts[line], line_starts[line]
+            if first < word:
+                start, end = starts_of_words[first], ends_of_words[word - 1]  # the line, stripped
+            spaced_words, longest = _spaced_words(starts_of_words, ends_of_words, chars_of_words, first, word)
+            if longest > max_word_length:
+                continue
+            found = _find_phrases(data, start, end, phrases)
+            text, text_start, text_end = data, start, end
+            is_cut = False
+            spans = n
+            keep_starts[n], keep_ends[n] = start, end
+            if remove_citations and found & _CITATION:
+                spans, cut_length = _cut_citations(data, start, end, flags, keep_starts_p, keep_ends_p, n, scratch)
+                is_cut = cut_length < end - start
+                if is_cut:
+                    text, text_start, text_end = scratch, 0, cut_length
+                    found = _find_phrases(text, text_start, text_end, phrases)
+            if require_terminal and not _ends_in_terminal(text, text_start, text_end):
+                continue
+            if spaced_words < min_words:
+                continue
+            if found & _LOREM_IPSUM:
+                reasons[d] = 1
+                break
+            if found & _JAVASCRIPT:
+                continue
+            if drop_curly and found & _CURLY:
+                reasons[d] = 2
+                break
+            if found & _POLICY:
+                continue
+            if not is_cut:
+                num_words = word - first
+                sentences += _count_sentences(kinds_of_words, first, word)
+            else:
+                _, num_words, _ = words_between(text, 0, text_end, flags, abbreviations, scratch_columns, scratch_array.size, 0)
+                sentences += _count_sentences(scratch_columns[4], 0, num_words)
+            kept_words += num_words
+            for span in range(n, spans + 1):
+                begins_line[span] = span == n
+            n = spans + 1
+        if reasons[d] == 0 and sentences < min_sentences:
+            reasons[d] = 3
+        if reasons[d]:
+            n = first_span
+            kept_words = last_word - word_offsets[d]
+            keep_starts[n], keep_ends[n], begins_line[n] = offsets[d], offsets[d + 1], True
+            n += 1
+        word_counts[d] = kept_words
+        doc_offsets[d + 1] = n
+    return reasons, doc_offsets, keep_starts[:n], keep_ends[:n], begins_line[:n], word_counts
+
+
+@numba.njit(cache=True)
+def _spaced_words(starts, ends, chars, first, last):  # type: ignore[no-untyped-def]
+    """(words between white space, code points of the longest) among the words first:last of a line."""
+    count = longest = length = 0
+    for w in range(first, last):
+        if w == first or ends[w - 1] != starts[w]:
+            count += 1
+            length = 0
+        length += chars[w]
+        longest = max(longest, length)
+    return count, longest
+
+
+@numba.njit(cache=True)
+def _find_phrases(data, start, end, phrases):  # type: ignore[no-untyped-def]
+    """The categories of all phrases in `data[start:end]`, and whether "{" and "[" occur."""
+    first_pairs, phrase_data, phrase_offsets, categories, num_phrases = phrases
+    found = 0
+    previous = np.int64(0)
+    for i in range(start, end):
+        byte = np.int64(data[i])
+        if 0x41 <= byte <= 0x5A:
+            byte += 32
+        if first_pairs[previous << 8 | byte]:
+            for phrase in range(num_phrases):
+                begin = phrase_offsets[phrase]
+                length = phrase_offsets[phrase + 1] - begin
+                if i - 1 + length > end or i == start:
+                    continue
+                k = 0
+                while k < length:
+                    other = np.int64(data[i - 1 + k])
+                    if 0x41 <= other <= 0x5A:
+                        other += 32
+                    if other != phrase_data[begin + k]:
+                        break
+                    k += 1
+                if k == length:
+                    found |= categories[phrase]
+        elif byte == _OPEN_CURLY:
+            found |= _CURLY
+        elif byte == _OPEN_BRACKET:
+            found |= _CITATION
+        previous = byte
+    return found
+
+
+@numba.njit(cache=True)
+def _cut_citations(data, start, end, flags, keep_starts, keep_ends, n, scratch):  # type: ignore[no-untyped-def]
+    """Write what citations leave of `data[start:end]` as spans from index `n` on, and as text into `scratch`.
+
+    Returns (the index of the last span, bytes of the text). A line that is nothing but citations leaves an empty span.
+    """
+    length = 0
+    first = n
+    piece = i = start
+    while i < end:
+        width = _citation_width(data, i, end, flags) if data[i] == _OPEN_BRACKET else 0
+        if width:
+            if piece < i:
+                keep_starts[n], keep_ends[n] = piece, i
+                n += 1
+            i += width
+            piece = i
+            continue
+        scratch[length] = data[i]
+        length += 1
+        i += 1
+    if piece < end or n == first:
+        keep_starts[n], keep_ends[n] = piece, end
+        n += 1
+    return n - 1, length
+
+
+@numba.njit(cache=True)
+def _citation_width(data, i, end, flags):  # type: ignore[no-untyped-def]
+    """Bytes of "[12]", "[]", "[edit]" or "[citation needed]" at byte `i`, or 0."""
+    k = i + 1
+    while k < end:
+        code, width = decode(data, k, end)
+        if flags_of(code, flags) & DIGIT == 0:
+            break
+        k += width
+    if k < end and data[k] == _CLOSE_BRACKET:
+        return k + 1 - i
+    for word in (_EDIT, _CITATION_NEEDED):
+        if i + 1 + word.size <= end:
+            k = 0
+            while k < word.size and data[i + 1 + k] == word[k]:
+                k += 1
+            if k == word.size:
+                return 1 + word.size
+    return 0
+
+
+@numba.njit(cache=True)
+def _ends_in_terminal(data, start, end):  # type: ignore[no-untyped-def]
+    """Whether the text ends in . ? ! " or ', but not in "..."."""
+    if start == end or data[end - 1] not in (0x2E, 0x3F, 0x21, 0x22, 0x27):
+        return False
+    return not (end - start >= 3 and data[end - 1] == 0x2E and data[end - 2] == 0x2E and data[end - 3] == 0x2E)
+
+
+@numba.njit(cache=True)
+def _count_sentences(kinds, first, last):  # type: ignore[no-untyped-def]
+    """Sentences of a line: one, and one more wherever a word other than punctuation follows a sentence's end."""
+    count = 1
+    ended = False
+    for w in range(first, last):
+        kind = kinds[w]
+        if kind & ENDS_SENTENCE:
+            ended = True
+        elif ended and kind & IS_PUNCTUATION == 0:
+            count += 1
+            ended = False
+    return count
+
+
+@numba.njit(cache=True)
+def _materialise(  # type: ignore[no-untyped-def]
+    data_array, offsets, reasons, doc_offsets, keep_starts, keep_ends, begins_line, flags_array
+):
+    data, flags = pointer_to(data_array), pointer_to(flags_array)
+    num_documents = reasons.size
+    room = keep_starts.size
+    for span in range(keep_starts.size):
+        room += keep_ends[span] - keep_starts[span]
+    out_array = np.empty(room, np.uint8)
+    out = pointer_to(out_array)
+    out_offsets = np.zeros(num_documents + 1, np.int64)
+    position = 0
+    for d in range(num_documents):
+        begin = position
+        for span in range(doc_offsets[d], doc_offsets[d + 1]):
+            if reasons[d] == 0 and begins_line[span] and span > doc_offsets[d] and position > begin:
+                out[position] = 0x0A
+                position += 1
+            i, end = keep_starts[span], keep_ends[span]
+            while reasons[d] == 0 and position == begin and i < end:
+                code, width = decode(data, i, end)
+                if flags_of(code, flags) & SPACE == 0:
+                    break
+                i += width
+            for k in range(i, end):
+                out[position + k - i] = data[k]
+            position += end - i
+        while reasons[d] == 0 and position > begin:
+            at = previous_start(out, position, begin)
+            if flags_of(decode(out, at, position)[0], flags) & SPACE == 0:
+                break
+            position = at
+        out_offsets[d + 1] = position
+    return out_offsets, out_array[:position].copy()

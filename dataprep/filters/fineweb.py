@@ -1,0 +1,88 @@
+"""FineWeb's own quality rules: punctuated lines, short lines, repeated lines, line breaks per word.
+
+Source: Penedo et al. 2024, arXiv:2406.17557, in datatrove's order. Blank lines do not count as lines.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from dataprep.characters import SENTENCE_END, SPACE, character_flags, decode, flags_of, previous_start
+from dataprep.filters.limits import at_least, at_most
+from dataprep.filters.settings import FineWebSettings
+from dataprep.hash_table import insert, new_table, table_mask
+from dataprep.pointers import pointer_to
+from dataprep.text_column import TextColumn
+
+REASONS: tuple[str, ...] = ("empty", "line_punct_ratio", "short_line_ratio", "char_dup_ratio", "list_ratio")
+
+
+def fineweb(column: TextColumn, settings: FineWebSettings) -> npt.NDArray[np.uint8]:
+    """[D] 0 for keep, else 1 + the index into `REASONS` of the first rule that fails."""
+    limits = np.array(
+        [
+            at_least(settings.min_punctuated_lines_fraction),
+            at_most(settings.max_short_lines_fraction),
+            at_most(settings.max_duplicate_line_char_fraction),
+            at_most(settings.max_newlines_per_word),
+        ]
+    )
+    lines = column.lines
+    keys, stamps = new_table(int(lines.counts_D().max(initial=0)))
+    return _fineweb(
+        column.data, column.offsets, column.num_words_D, lines.doc_offsets, lines.starts, lines.ends,
+        lines.hashes, lines.num_chars, character_flags(), limits, settings.keep_unpunctuated,
+        settings.short_line_length, keys, stamps,
+    )  # fmt: skip
+
+
+@numba.njit(cache=True)
+def _fineweb(  # type: ignore[no-untyped-def]
+    data_array, offsets, word_counts, line_offsets, line_starts, line_ends, line_hashes, line_chars, flags_array,
+    limits, keep_unpunctuated, short_line_length, keys_array, stamps_array,
+):  # fmt: skip
+    data, flags = pointer_to(data_array), pointer_to(flags_array)
+    num_documents = offsets.size - 1
+    keys, stamps = pointer_to(keys_array), pointer_to(stamps_array)
+
+    reasons = np.zeros(num_documents, np.uint8)
+    for d in range(num_documents):
+        first, last = line_offsets[d], line_offsets[d + 1]
+        mask = table_mask(last - first)
+        lines = punctuated = short = num_chars = duplicate_chars = 0
+        for line in range(first, last):
+            num_chars += line_chars[line]
+            start, end = line_starts[line], line_ends[line]
+            if _is_blank(data, start, end, flags):
+                continue
+            lines += 1
+            last_code, _ = decode(data, previous_start(data, end, start), end)
+            punctuated += flags_of(last_code, flags) & SENTENCE_END != 0
+            short += line_chars[line] <= short_line_length
+            if not insert(keys, stamps, mask, line_hashes[line], d + 1):
+                duplicate_chars += line_chars[line]
+        if lines == 0:
+            reasons[d] = 1
+            continue
+        newlines = last - first - (line_ends[last - 1] == offsets[d + 1])
+        if punctuated / lines < limits[0] and not (punctuated == 0 and keep_unpunctuated):
+            reasons[d] = 2
+        elif short / lines > limits[1]:
+            reasons[d] = 3
+        elif duplicate_chars / num_chars > limits[2]:
+            reasons[d] = 4
+        elif newlines / word_counts[d] > limits[3]:
+            reasons[d] = 5
+    return reasons
+
+
+@numba.njit(cache=True)
+def _is_blank(data, start, end, flags):  # type: ignore[no-untyped-def]
+    while start < end:
+        code, width = decode(data, start, end)
+        if flags_of(code, flags) & SPACE == 0:
+            return False
+        start += width
+    return True

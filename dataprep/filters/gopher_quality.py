@@ -1,0 +1,174 @@
+"""Gopher's quality rules: document length, word length, symbols, bullets, ellipses, letters and stop words.
+
+Source: Rae et al. 2021, arXiv:2112.11446, appendix A.1, in datatrove's order. All words count, punctuation included,
+except where a rule says "words that are not symbols alone". The word-length and stop-word rules are about scripts
+with spaces: a document most of whose words are letters of unspaced scripts is exempt from them.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from dataprep.characters import SPACE, character_flags, decode, flags_of, previous_start
+from dataprep.filters.limits import at_least, at_most
+from dataprep.filters.settings import GopherQualitySettings
+from dataprep.hash_table import find_slot, insert, new_table
+from dataprep.hashing import hash_text
+from dataprep.pointers import pointer_to
+from dataprep.text_column import TextColumn
+from dataprep.words import HAS_ALPHA, IS_SYMBOL, IS_UNSPACED
+
+REASONS: tuple[str, ...] = (
+    "gopher_short_doc",
+    "gopher_long_doc",
+    "gopher_below_avg_threshold",
+    "gopher_above_avg_threshold",
+    "gopher_too_many_hashes",
+    "gopher_too_many_ellipsis",
+    "gopher_too_many_bullets",
+    "gopher_too_many_end_ellipsis",
+    "gopher_below_alpha_threshold",
+    "gopher_enough_stop_words",
+)
+_HASH, _DOT, _DASH = 0x23, 0x2E, 0x2D
+_BULLET, _ELLIPSIS = 0x2022, 0x2026
+
+
+def gopher_quality(column: TextColumn, settings: GopherQualitySettings) -> npt.NDArray[np.uint8]:
+    """[D] 0 for keep, else 1 + the index into `REASONS` of the first rule that fails."""
+    limits = np.array(
+        [
+            at_least(settings.min_doc_words),
+            at_most(settings.max_doc_words),
+            at_least(settings.min_avg_word_length),
+            at_most(settings.max_avg_word_length),
+            at_most(settings.max_symbol_word_ratio),
+            at_most(settings.max_bullet_lines_fraction),
+            at_most(settings.max_ellipsis_lines_fraction),
+            at_least(settings.min_alpha_words_fraction),
+            at_least(settings.min_stop_words),
+        ]
+    )
+    stop_words = np.array([hash_text(word) for word in settings.stop_words], np.uint64)
+    stop_keys, stop_stamps = new_table(len(stop_words))
+    longest_stop_word = max((len(word) for word in settings.stop_words), default=0)
+    words, lines = column.words, column.lines
+    return _gopher_quality(
+        column.data, column.offsets, words.doc_offsets, words.hashes, words.num_chars, words.kinds,
+        lines.doc_offsets, lines.starts, lines.ends, character_flags(), limits, stop_words, stop_keys, stop_stamps,
+        longest_stop_word,
+    )  # fmt: skip
+
+
+@numba.njit(cache=True)
+def _gopher_quality(  # type: ignore[no-untyped-def]
+    data_array, offsets, word_offsets, hashes, num_chars, kinds, line_offsets, line_starts, line_ends, flags_array,
+    limits, stop_words, stop_keys, stop_stamps, longest_stop_word,
+):  # fmt: skip
+    data, flags = pointer_to(data_array), pointer_to(flags_array)
+    mask = np.uint64(stop_keys.size - 1)
+    stop_keys_p, stop_stamps_p = pointer_to(stop_keys), pointer_to(stop_stamps)
+    for stop_word in stop_words:
+        insert(stop_keys_p, stop_stamps_p, mask, stop_word, 1)
+    seen = np.full(stop_keys.size, -1, np.int64)  # the last document in which each stop word occurred
+
+    reasons = np.zeros(offsets.size - 1, np.uint8)
+    for d in range(reasons.size):
+        first, last = word_offsets[d], word_offsets[d + 1]
+        num_words = last - first
+        num_textual = num_alpha = num_unspaced = textual_chars = num_stop_words = 0
+        for w in range(first, last):
+            kind = kinds[w]
+            if kind & IS_SYMBOL == 0:
+                num_textual += 1
+                textual_chars += num_chars[w]
+            if kind & HAS_ALPHA:
+                num_alpha += 1
+                num_unspaced += kind & IS_UNSPACED != 0
+                if num_chars[w] <= longest_stop_word:
+                    slot = find_slot(stop_keys_p, stop_stamps_p, mask, hashes[w], 1)
+                    if stop_stamps[slot] == 1 and seen[slot] != d:
+                        seen[slot] = d
+                        num_stop_words += 1
+
+        spaced = 2 * num_unspaced <= num_textual
+        if num_textual < limits[0]:
+            reasons[d] = 1
+            continue
+        if num_textual > limits[1]:
+            reasons[d] = 2
+            continue
+        if spaced:
+            average = textual_chars / max(num_textual, 1)
+            if average < limits[2]:
+                reasons[d] = 3
+                continue
+            if average > limits[3]:
+                reasons[d] = 4
+                continue
+        num_hashes, num_ellipses = _count_symbols(data, offsets[d], offsets[d + 1])
+        if num_hashes > 0 and num_hashes / num_words > limits[4]:
+            reasons[d] = 5
+            continue
+        if num_ellipses > 0 and num_ellipses / num_words > limits[4]:
+            reasons[d] = 6
+            continue
+        num_lines = line_offsets[d + 1] - line_offsets[d]
+        bullets = ellipses = 0
+        for line in range(line_offsets[d], line_offsets[d + 1]):
+            bullets += _begins_with_bullet(data, line_starts[line], line_ends[line], flags)
+            ellipses += _ends_with_ellipsis(data, line_starts[line], line_ends[line], flags)
+        if num_lines > 0 and bullets / num_lines > limits[5]:
+            reasons[d] = 7
+        elif num_lines > 0 and ellipses / num_lines > limits[6]:
+            reasons[d] = 8
+        elif num_words > 0 and num_alpha / num_words < limits[7]:
+            reasons[d] = 9
+        elif spaced and num_stop_words < limits[8]:
+            reasons[d] = 10
+    return reasons
+
+
+@numba.njit(cache=True)
+def _count_symbols(data, start, end):  # type: ignore[no-untyped-def]
+    """("#" characters, ellipses) in `data[start:end]`; "..." counts once per three dots."""
+    num_hashes = candidates = 0
+    for i in range(start, end - 2):  # vectorised: almost all texts have no candidate
+        num_hashes += data[i] == _HASH
+        candidates += (data[i] == _DOT) & (data[i + 1] == _DOT) & (data[i + 2] == _DOT)
+        candidates += (data[i] == 0xE2) & (data[i + 1] == 0x80) & (data[i + 2] == 0xA6)
+    for i in range(max(start, end - 2), end):
+        num_hashes += data[i] == _HASH
+    num_ellipses = 0
+    i = start
+    while candidates and i + 2 < end:
+        dots = data[i] == _DOT and data[i + 1] == _DOT and data[i + 2] == _DOT
+        if dots or (data[i] == 0xE2 and data[i + 1] == 0x80 and data[i + 2] == 0xA6):
+            num_ellipses += 1
+            i += 2
+        i += 1
+    return num_hashes, num_ellipses
+
+
+@numba.njit(cache=True)
+def _begins_with_bullet(data, start, end, flags):  # type: ignore[no-untyped-def]
+    while start < end:
+        code, width = decode(data, start, end)
+        if flags_of(code, flags) & SPACE == 0:
+            return code == _BULLET or code == _DASH
+        start += width
+    return False
+
+
+@numba.njit(cache=True)
+def _ends_with_ellipsis(data, start, end, flags):  # type: ignore[no-untyped-def]
+    while end > start:
+        at = previous_start(data, end, start)
+        code, _ = decode(data, at, end)
+        if flags_of(code, flags) & SPACE == 0:
+            three_dots = end - start >= 3 and data[end - 1] == _DOT and data[end - 2] == _DOT and data[end - 3] == _DOT
+            return code == _ELLIPSIS or three_dots
+        end = at
+    return False

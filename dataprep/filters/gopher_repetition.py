@@ -1,0 +1,283 @@
+"""Gopher's repetition rules: repeated paragraphs, lines and n-grams of words, by count and by characters.
+
+Source: Rae et al. 2021, arXiv:2112.11446, table A1, in datatrove's order. An n-gram can only occur twice where both its
+(n-1)-grams do, so each n looks at the positions that the one before left over: in ordinary text almost none from
+n = 5 on, which makes one pass for all n = 2 to 10 cost little more than the first.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from dataprep.characters import SPACE, character_flags, decode, flags_of, previous_start
+from dataprep.filters.limits import at_most
+from dataprep.filters.settings import GopherRepetitionSettings
+from dataprep.hash_table import find_slot, insert, new_table, table_mask
+from dataprep.hashing import NGRAM_BASE, hash_bytes, mix
+from dataprep.pointers import pointer_to
+from dataprep.text_column import TextColumn
+
+REASONS: tuple[str, ...] = (
+    "empty",
+    "dup_para_frac",
+    "dup_para_char_frac",
+    "dup_line_frac",
+    "dup_line_char_frac",
+    *(f"top_{n}_gram" for n in range(2, 5)),
+    *(f"duplicated_{n}_n_grams" for n in range(5, 11)),
+)
+_LAST_TOP, _LAST_DUPLICATE = 4, 10
+_REASON_OF_2_GRAMS = 6  # the reason of n-grams is n more, less 2
+
+
+def gopher_repetition(column: TextColumn, settings: GopherRepetitionSettings) -> npt.NDArray[np.uint8]:
+    """[D] 0 for keep, else 1 + the index into `REASONS` of the first rule that fails."""
+    limits = np.array(
+        [
+            at_most(settings.max_duplicate_paragraph_fraction),
+            at_most(settings.max_duplicate_paragraph_char_fraction),
+            at_most(settings.max_duplicate_line_fraction),
+            at_most(settings.max_duplicate_line_char_fraction),
+        ]
+    )
+    by_size = {**settings.max_top_ngram_char_fraction, **settings.max_duplicate_ngram_char_fraction}
+    ngram_limits = np.array([at_most(by_size.get(n)) for n in range(_LAST_DUPLICATE + 1)])
+    words, lines = column.words, column.lines
+    most = int(max(words.counts_D().max(initial=0), lines.counts_D().max(initial=0))) + 1
+    scratch = (
+        *new_table(most),
+        np.empty(most + 1, np.int64),  # positions
+        np.empty(most + 1, np.int64),  # prefix sums
+        np.empty(most + 1, np.uint64),  # slots
+        np.empty(most + 1, np.uint64),  # grams
+    )
+    counts = np.empty(len(scratch[0]), np.int32)
+    return _gopher_repetition(
+        column.data, column.offsets, column.num_chars_D, words.doc_offsets, words.hashes, words.num_chars,
+        lines.doc_offsets, lines.starts, lines.ends, lines.hashes, lines.num_chars, character_flags(),
+        limits, ngram_limits, *scratch, counts,
+    )  # fmt: skip
+
+
+@numba.njit(cache=True)
+def _gopher_repetition(  # type: ignore[no-untyped-def]
+    data_array, offsets, doc_chars, word_offsets, word_hashes, word_chars, line_offsets, line_starts, line_ends,
+    line_hashes, line_chars, flags_array, limits, ngram_limits, keys_array, stamps_array, positions_array,
+    prefix_array, slots_array, grams_array, counts_array,
+):  # fmt: skip
+    data, flags = pointer_to(data_array), pointer_to(flags_array)
+    num_documents = offsets.size - 1
+    keys, stamps, counts = pointer_to(keys_array), pointer_to(stamps_array), pointer_to(counts_array)
+    positions, slots = pointer_to(positions_array), pointer_to(slots_array)
+    grams, prefix = pointer_to(grams_array), pointer_to(prefix_array)
+    all_line_starts, all_line_ends = pointer_to(line_starts), pointer_to(line_ends)
+    all_line_hashes, all_line_chars = pointer_to(line_hashes), pointer_to(line_chars)
+    all_word_hashes, limits_by_size = pointer_to(word_hashes), pointer_to(ngram_limits)
+
+    reasons = np.zeros(num_documents, np.uint8)
+    stamp = 0
+    for d in range(num_documents):
+        num_chars = doc_chars[d]
+        if num_chars == 0:
+            reasons[d] = 1
+            continue
+        first, last = line_offsets[d], line_offsets[d + 1]
+        paragraphs, duplicates, duplicate_chars = _duplicate_paragraphs(
+            data, all_line_starts, all_line_ends, all_line_hashes, all_line_chars, first, last, flags,
+            keys, stamps, stamp + 1,
+        )  # fmt: skip
+        if duplicates / paragraphs > limits[0]:
+            reasons[d] = 2
+            stamp += 1
+            continue
+        if duplicate_chars / num_chars > limits[1]:
+            reasons[d] = 3
+            stamp += 1
+            continue
+        lines, duplicates, duplicate_chars = _duplicate_lines(
+            all_line_starts, all_line_ends, all_line_hashes, all_line_chars, first, last, offsets[d + 1],
+            keys, stamps, stamp + 2,
+        )  # fmt: skip
+        stamp += 2
+        if duplicates / lines > limits[2]:
+            reasons[d] = 4
+            continue
+        if duplicate_chars / num_chars > limits[3]:
+            reasons[d] = 5
+            continue
+        first = word_offsets[d]
+        num_words = word_offsets[d + 1] - first
+        prefix[0] = 0
+        for w in range(num_words):
+            prefix[w + 1] = prefix[w] + word_chars[first + w]
+        reasons[d] = _repeated_ngrams(
+            all_word_hashes, first, num_words, num_chars, limits_by_size, prefix,
+            keys, stamps, counts, positions, slots, grams, stamp,
+        )  # fmt: skip
+        stamp += _LAST_DUPLICATE * 2
+    return reasons
+
+
+@numba.njit(cache=True)
+def _duplicate_paragraphs(  # type: ignore[no-untyped-def]
+    data, starts, ends, hashes, chars, first, last, flags, keys, stamps, stamp
+):
+    """(paragraphs, how many occurred before, their characters).
+
+    Paragraphs are parted by empty lines; white space at either end of the document does not count.
+    """
+    while first < last and _skip_space(data, starts[first], ends[first], flags) == ends[first]:
+        first += 1
+    while last > first and _skip_space(data, starts[last - 1], ends[last - 1], flags) == ends[last - 1]:
+        last -= 1
+    mask = table_mask(last - first)
+    paragraphs = duplicates = duplicate_chars = 0
+    line = first
+    while line < last:
+        if starts[line] == ends[line]:
+            line += 1
+            continue
+        h, length = np.uint64(0), -1
+        while line < last and starts[line] < ends[line]:
+            line_hash, line_length = hashes[line], np.int64(chars[line])
+            if line == first or line == last - 1:
+                start, end = starts[line], ends[line]
+                if line == first:
+                    start = _skip_space(data, start, end, flags)
+                if line == last - 1:
+                    end = _skip_space_back(data, start, end, flags)
+                line_hash = hash_bytes(data, start, end)
+                for i in range(starts[line], start):
+                    line_length -= data[i] & 0xC0 != 0x80
+                for i in range(end, ends[line]):
+                    line_length -= data[i] & 0xC0 != 0x80
+            h = h * NGRAM_BASE + line_hash
+            length += line_length + 1
+            line += 1
+        paragraphs += 1
+        if not insert(keys, stamps, mask, mix(h), stamp):
+            duplicates += 1
+            duplicate_chars += length
+    return max(paragraphs, 1), duplicates, duplicate_chars
+
+
+@numba.njit(cache=True)
+def _duplicate_lines(starts, ends, hashes, chars, first, last, stop, keys, stamps, stamp):  # type: ignore[no-untyped-def]
+    """(lines, how many occurred before, their characters), empty lines apart.
+
+    As in splitting at runs of line breaks, a break at either end of the document leaves one empty line there.
+    """
+    mask = table_mask(last - first)
+    leading = 1 if first < last and starts[first] == ends[first] else 0
+    trailing = 1 if first < last and ends[last - 1] < stop else 0
+    lines = leading + trailing
+    duplicates, duplicate_chars = leading & trailing, 0
+    for line in range(first, last):
+        if starts[line] == ends[line]:
+            continue
+        lines += 1
+        if not insert(keys, stamps, mask, hashes[line], stamp):
+            duplicates += 1
+            duplicate_chars += chars[line]
+    return max(lines, 1), duplicates, duplicate_chars
+
+
+@numba.njit(cache=True)
+def _repeated_ngrams(  # type: ignore[no-untyped-def]
+    hashes, first, num_words, num_chars, limits, prefix, keys, stamps, counts, positions, slots, grams, stamp
+):
+    """The reason of the first n-gram rule that fails, or 0.
+
+    `positions` are the places, in order, that can still begin an n-gram that occurs twice; `grams[p]` is the
+    polynomial hash of the n words from place p on, `slots` the table slot of each position's n-gram.
+    """
+    num_positions = num_words
+    for p in range(num_words):
+        positions[p] = p
+        grams[p] = hashes[first + p]
+    for n in range(2, _LAST_DUPLICATE + 1):
+        if num_words < n:
+            return 0
+        while num_positions > 0 and positions[num_positions - 1] + n > num_words:
+            num_positions -= 1
+        stamp += 1
+        mask = table_mask(num_positions)
+        most, best = 1, 0
+        for k in range(num_positions):
+            p = positions[k]
+            grams[p] = grams[p] * NGRAM_BASE + hashes[first + p + n - 1]
+            key = mix(grams[p])
+            slot = find_slot(keys, stamps, mask, key, stamp)
+            if stamps[slot] == stamp:
+                counts[slot] += 1
+                most = max(most, counts[slot])
+            else:
+                keys[slot], stamps[slot], counts[slot] = key, stamp, 1
+            slots[k] = slot
+        if n <= _LAST_TOP:
+            if most > 1:  # of equally frequent n-grams, the one that came first
+                k = 0
+                while counts[slots[k]] < most:
+                    k += 1
+                best = positions[k]
+            length = prefix[best + n] - prefix[best] + n - 1
+            if length * most / num_chars > limits[n]:
+                return _REASON_OF_2_GRAMS + n - 2
+        elif most > 1:
+            duplicate_chars = _duplicate_chars(n, num_positions, prefix, counts, positions, slots)
+            if duplicate_chars / num_chars > limits[n]:
+                return _REASON_OF_2_GRAMS + n - 2
+        if most == 1:
+            num_positions = 0
+        left = 0
+        for k in range(num_positions - 1):
+            p = positions[k]
+            if positions[k + 1] == p + 1 and counts[slots[k]] != 1 and counts[slots[k + 1]] != 1:
+                positions[left] = p
+                left += 1
+        num_positions = left
+    return 0
+
+
+@numba.njit(cache=True)
+def _duplicate_chars(n, num_positions, prefix, counts, positions, slots):  # type: ignore[no-untyped-def]
+    """Characters in n-grams that occurred before, reading from left to right and stepping over each one found.
+
+    Leaves the counts of n-grams that occur more than once negative where they were met.
+    """
+    total = 0
+    following = 0
+    for k in range(num_positions):
+        slot, p = slots[k], positions[k]
+        if p < following or counts[slot] == 1:
+            continue
+        if counts[slot] < 0:
+            total += prefix[p + n] - prefix[p]
+            following = p + n
+        else:
+            counts[slot] = -counts[slot]
+    return total
+
+
+@numba.njit(cache=True)
+def _skip_space(data, start, end, flags):  # type: ignore[no-untyped-def]
+    """The first byte of `data[start:end]` that is no white space, or `end`."""
+    while start < end:
+        code, width = decode(data, start, end)
+        if flags_of(code, flags) & SPACE == 0:
+            return start
+        start += width
+    return end
+
+
+@numba.njit(cache=True)
+def _skip_space_back(data, start, end, flags):  # type: ignore[no-untyped-def]
+    """One past the last byte of `data[start:end]` that is no white space, or `start`."""
+    while end > start:
+        at = previous_start(data, end, start)
+        if flags_of(decode(data, at, end)[0], flags) & SPACE == 0:
+            return end
+        end = at
+    return start

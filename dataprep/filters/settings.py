@@ -1,0 +1,106 @@
+"""The thresholds of the filter families, with the published defaults. `None` turns a rule off.
+
+Kept apart from the kernels so that a job spec is checked without loading Numba.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from cluster.contracts.config import StrictModel
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class GopherQualitySettings(StrictModel):
+    """Gopher's quality rules (Rae et al. 2021, arXiv:2112.11446, appendix A.1)."""
+
+    min_doc_words: Count | None = Field(50, description="Fewest words that are not symbols alone")
+    max_doc_words: Count | None = Field(100_000, description="Most words that are not symbols alone")
+    min_avg_word_length: Annotated[float, Field(ge=0)] | None = Field(
+        3.0, description="Least mean length, in characters, of words that are not symbols alone"
+    )
+    max_avg_word_length: Annotated[float, Field(ge=0)] | None = Field(10.0, description="Greatest such mean length")
+    max_symbol_word_ratio: Annotated[float, Field(ge=0)] | None = Field(
+        0.1, description='Most "#" characters per word, and most ellipses ("..." or "…") per word'
+    )
+    max_bullet_lines_fraction: Fraction | None = Field(0.9, description='Most lines that begin with "•" or "-"')
+    max_ellipsis_lines_fraction: Fraction | None = Field(0.3, description="Most lines that end with an ellipsis")
+    min_alpha_words_fraction: Fraction | None = Field(0.8, description="Fewest words with a letter in them")
+    min_stop_words: Count | None = Field(2, description="Fewest different stop words that must occur")
+    stop_words: tuple[str, ...] = Field(
+        ("the", "be", "to", "of", "and", "that", "have", "with"),
+        description="Stop words, in the case in which they must occur",
+    )
+
+
+class GopherRepetitionSettings(StrictModel):
+    """Gopher's repetition rules (Rae et al. 2021, arXiv:2112.11446, table A1). Fractions are of all characters."""
+
+    max_duplicate_paragraph_fraction: Fraction | None = Field(
+        0.3, description="Most paragraphs that occurred before, of all paragraphs"
+    )
+    max_duplicate_paragraph_char_fraction: Fraction | None = Field(0.2, description="Most characters in such")
+    max_duplicate_line_fraction: Fraction | None = Field(
+        0.3, description="Most lines that occurred before, of all lines"
+    )
+    max_duplicate_line_char_fraction: Fraction | None = Field(0.2, description="Most characters in such")
+    max_top_ngram_char_fraction: dict[int, Fraction] = Field(
+        {2: 0.20, 3: 0.18, 4: 0.16},
+        description="n (2 to 4) to the most characters in the most frequent n-gram of words",
+    )
+    max_duplicate_ngram_char_fraction: dict[int, Fraction] = Field(
+        {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10},
+        description="n (5 to 10) to the most characters in n-grams of words that occurred before",
+    )
+
+    @field_validator("max_top_ngram_char_fraction")
+    @classmethod
+    def _top_sizes(cls, value: dict[int, float]) -> dict[int, float]:
+        if not set(value) <= {2, 3, 4}:
+            raise ValueError(f"n must be 2, 3 or 4; got {sorted(value)}")
+        return value
+
+    @field_validator("max_duplicate_ngram_char_fraction")
+    @classmethod
+    def _duplicate_sizes(cls, value: dict[int, float]) -> dict[int, float]:
+        if not set(value) <= set(range(5, 11)):
+            raise ValueError(f"n must be 5 to 10; got {sorted(value)}")
+        return value
+
+
+class C4Settings(StrictModel):
+    """C4's line and page rules (Raffel et al. 2020, section 2.2, and its published code)."""
+
+    require_terminal_punctuation: bool = Field(
+        False, description="Cut lines that do not end in . ? ! or a straight quote, or that end in ..."
+    )
+    remove_citations: bool = Field(True, description='Cut "[1]", "[]", "[edit]" and "[citation needed]" out of lines')
+    min_words_per_line: Count | None = Field(3, description="Cut lines of fewer words between white space")
+    max_word_length: Count | None = Field(1000, description="Cut lines with a longer word, in characters")
+    cut_javascript_lines: bool = Field(True, description='Cut lines that mention "javascript"')
+    policy_phrases: tuple[str, ...] = Field(
+        ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies"),
+        description="Cut lines that hold one of these, whatever the case of A to Z",
+    )
+    drop_lorem_ipsum: bool = Field(True, description='Drop documents that hold "lorem ipsum" in a line so far kept')
+    drop_curly_bracket: bool = Field(True, description='Drop documents that hold "{" in a line so far kept')
+    min_num_sentences: Count | None = Field(5, description="Drop documents with fewer sentences in the lines kept")
+
+
+class FineWebSettings(StrictModel):
+    """FineWeb's own quality rules (Penedo et al. 2024, arXiv:2406.17557, section 3.6)."""
+
+    min_punctuated_lines_fraction: Fraction | None = Field(
+        0.12, description="Fewest lines that end in a sentence-ending character"
+    )
+    keep_unpunctuated: bool = Field(False, description="Keep documents in which no line at all ends in one")
+    max_short_lines_fraction: Fraction | None = Field(0.67, description="Most lines of `short_line_length` or less")
+    short_line_length: Count = Field(30, description="Characters up to which a line is short")
+    max_duplicate_line_char_fraction: Fraction | None = Field(
+        0.01, description="Most characters in lines that occurred before"
+    )
+    max_newlines_per_word: Annotated[float, Field(ge=0)] | None = Field(0.3, description="Most line breaks per word")

@@ -1,0 +1,45 @@
+"""Open-addressed hash tables in arrays, for compiled loops that need a fresh table per document.
+
+A table is `keys` (uint64) and `stamps` (int64) of one size; a slot is in use if its stamp is the current one,
+so a new table costs nothing but the next stamp. Linear probing; sizes are powers of two, at most half full.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+
+def new_table(count: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+    """(keys, stamps) with room for up to `count` keys at a time; stamps from 1 on are free."""
+    size = int(table_mask(max(count, 1))) + 1
+    return np.empty(size, np.uint64), np.zeros(size, np.int64)
+
+
+@numba.njit(cache=True)
+def table_mask(count):  # type: ignore[no-untyped-def]
+    """The mask (size - 1) of a table that holds `count` keys."""
+    size = 16
+    while size < 2 * count:
+        size *= 2
+    return np.uint64(size - 1)
+
+
+@numba.njit(cache=True)
+def find_slot(keys, stamps, mask, key, stamp):  # type: ignore[no-untyped-def]
+    """The slot of `key`, or the free one it goes to (its stamp is then another)."""
+    slot = key & mask
+    while stamps[slot] == stamp and keys[slot] != key:
+        slot = (slot + np.uint64(1)) & mask
+    return slot
+
+
+@numba.njit(cache=True)
+def insert(keys, stamps, mask, key, stamp):  # type: ignore[no-untyped-def]
+    """Put `key` into the table; whether it is new."""
+    slot = find_slot(keys, stamps, mask, key, stamp)
+    if stamps[slot] == stamp:
+        return False
+    keys[slot], stamps[slot] = key, stamp
+    return True

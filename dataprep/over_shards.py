@@ -1,0 +1,142 @@
+"""The shell that clean and tokenize share: one idempotent task per shard, on Ray Data.
+
+A task gets a description of its shard and writes its own committed part; only a few figures come back, so text never
+crosses the object store. A shard that fails does not stop the others: all are tried, then the failed
+ones are named.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cluster.contracts.config import Resources
+from cluster.contracts.errors import CorruptArtifact, InputError, RaymillError, StageFailed, StorageError
+from cluster.contracts.progress import Progress
+
+ShardTask = Callable[[dict[str, Any]], int]  # a shard's description (JSON) -> documents that came out; picklable
+
+_OWN_ERRORS = (InputError, StorageError, CorruptArtifact, StageFailed)
+_NAMED_FAILURES = 5  # in an error message
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What progress starts from: work that earlier attempts have committed."""
+
+    shards_done: int
+    documents_done: int
+
+
+def over_shards(
+    task: ShardTask,
+    shards: Sequence[dict[str, Any]],
+    *,
+    workers: Resources,
+    max_workers: int | None,
+    progress: Progress,
+    before: Pace,
+) -> None:
+    """Run `task` once for each shard. Raises `StageFailed` naming the shards (by their "uri") that failed."""
+    import ray.data
+
+    configure_ray_data()
+    total = before.shards_done + len(shards)
+    progress.update(before.shards_done, total, "shards")
+    if not shards:
+        return
+    rows = [{"shard": json.dumps(shard)} for shard in shards]
+    results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        partial(_run_one, task=task, num_threads=workers.num_threads),
+        concurrency=max_workers,
+        **remote_options(workers),
+    )
+    failures: list[str] = []
+    started, documents = time.monotonic(), 0
+    with own_errors():
+        for done, row in enumerate(results.iter_rows(), start=before.shards_done + 1):
+            documents += row["documents"]
+            if row["failure"]:
+                failures.append(row["failure"])
+            rate = documents / (time.monotonic() - started)
+            progress.update(done, total, "shards", docs_per_s=rate, documents=before.documents_done + documents)
+    if failures:
+        shown = "\n".join(f"  - {failure}" for failure in sorted(failures)[:_NAMED_FAILURES])
+        raise StageFailed(
+            f"{len(failures)} of {len(shards)} shards failed; run again to retry these alone\n{shown}"
+            + ("\n  - ..." if len(failures) > _NAMED_FAILURES else "")
+        )
+
+
+def _run_one(row: dict[str, str], *, task: ShardTask, num_threads: int) -> dict[str, Any]:
+    prepare_worker(num_threads)
+    shard = json.loads(row["shard"])
+    try:
+        return {"documents": task(shard), "failure": ""}
+    except (RaymillError, OSError, MemoryError) as error:
+        return {"documents": 0, "failure": f"{shard['uri']}: {type(error).__name__}: {error}"}
+
+
+@contextmanager
+def own_errors() -> Iterator[None]:
+    """Let the error that a task raised on purpose through as itself, without Ray's stack trace around it."""
+    import ray.exceptions
+
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        cause: BaseException | None = error
+        while cause is not None and type(cause) not in _OWN_ERRORS:
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        if cause is None:
+            raise
+        raise cause from None
+
+
+def remote_options(resources: Resources) -> dict[str, Any]:
+    """Ray's keywords for what each task gets."""
+    options: dict[str, Any] = {"num_cpus": resources.cpus}
+    if resources.gpus:
+        options["num_gpus"] = resources.gpus
+    if resources.memory_gib is not None:
+        options["memory"] = int(resources.memory_gib * 2**30)
+    return options
+
+
+def configure_ray_data() -> None:
+    """Ray Data's own bars and announcements off: the runner shows progress."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+
+
+def prepare_worker(num_threads: int) -> None:
+    """Make this process's libraries run `num_threads` threads, and keep compiled kernels between processes."""
+    import pyarrow as pa
+
+    for name in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS"):
+        os.environ[name] = str(num_threads)
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(_cache_directory()))
+    pa.set_cpu_count(num_threads)
+
+
+def _cache_directory() -> Path:
+    """The user's own cache directory, since compiled code is loaded from it; else a private temporary one."""
+    directory = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "raymill" / "numba"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if os.access(directory, os.W_OK):
+            return directory
+    except OSError:
+        pass
+    return Path(tempfile.mkdtemp(prefix="raymill-numba-"))

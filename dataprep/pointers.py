@@ -1,0 +1,30 @@
+"""Bare pointers for the compiled text loops.
+
+An array argument costs a compiled Numba function atomic reference counts at every call, which is several times the
+work of decoding one character. A pointer has none, so small functions (`decode`, `flags_of`) inline to nothing. The
+outermost loop holds the arrays and takes their addresses; what it calls gets pointers and never keeps them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba.core import types
+from numba.core.typing.templates import Signature
+from numba.extending import intrinsic
+
+
+@intrinsic
+def pointer_to(typing_context: Any, array: Any) -> tuple[Signature, Any]:  # noqa: ARG001
+    """The address of a contiguous array's first element, for code that Numba compiles.
+
+    Indexing it is neither bounds-checked nor wrapped, and it does not keep the array alive: Numba frees an array after
+    the last line that names it. So only take the address of a kernel's argument, which its Python caller holds, or
+    of an array that is named again at the kernel's end.
+    """
+    signature = types.CPointer(array.dtype)(array)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return context.make_array(signature.args[0])(context, builder, arguments[0]).data
+
+    return signature, generate

@@ -1,0 +1,129 @@
+"""Decompression in bounded pieces, that tells a truncated stream from a damaged one.
+
+The library readers either stop silently where a stream is cut off (zstandard) or hold whatever one read
+expands to (a few kilobytes of bzip2 can hold gigabytes). Here no piece exceeds about `PIECE_BYTES` (zstd: 128 MiB
+from one feed, its format's bound), and the end of the compressed stream is seen.
+"""
+
+from __future__ import annotations
+
+import bz2
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO, Literal, Protocol
+
+import zstandard
+
+Codec = Literal["gz", "bz2", "zst"]
+PIECE_BYTES = 1 << 20
+READ_BYTES = 1 << 16  # compressed; small, since what follows the end of a member is copied
+_ZSTD_FEED_BYTES = 1 << 12  # a zstd block of 4 bytes can expand to 128 KiB
+_GZIP_WINDOW = 31  # zlib's wbits for the gzip format with the largest window
+
+
+class DamagedStream(Exception):
+    """Compressed data that can't be read on. `reason` is "truncated_gz", "corrupt_zst" and so on."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+
+class Decompressor(Protocol):
+    """Takes one compressed stream (a gzip member, a zstd frame) piece by piece."""
+
+    ended: bool  # whether the end of the stream was seen
+    rest: bytes  # what was fed beyond that end
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """The decompressed pieces of `data`. Raises `DamagedStream`."""
+
+
+class GzipMember:
+    """One member of a gzip file."""
+
+    def __init__(self) -> None:
+        self._inflate = zlib.decompressobj(_GZIP_WINDOW)
+        self.ended, self.rest = False, b""
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        while True:
+            try:
+                piece = self._inflate.decompress(data, PIECE_BYTES)
+            except zlib.error as error:
+                raise DamagedStream("corrupt_gz", str(error)) from error
+            data = self._inflate.unconsumed_tail
+            if piece:
+                yield piece
+            if self._inflate.eof:
+                self.ended, self.rest = True, self._inflate.unused_data
+                return
+            if not data and len(piece) < PIECE_BYTES:
+                return
+
+
+class _Bzip2Stream:
+    def __init__(self) -> None:
+        self._decompress = bz2.BZ2Decompressor()
+        self.ended, self.rest = False, b""
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        while True:
+            try:
+                piece = self._decompress.decompress(data, PIECE_BYTES)
+            except OSError as error:
+                raise DamagedStream("corrupt_bz2", str(error)) from error
+            data = b""
+            if piece:
+                yield piece
+            if self._decompress.eof:
+                self.ended, self.rest = True, self._decompress.unused_data
+                return
+            if self._decompress.needs_input:
+                return
+
+
+class _ZstdFrame:
+    def __init__(self) -> None:
+        self._decompress = zstandard.ZstdDecompressor().decompressobj()
+        self.ended, self.rest = False, b""
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        for start in range(0, len(data), _ZSTD_FEED_BYTES):
+            end = start + _ZSTD_FEED_BYTES
+            try:
+                piece = self._decompress.decompress(data[start:end])
+            except zstandard.ZstdError as error:
+                raise DamagedStream("corrupt_zst", str(error)) from error
+            if piece:
+                yield piece
+            if self._decompress.eof:
+                self.ended, self.rest = True, self._decompress.unused_data + data[end:]
+                return
+
+
+_DECOMPRESSORS: dict[Codec, type[Decompressor]] = {"gz": GzipMember, "bz2": _Bzip2Stream, "zst": _ZstdFrame}
+
+
+def decompressed(stream: BinaryIO, codec: Codec | None) -> Iterator[bytes]:
+    """The decompressed content of `stream` in pieces; members and frames one after the other are one content.
+
+    `None` passes plain content through. Raises `DamagedStream` once all that could be read has been yielded.
+    """
+    if codec is None:
+        while chunk := stream.read(PIECE_BYTES):
+            yield chunk
+        return
+    current: Decompressor | None = None
+    while chunk := stream.read(READ_BYTES):
+        while chunk:
+            current = current or _DECOMPRESSORS[codec]()
+            yield from current.feed(chunk)
+            chunk = current.rest
+            if not current.ended:
+                break
+            current = None
+            if codec == "gz":
+                chunk = chunk.lstrip(b"\0")  # tapes and some writers pad gzip files with zeros
+    if current is not None:
+        raise DamagedStream(f"truncated_{codec}", "the file ends inside a compressed stream")

@@ -1,0 +1,211 @@
+"""Readers: every record is yielded once, damage costs the damaged record alone and is named with its place."""
+
+import bz2
+import gzip
+import io
+import re
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import zstandard
+
+from cluster.contracts.errors import InputError
+from cluster.contracts.records import Quarantined
+from dataprep.config import JsonlFields
+from dataprep.sources.compression import PIECE_BYTES, DamagedStream, decompressed
+from dataprep.sources.formats import format_of, read_records
+from dataprep.sources.jsonl import read_jsonl
+from dataprep.sources.records import HtmlPage, PlainText, SourceRecord, Unwanted
+from dataprep.sources.warc import read_warc
+
+COMPRESS = {"gz": gzip.compress, "bz2": bz2.compress, "zst": zstandard.compress}
+
+
+def warc_record(number: int, body: bytes = b"", *, status: str = "200 OK", content_type: str = "text/html") -> bytes:
+    body = body or b"<html><body>page %d %s</body></html>" % (number, b"x" * 500)
+    http = b"HTTP/1.1 %s\r\nContent-Type: %s\r\n\r\n" % (status.encode(), content_type.encode()) + body
+    head = (
+        f"WARC/1.0\r\nWARC-Type: response\r\nWARC-Record-ID: <urn:uuid:{number:08}>\r\n"
+        f"WARC-Date: 2026-01-0{number % 9 + 1}T00:00:00Z\r\nWARC-Target-URI: https://example.org/{number}\r\n"
+        f"Content-Type: application/http; msgtype=response\r\nContent-Length: {len(http)}\r\n\r\n"
+    )
+    return head.encode() + http + b"\r\n\r\n"
+
+
+def read(content: bytes, codec: Any = None, limit: int = 10_000) -> tuple[list[str], list[Quarantined]]:
+    """(URL endings of the pages, what was quarantined)."""
+    records = list(read_warc(io.BytesIO(content), "w", codec=codec, max_record_bytes=limit))
+    pages = [r.provenance.url.rsplit("/", 1)[1] for r in records if isinstance(r, HtmlPage) and r.provenance.url]
+    return pages, [r for r in records if isinstance(r, Quarantined)]
+
+
+@pytest.fixture
+def members() -> list[bytes]:
+    return [gzip.compress(warc_record(i)) for i in range(6)]
+
+
+def test_a_page_carries_its_place_url_date_and_body(members: list[bytes]) -> None:
+    records = list(read_warc(io.BytesIO(b"".join(members)), "w", codec="gz", max_record_bytes=10_000))
+    page = records[2]
+    assert isinstance(page, HtmlPage)
+    assert page.provenance.offset == len(members[0]) + len(members[1])
+    assert (page.provenance.url, page.provenance.date) == ("https://example.org/2", "2026-01-03T00:00:00Z")
+    assert page.body.startswith(b"<html><body>page 2")
+
+
+def test_what_is_no_html_page_is_unwanted_with_a_reason() -> None:
+    content = (
+        warc_record(1, status="404 Not Found")
+        + warc_record(2, content_type="image/png")
+        + warc_record(3, b" \n")
+        + b"WARC/1.0\r\nWARC-Type: warcinfo\r\nContent-Length: 0\r\n\r\n\r\n\r\n"
+    )
+    records = list(read_warc(io.BytesIO(content), "w", codec=None, max_record_bytes=10_000))
+    assert [r.reason for r in records if isinstance(r, Unwanted)] == ["http_status", "content_type", "empty_body"]
+    assert len(records) == 3, "a warcinfo record is no document"
+
+
+def test_a_truncated_gzip_loses_only_its_last_record(members: list[bytes]) -> None:
+    pages, damage = read(b"".join(members)[:-30], "gz")
+    assert pages == ["0", "1", "2", "3", "4"]
+    assert [(d.offset, d.reason) for d in damage] == [(len(b"".join(members[:5])), "truncated_gz")]
+
+
+@pytest.mark.parametrize("where", [0, 40, -6])
+def test_flipped_bytes_lose_only_their_record(members: list[bytes], where: int) -> None:
+    damaged = bytearray(members[2])
+    for i in range(5):
+        damaged[where + i] ^= 0xFF
+    pages, quarantined = read(b"".join([*members[:2], bytes(damaged), *members[3:]]), "gz")
+    assert pages == ["0", "1", "3", "4", "5"]
+    assert [(q.offset, q.reason) for q in quarantined] == [(len(members[0]) + len(members[1]), "corrupt_gz")]
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize("length", [b"7", b"99999", b"nonsense"])
+def test_a_wrong_content_length_never_reaches_into_the_next_record(compressed: bool, length: bytes) -> None:
+    records = [warc_record(i) for i in range(4)]
+    records[1] = re.sub(rb"Content-Length: \d+", b"Content-Length: " + length, records[1], count=1)
+    content = b"".join(gzip.compress(r) if compressed else r for r in records)
+    pages, quarantined = read(content, "gz" if compressed else None)
+    assert pages == ["0", "2", "3"]
+    assert len(quarantined) == 1
+    assert quarantined[0].reason in {"bad_content_length", "truncated_record", "bad_warc_header"}
+
+
+def test_bad_http_headers_and_oversized_bodies_are_quarantined() -> None:
+    broken = warc_record(1).replace(b"HTTP/1.1 200 OK", b"garbage garbage")
+    content = broken + warc_record(2, b"y" * 20_001) + warc_record(3)
+    pages, quarantined = read(content, limit=20_000)
+    assert pages == ["3"]
+    assert [q.reason for q in quarantined] == ["bad_http", "record_too_large"]
+
+
+def test_a_zip_bomb_is_cut_off_and_the_rest_read(members: list[bytes]) -> None:
+    bomb = gzip.compress(warc_record(9, b"0" * 50_000_000))
+    pages, quarantined = read(members[0] + bomb + members[1], "gz")
+    assert pages == ["0", "1"]
+    assert [q.reason for q in quarantined] == ["record_too_large"]
+
+
+def test_rubbish_is_one_quarantined_record() -> None:
+    for codec, reason in (("gz", "corrupt_gz"), (None, "bad_warc_header")):
+        pages, quarantined = read(b"no warc at all" * 100, codec)
+        assert pages == []
+        assert [(q.offset, q.reason) for q in quarantined] == [(0, reason)]
+
+
+def lines(content: bytes, codec: Any = None, limit: int = 1000) -> list[SourceRecord]:
+    fields = JsonlFields(text="body", title=None)
+    return list(read_jsonl(io.BytesIO(content), "j", codec=codec, fields=fields, max_record_bytes=limit))
+
+
+def test_broken_lines_are_quarantined_at_their_byte_offset() -> None:
+    rows = [
+        b'{"body": "ein Satz", "url": "https://example.org", "title": "not mapped"}',
+        b'{"body": "unclosed"',
+        b'["body"]',
+        b'{"text": "another field"}',
+        b'{"body": 3}',
+        b'{"body": "\xff\xfe"}',
+        b'{"body": "\\ud800 alone"}',
+        b'{"body": "nul \x00 byte"}',
+        b"",
+        b'{"body": "' + b"l" * 1000 + b'"}',
+        b'{"body": "letzter"}',
+    ]
+    records = lines(b"\n".join(rows))
+    starts = [sum(len(r) + 1 for r in rows[:i]) for i in range(len(rows))]
+    assert [(r.offset, r.reason) for r in records if isinstance(r, Quarantined)] == [
+        (starts[1], "bad_json"),
+        (starts[2], "not_an_object"),
+        (starts[3], "missing_text"),
+        (starts[4], "text_not_a_string"),
+        (starts[5], "bad_json"),
+        (starts[6], "bad_json"),
+        (starts[7], "bad_json"),
+        (starts[9], "record_too_large"),
+    ]
+    kept = [r for r in records if isinstance(r, PlainText)]
+    assert [(r.text, r.provenance.offset) for r in kept] == [("ein Satz", 0), ("letzter", starts[10])]
+    assert kept[0].provenance.url == "https://example.org"
+    assert kept[0].provenance.title is None
+    assert len(records) == len(rows) - 1, "every line but the blank one is accounted for"
+
+
+@pytest.mark.parametrize("codec", ["gz", "bz2", "zst"])
+def test_compressed_lines_read_alike_and_offsets_are_of_the_content(codec: str) -> None:
+    content = b"".join(b'{"body": "line %d"}\n' % i for i in range(5000))
+    plain = lines(content)
+    assert lines(COMPRESS[codec](content), codec) == plain
+    halves = COMPRESS[codec](content[:40_000]) + COMPRESS[codec](content[40_000:])
+    assert lines(halves, codec) == plain, "streams one after the other are one content"
+
+
+@pytest.mark.parametrize("codec", ["gz", "bz2", "zst"])
+def test_a_truncated_or_damaged_stream_keeps_what_came_before(codec: str) -> None:
+    first = COMPRESS[codec](b'{"body": "one"}\n{"body": "two"}\n')
+    second = COMPRESS[codec](b'{"body": "three"}\n' * 100)
+    for rest, kind in ((second[:-5], "truncated"), (b"rubbish" * 20, "corrupt")):
+        *documents, damage = lines(first + rest, codec)
+        assert [r.text for r in documents[:2] if isinstance(r, PlainText)] == ["one", "two"]
+        assert isinstance(damage, Quarantined)
+        assert damage.reason == f"{kind}_{codec}"
+        assert damage.offset >= 32, "at or after the last good line"
+
+
+def test_decompressed_pieces_stay_small() -> None:
+    for codec, compress in COMPRESS.items():
+        pieces = [len(piece) for piece in decompressed(io.BytesIO(compress(b"0" * 40_000_000)), codec)]  # type: ignore[arg-type]
+        assert sum(pieces) == 40_000_000
+        assert max(pieces) <= (PIECE_BYTES if codec != "zst" else 128 << 20)
+
+
+def test_zero_padding_after_gzip_is_ignored_but_rubbish_is_not() -> None:
+    assert b"".join(decompressed(io.BytesIO(gzip.compress(b"text") + b"\0" * 100), "gz")) == b"text"
+    pieces: Iterator[bytes] = decompressed(io.BytesIO(gzip.compress(b"text") + b"rubbish"), "gz")
+    assert next(pieces) == b"text"
+    with pytest.raises(DamagedStream, match="corrupt_gz"):
+        list(pieces)
+
+
+def test_formats_go_by_name() -> None:
+    assert format_of("s3://bucket/a.WARC.gz") == ("warc", "gz")
+    assert format_of("/data/x.y.jsonl.zst") == ("jsonl", "zst")
+    for unknown in ("a.csv", "a.warc.bz2", "jsonl", "a.gz"):
+        with pytest.raises(InputError, match="unknown format"):
+            format_of(unknown)
+
+
+def test_an_empty_file_is_quarantined_as_a_whole(tmp_path: Any) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    (record,) = read_records(str(tmp_path / "empty.jsonl"), fields=JsonlFields(), max_record_bytes=100)
+    assert isinstance(record, Quarantined)
+    assert (record.offset, record.reason) == (-1, "empty_file")
+
+
+def test_gzip_members_agree_with_zlib_on_random_splits() -> None:
+    content = bytes(range(256)) * 5000
+    assert zlib.crc32(b"".join(decompressed(io.BytesIO(gzip.compress(content, 1)), "gz"))) == zlib.crc32(content)

@@ -1,0 +1,83 @@
+"""One part to token shards: every kept document once, ended, on its side of the split, with its doc_id."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from cluster.contracts.commit import committed_part
+from cluster.contracts.errors import InputError
+from cluster.contracts.records import doc_id
+from cluster.contracts.tokens import TokenShard
+from dataprep.bpe import train_bpe
+from dataprep.config import SpecialTokens, TokenizeConfig
+from dataprep.tokenize_part import HELDOUT, TRAIN, end_of_text_id, tokenize_part
+from tests.unit.dataprep.small_documents import write_documents
+
+TEXTS = [f"document {n} says <|im_end|> and <|endoftext|> and nothing else" for n in range(600)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    train_bpe(TEXTS, vocab_size=300, min_frequency=2, special_tokens=SpecialTokens()).save(str(path))
+    return path
+
+
+def tokenize(root: Path, model: Path, name: str = "tokens", **settings: float) -> dict[str, TokenShard]:
+    artifact, shards = write_documents(root, [["elsewhere"], TEXTS], removed=[[], [3, 400]])
+    config = TokenizeConfig(documents="dedupe", tokenizer="tokenizer", **settings)  # type: ignore[arg-type]
+    output = str(root / name)
+    count = tokenize_part(
+        shards[1], documents=artifact, tokenizer=str(model), output=output, key="k", config=config, num_threads=1
+    )
+    part = committed_part(output, "k")
+    assert part is not None
+    assert count == 598
+    return {role: TokenShard(f"{output}/{file.name}") for role, file in part.files.items()}
+
+
+def test_documents_decode_to_their_text_and_end_with_the_separator(tmp_path: Path, model: Path) -> None:
+    sides = tokenize(tmp_path, model, heldout_fraction=0.0)
+    assert list(sides) == [TRAIN]
+    shard, tokenizer = sides[TRAIN], Tokenizer.from_file(str(model))
+    control = [tokenizer.token_to_id(token) for token in SpecialTokens().in_order()]
+    assert shard.tokens_T.dtype == np.uint16
+    for row, text in zip((0, 3, 597), (TEXTS[0], TEXTS[4], TEXTS[599]), strict=True):
+        ids = shard.document(row)
+        assert ids[-1] == control[0]
+        assert not set(ids[:-1].tolist()) & set(control), "control tokens in a page are text"
+        assert tokenizer.decode(ids[:-1].tolist(), skip_special_tokens=False) == text
+    assert np.isin(shard.tokens_T, control).sum() == len(shard)
+
+
+def test_doc_ids_name_shard_and_row_and_removed_rows_are_absent(tmp_path: Path, model: Path) -> None:
+    shard = tokenize(tmp_path, model, heldout_fraction=0.0)[TRAIN]
+    assert shard.doc_ids_D.tolist() == [doc_id(1, row) for row in range(600) if row not in (3, 400)]
+    assert set(shard.sources_D.to_pylist()) == {"input-1.jsonl"}
+
+
+def test_the_sides_share_no_document_and_miss_none(tmp_path: Path, model: Path) -> None:
+    sides = tokenize(tmp_path, model, heldout_fraction=0.25)
+    train, heldout = (set(sides[side].doc_ids_D.tolist()) for side in (TRAIN, HELDOUT))
+    assert not train & heldout
+    assert len(train | heldout) == 598
+    assert 100 < len(heldout) < 200
+    other_seed = tokenize(tmp_path, model, "again", heldout_fraction=0.25, split_seed=1)[HELDOUT]
+    assert set(other_seed.doc_ids_D.tolist()) != heldout
+
+
+def test_the_same_bytes_come_out_again(tmp_path: Path, model: Path) -> None:
+    for name in ("a", "b"):
+        tokenize(tmp_path, model, name, heldout_fraction=0.1)
+    first, second = (committed_part(str(tmp_path / name), "k") for name in ("a", "b"))
+    assert first is not None
+    assert second is not None
+    assert {role: f.sha256 for role, f in first.files.items()} == {role: f.sha256 for role, f in second.files.items()}
+    assert first.metrics == second.metrics
+
+
+def test_a_separator_that_is_no_token_is_refused_with_those_there_are(model: Path) -> None:
+    with pytest.raises(InputError, match=r"special tokens are <\|endoftext\|>, "):
+        end_of_text_id(Tokenizer.from_file(str(model)), "</s>")

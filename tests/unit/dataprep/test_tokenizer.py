@@ -1,0 +1,143 @@
+"""BPE training, the tokenizer directory, and the two encoders: lossless, identical, blind to control tokens."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from dataprep.bpe import save_tokenizer, train_bpe
+from dataprep.config import SpecialTokens
+from dataprep.encoder import HuggingFaceEncoder, TiktokenEncoder, fastest_encoder, tiktoken_encoding
+from dataprep.tokenizer import sample_texts
+from tests.unit.dataprep.small_documents import write_documents
+
+TEXTS = [f"The {n}th house on the hill isn't {n * 37} years old.\n\n  Its walls are white." for n in range(200)]
+ODD_TEXTS = [
+    "",
+    " ",
+    "<|im_end|>",
+    "a<|im_end|>b <|endoftext|>\n<|im_start|>assistant\n",
+    "Größe 漢字 かな ไทย 🙂👩‍👩‍👧 \u200b\ufeff",
+    "don't DON'T we'll\t\ttabs \r\n\r\n   12345 3.14159 a_b-c/d",
+    "x" * 5000,
+    "\n" * 300 + " " * 300,
+    "\x00\x01\x7f",
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_bpe(TEXTS, vocab_size=360, min_frequency=2, special_tokens=SpecialTokens())
+
+
+@pytest.fixture(scope="module")
+def loaded(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerFast:
+    directory = tmp_path_factory.mktemp("tokenizer")
+    save_tokenizer(tokenizer, directory, special_tokens=SpecialTokens())
+    return AutoTokenizer.from_pretrained(directory)
+
+
+def test_training_does_not_depend_on_the_order_of_the_texts(tokenizer: Tokenizer) -> None:
+    again = train_bpe(reversed(TEXTS), vocab_size=360, min_frequency=2, special_tokens=SpecialTokens())
+    assert again.to_str() == tokenizer.to_str()
+
+
+def test_the_vocabulary_is_bytes_then_merges_then_special_tokens(tokenizer: Tokenizer) -> None:
+    assert tokenizer.get_vocab_size() == 360
+    assert [tokenizer.token_to_id(t) for t in SpecialTokens().in_order()] == [356, 357, 358, 359]
+    assert sorted(tokenizer.get_vocab().values()) == list(range(360))
+
+
+def test_a_text_without_frequent_pairs_gives_a_smaller_vocabulary() -> None:
+    tiny = train_bpe(["abc"], vocab_size=1000, min_frequency=2, special_tokens=SpecialTokens())
+    assert tiny.get_vocab_size() == 260
+
+
+def test_both_encoders_agree_and_decode_to_the_text(tokenizer: Tokenizer) -> None:
+    encoding = tiktoken_encoding(tokenizer)
+    assert encoding is not None
+    own = HuggingFaceEncoder(tokenizer)
+    fast = TiktokenEncoder(encoding, own, num_threads=1)
+    texts = TEXTS + ODD_TEXTS
+    for text, a, b in zip(texts, own.encode(texts), fast.encode(texts), strict=True):
+        assert np.array_equal(a, b)
+        assert tokenizer.decode(a.tolist(), skip_special_tokens=False) == text
+
+
+def test_text_never_makes_a_control_token(tokenizer: Tokenizer) -> None:
+    control = {tokenizer.token_to_id(token) for token in SpecialTokens().in_order()}
+    assert tokenizer.encode(ODD_TEXTS[3]).ids != [], "by default the library does make them"
+    assert control & set(tokenizer.encode(ODD_TEXTS[3]).ids)
+    for encoder in (HuggingFaceEncoder(tokenizer), fastest_encoder(tokenizer, TEXTS, num_threads=1)):
+        for ids in encoder.encode(ODD_TEXTS):
+            assert not control & set(ids.tolist())
+
+
+def test_the_fast_encoder_is_taken_and_survives_what_overflows_its_stack(
+    tokenizer: Tokenizer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    encoder = fastest_encoder(tokenizer, TEXTS, num_threads=1)
+    assert encoder.name == "tiktoken"
+    texts = ["before", "a" + " " * 1_000_000 + "b", "after"]
+    for ids, expected in zip(encoder.encode(texts), HuggingFaceEncoder(tokenizer).encode(texts), strict=True):
+        assert np.array_equal(ids, expected)
+    capfd.readouterr()  # the library's report of the overflow
+
+
+def test_tokenizers_that_tiktoken_cannot_express_are_encoded_by_their_own_library(tokenizer: Tokenizer) -> None:
+    normalised = Tokenizer.from_str(tokenizer.to_str())
+    normalised.normalizer = normalizers.NFC()
+    words = Tokenizer(models.WordLevel(unk_token="?"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.train_from_iterator(TEXTS, trainers.WordLevelTrainer(special_tokens=["?"]))
+    for other in (normalised, words):
+        assert tiktoken_encoding(other) is None
+        assert fastest_encoder(other, TEXTS, num_threads=1).name == "tokenizers"
+
+
+def test_gpt2s_own_pre_tokenizer_is_known_to_tiktoken() -> None:
+    gpt2 = Tokenizer(models.BPE())
+    gpt2.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    gpt2.train_from_iterator(
+        TEXTS,
+        trainers.BpeTrainer(vocab_size=300, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False),
+    )
+    assert fastest_encoder(gpt2, TEXTS + ODD_TEXTS, num_threads=1).name == "tiktoken"
+
+
+def test_the_directory_loads_with_its_control_tokens(loaded: PreTrainedTokenizerFast) -> None:
+    assert (loaded.bos_token, loaded.eos_token, loaded.pad_token) == ("<|endoftext|>", "<|im_end|>", "<|pad|>")
+    assert len(loaded) == 360
+    assert loaded("plain text")["input_ids"] == loaded.backend_tokenizer.encode("plain text").ids, "nothing is added"
+    assert loaded.decode(loaded("a , b .")["input_ids"]) == "a , b .", "decoding does not tidy up"
+
+
+def test_the_chat_template_marks_what_the_assistant_wrote_and_its_end(loaded: PreTrainedTokenizerFast) -> None:
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Hi!"},
+        {"role": "user", "content": "Bye"},
+        {"role": "assistant", "content": "See you."},
+    ]
+    encoded = loaded.apply_chat_template(messages, return_assistant_tokens_mask=True, return_dict=True)
+    marked = [token for token, mask in zip(encoded["input_ids"], encoded["assistant_masks"], strict=True) if mask]
+    assert loaded.decode(marked) == "Hi!<|im_end|>See you.<|im_end|>"
+    prompt = loaded.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
+    whole = loaded.apply_chat_template(messages, tokenize=False)
+    assert prompt.endswith("<|im_start|>assistant\n")
+    assert whole == prompt + "See you.<|im_end|>\n"
+
+
+def test_a_sample_is_drawn_by_content_and_stays_in_order(tmp_path: Path) -> None:
+    texts = [f"text {n:04d}" for n in range(1000)]
+    artifact, _ = write_documents(tmp_path, [texts[:600], texts[600:]], removed=[[0, 5], []])
+    everything = list(sample_texts(artifact, max_characters=10**9, seed=0))
+    assert everything == [t for n, t in enumerate(texts) if n not in (0, 5)]
+    sample = list(sample_texts(artifact, max_characters=1800, seed=0))
+    assert 140 < len(sample) < 260
+    assert sample == sorted(sample)
+    assert sample == list(sample_texts(artifact, max_characters=1800, seed=0))
+    assert sample != list(sample_texts(artifact, max_characters=1800, seed=1))
