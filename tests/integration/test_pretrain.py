@@ -1,0 +1,258 @@
+"""Pre-training through its real shells: plain processes, `torchrun`, and Ray Train with a worker killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+import torch.distributed as dist
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from cluster.contracts.artifacts import Artifact, StageContext, StageResult
+from cluster.contracts.config import WorkerGroup
+from cluster.contracts.errors import InputError, StageFailed
+from cluster.contracts.progress import Progress, SilentProgress
+from tests.integration.token_fixtures import make_tokenizer, make_tokens
+from training.checkpoints import CheckpointStore
+from training.engine import load_deepspeed
+from training.metrics_log import METRICS, read_metrics
+from training.pretrain import run
+from training.pretrain_config import PretrainConfig
+from training.workers import Worker, run_in_process, run_workers
+
+STEPS = 12
+MODEL = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": True,
+}
+
+
+def tiny_config(*, num_workers: int, **changes: Any) -> PretrainConfig:
+    settings: dict[str, Any] = {
+        "tokens": "tokens",
+        "tokenizer": "tokenizer",
+        "model": MODEL,
+        "sequence_length": 32,
+        "global_batch_size": 8,
+        "micro_batch_size": 2,
+        "steps": STEPS,
+        "lr": 3e-3,
+        "warmup_steps": 2,
+        "checkpoint_every_steps": 5,
+        "workers": {"num_workers": num_workers, "cpus": 0.5, "max_failures": 1},
+    }
+    return PretrainConfig(**{**settings, **changes})
+
+
+def losses(output: Path) -> list[float]:
+    rows = read_metrics(output / METRICS)
+    assert [row["step"] for row in rows] == list(range(STEPS))
+    return [row["loss"] for row in rows]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A process group for `run_in_process` that ends with this module, so that other tests can make theirs."""
+    store = dist.FileStore(str(tmp_path_factory.mktemp("group") / "store"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+    load_deepspeed().utils.groups._WORLD_GROUP = None  # DeepSpeed would go on using the group that is gone
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    root = tmp_path_factory.mktemp("pretrain")
+    return {"tokens": make_tokens(root / "tokens"), "tokenizer": make_tokenizer(root / "tokenizer")}
+
+
+@pytest.fixture(scope="module")
+def root(inputs: dict[str, Artifact]) -> Path:
+    return Path(inputs["tokens"].uri).parent
+
+
+def context(root: Path, progress: Progress | None = None) -> StageContext:
+    return StageContext("base", progress or SilentProgress(), root / "scratch", root / "logs")
+
+
+@pytest.fixture(scope="module")
+def plain(inputs: dict[str, Artifact], root: Path) -> StageResult:
+    """The reference: one plain process."""
+    return run(tiny_config(num_workers=1), inputs, str(root / "plain"), context(root), launch=run_in_process)
+
+
+def test_plain_process_learns_and_exports_a_loadable_model(plain: StageResult, root: Path) -> None:
+    assert plain.engine == {"class": "DeepSpeedEngine", "zero_stage": 1, "world_size": 1}
+    assert plain.metrics["heldout_tokens"] == 899
+    assert plain.metrics["heldout_loss"] < losses(root / "plain")[0]
+    model = AutoModelForCausalLM.from_pretrained(root / "plain")
+    assert len(AutoTokenizer.from_pretrained(root / "plain")) == model.config.vocab_size
+    assert sum(p.numel() for p in model.parameters()) == plain.metrics["num_parameters"]
+    assert {f.name: f.size for f in plain.files} == {
+        f.name: f.stat().st_size for f in (root / "plain").iterdir() if f.is_file()
+    }
+    assert not (root / "plain" / "checkpoints").exists()
+
+
+def test_finished_run_is_not_trained_again(plain: StageResult, inputs: dict[str, Artifact], root: Path) -> None:
+    def launch(*arguments: Any) -> dict[str, Any]:
+        raise AssertionError("trained again")
+
+    again = run(tiny_config(num_workers=1), inputs, str(root / "plain"), context(root), launch=launch)
+    assert again == plain
+
+
+@pytest.fixture(scope="module")
+def torchrun(inputs: dict[str, Artifact], root: Path) -> None:
+    """ZeRO 0 to 3 on two processes, without Ray: `zero0` to `zero3` below `root`."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    job = subprocess.run(
+        [*command, "-m", "tests.integration.zero_stages_job", str(root)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert job.returncode == 0, job.stderr[:6000]
+
+
+@pytest.mark.usefixtures("torchrun")
+def test_two_processes_of_every_zero_stage_equal_one_process(plain: StageResult, root: Path) -> None:
+    reference = AutoModelForCausalLM.from_pretrained(root / "plain").state_dict()
+    for zero_stage in range(4):
+        output = root / f"zero{zero_stage}"
+        assert losses(output) == pytest.approx(losses(root / "plain"), rel=1e-4)
+        for name, tensor in AutoModelForCausalLM.from_pretrained(output).state_dict().items():
+            torch.testing.assert_close(tensor, reference[name], rtol=1e-3, atol=1e-4)
+
+
+@dataclass(frozen=True)
+class KillRankZero(SilentProgress):
+    """Kills the process of rank 0 with SIGKILL at a step, once."""
+
+    step: int
+    mark: Path
+
+    def update(self, done: float, total: float | None, unit: str, **figures: float | str) -> None:
+        if done == self.step and not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.usefixtures("torchrun", "local_ray")
+def test_ray_run_with_a_killed_worker_has_the_losses_of_the_undisturbed_run(
+    inputs: dict[str, Artifact], root: Path
+) -> None:
+    """Bit for bit; the undisturbed run is the ZeRO-1 run in plain processes, so the two shells agree as well."""
+    progress = KillRankZero(step=8, mark=root / "killed")
+    result = run(tiny_config(num_workers=2), inputs, str(root / "killed_run"), context(root, progress))
+    assert progress.mark.exists()
+    assert result.engine == {"class": "DeepSpeedEngine", "zero_stage": 1, "world_size": 2}
+    assert losses(root / "killed_run") == losses(root / "zero1")
+    for name in ("model.safetensors", "config.json"):
+        assert (root / "killed_run" / name).read_bytes() == (root / "zero1" / name).read_bytes()
+
+
+def test_resume_in_a_plain_process_goes_on_at_the_next_sample(
+    plain: StageResult, inputs: dict[str, Artifact], root: Path
+) -> None:
+    class Interrupted(SilentProgress):
+        def update(self, done: float, total: float | None, unit: str, **figures: float | str) -> None:
+            if done == 8:
+                raise KeyboardInterrupt
+
+    class Heard(SilentProgress):
+        notes: ClassVar[list[str]] = []
+
+        def note(self, message: str) -> None:
+            self.notes.append(message)
+
+    output = str(root / "interrupted")
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_config(num_workers=1), inputs, output, context(root, Interrupted()), launch=run_in_process)
+    run(tiny_config(num_workers=1), inputs, output, context(root, Heard()), launch=run_in_process)
+    assert Heard.notes == ["resuming from the checkpoint of step 5"]
+    assert losses(root / "interrupted") == losses(root / "plain")
+
+
+def test_checkpoint_of_another_number_of_workers_is_refused(inputs: dict[str, Artifact], root: Path) -> None:
+    (root / "local").mkdir()
+    (root / "local" / "part").write_text("x")
+    output = root / "of_four"
+    barrier = threading.Barrier(4)
+    store = CheckpointStore(str(output / "checkpoints"))
+
+    def save(rank: int) -> None:
+        store.save(5, root / "local", rank=rank, world_size=4, barrier=barrier.wait)
+
+    with ThreadPoolExecutor(4) as ranks:
+        list(ranks.map(save, range(4)))
+    with pytest.raises(
+        StageFailed, match=r"step 5 was written by 4 workers under ZeRO-1.*set workers.num_workers to 4"
+    ):
+        run(tiny_config(num_workers=1), inputs, str(output), context(root), launch=run_in_process)
+
+
+def test_divergence_stops_the_run_with_advice(inputs: dict[str, Artifact], root: Path) -> None:
+    config = tiny_config(num_workers=1, lr=1e38, gradient_clipping=None)
+    with pytest.raises(StageFailed, match=r"training loss is nan at step \d+; a lower lr"):
+        run(config, inputs, str(root / "diverged"), context(root), launch=run_in_process)
+
+
+def fail_on_rank_one(worker: Worker, settings: Mapping[str, Any]) -> None:
+    if worker.rank == 1:
+        raise InputError("row 17 has no answer")
+    worker.barrier()
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_deliberate_error_of_a_worker_arrives_as_it_is_and_without_a_restart(root: Path) -> None:
+    started = context(root)
+    with pytest.raises(InputError, match="row 17 has no answer"):
+        run_workers(fail_on_rank_one, {}, WorkerGroup(num_workers=2, cpus=0.5, max_failures=2), started)
+    log = (started.log_directory / "base-workers.log").read_text()
+    assert "start 1 failed" in log
+    assert "in fail_on_rank_one" in log
+    assert "start 2" not in log
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sequence_length": 65}, "sequence_length is 65 and the model has 64 positions"),
+        ({"model": {**MODEL, "vocab_size": 299}}, "vocab_size is 299 and the tokenizer has 300"),
+        ({"model": {**MODEL, "hiden_size": 32}}, "keys that a 'llama' config does not know: hiden_size"),
+        ({"deepspeed": {"zero_optimization": {"stage": 3}}}, r"deepspeed\.zero_optimization\.stage is 3"),
+    ],
+)
+def test_bad_settings_are_refused_before_a_worker_starts(
+    changes: dict[str, Any], message: str, inputs: dict[str, Artifact], root: Path
+) -> None:
+    def launch(*arguments: Any) -> dict[str, Any]:
+        raise AssertionError("a worker was started")
+
+    with pytest.raises(InputError, match=message):
+        run(tiny_config(num_workers=1, **changes), inputs, str(root / "refused"), context(root), launch=launch)
+
+
+def test_shards_of_another_tokenizer_are_refused(inputs: dict[str, Artifact], root: Path) -> None:
+    tokens = inputs["tokens"]
+    foreign = Artifact(tokens.uri, tokens.manifest.__class__("tokenize", "tokens-2", {}, {"tokenizer": "tokenizer-2"}))
+    with pytest.raises(InputError, match="were made with tokenizer tokenizer-2"):
+        run(tiny_config(num_workers=1), {**inputs, "tokens": foreign}, str(root / "refused"), context(root))

@@ -1,0 +1,78 @@
+"""Held-out measures against hand-computed numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from training.heldout import bits_per_byte, heldout_loss, text_bytes, token_losses_sum, unigram_entropy
+from training.sampler import IGNORE_INDEX, TokenSampler
+
+
+def test_unigram_entropy_by_hand() -> None:
+    shards = [np.array([3, 3], np.uint16), np.array([5, 9], np.uint16)]
+    assert unigram_entropy(shards) == pytest.approx(0.5 * math.log(2) + 2 * 0.25 * math.log(4))
+
+
+def test_unigram_entropy_of_equally_frequent_tokens_is_the_log_of_their_number() -> None:
+    assert unigram_entropy([np.arange(64, dtype=np.uint16)]) == pytest.approx(math.log(64))
+
+
+def test_loss_sums_over_labelled_positions_only() -> None:
+    logits_BTV = torch.zeros(1, 3, 8)
+    labels_BT = torch.tensor([[1, IGNORE_INDEX, 7]])
+    assert token_losses_sum(logits_BTV, labels_BT).item() == pytest.approx(2 * math.log(8))
+
+
+def bigram_model(input_ids: torch.Tensor, use_cache: bool) -> Any:
+    """Gives token i + 1 after i a logit of 2, all others 0."""
+    logits_BTV = 2.0 * torch.nn.functional.one_hot((input_ids + 1) % 10, 10).float()
+    return SimpleNamespace(logits=logits_BTV)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_heldout_loss_weighs_every_token_the_same_on_any_number_of_ranks(world_size: int, batch_size: int) -> None:
+    tokens_T = np.array([0, 1, 2, 3, 4, 0, 1, 7, 8, 9, 3], np.uint16)
+    per_token = [
+        math.log(math.exp(2) + 9) - (2 if following == current + 1 else 0)
+        for current, following in zip(tokens_T[:-1].tolist(), tokens_T[1:].tolist(), strict=True)
+    ]
+    sampler = TokenSampler([tokens_T], sequence_length=4, seed=None)
+    parts = [
+        heldout_loss(
+            bigram_model,
+            sampler,
+            batch_size=batch_size,
+            device=torch.device("cpu"),
+            rank=rank,
+            world_size=world_size,
+        )
+        for rank in range(world_size)
+    ]
+    assert sum(part.num_tokens for part in parts) == 10
+    assert sum(part.loss_sum for part in parts) == pytest.approx(sum(per_token), rel=1e-6)
+
+
+def test_text_bytes_counts_the_bytes_that_tokens_stand_for(tmp_path: Path) -> None:
+    content = {
+        "model": {"type": "BPE", "vocab": {"<|endoftext|>": 0, "a": 1, "Ġthe": 2, "Ã©": 3}},
+        "decoder": {"type": "ByteLevel"},
+        "added_tokens": [{"id": 0, "content": "<|endoftext|>", "special": True}],
+    }
+    file = tmp_path / "tokenizer.json"
+    file.write_text(json.dumps(content))
+    assert text_bytes([np.array([1, 2, 3, 0, 2], np.uint16)], file) == 1 + 4 + 2 + 0 + 4
+    file.write_text(json.dumps({**content, "decoder": {"type": "WordPiece"}}))
+    assert text_bytes([np.array([1], np.uint16)], file) is None
+
+
+def test_uniform_prediction_of_bytes_costs_eight_bits() -> None:
+    assert bits_per_byte(loss_sum=100 * math.log(256), num_bytes=100) == pytest.approx(8)

@@ -1,0 +1,102 @@
+"""Which prompts an update takes and a rank answers, and where answers stop."""
+
+from collections import Counter
+
+import pytest
+from pydantic import ValidationError
+
+from cluster.contracts.errors import InputError
+from tests.online_toys import toy_conversations, toy_tokenizer
+from training.online.config import PpoConfig
+from training.online.prompts import (
+    end_of_turn_id,
+    prompts_of_update,
+    read_prompts,
+    request_seed,
+    share_of_rank,
+    spread_over,
+)
+
+
+def config(**changes: object) -> PpoConfig:
+    return PpoConfig(policy="sft", reward_model="rm", conversations=["c.jsonl"], **changes)  # type: ignore[arg-type]
+
+
+def taken(update: int, num_prompts: int = 10, size: int = 4) -> list[int]:
+    return prompts_of_update(num_prompts, update=update, prompts_per_update=size, seed=7)
+
+
+def test_updates_take_every_prompt_once_before_any_twice():
+    numbers = [n for update in range(5) for n in taken(update)]
+    assert sorted(numbers[:10]) == list(range(10))
+    assert sorted(numbers[10:]) == list(range(10))
+    assert numbers[:10] != numbers[10:]
+
+
+def test_an_update_larger_than_the_prompt_set_takes_each_evenly():
+    assert set(Counter(taken(1, num_prompts=3, size=9)).values()) == {3}
+
+
+@pytest.mark.parametrize("num_minibatches", [1, 2, 4])
+def test_a_minibatch_holds_the_same_prompts_for_any_number_of_ranks(num_minibatches):
+    def minibatches(world_size: int) -> list[set[int]]:
+        shares = [
+            share_of_rank(32, rank=r, world_size=world_size, num_minibatches=num_minibatches) for r in range(world_size)
+        ]
+        size = 32 // world_size // num_minibatches
+        return [
+            {place for share in shares for place in share[m * size : (m + 1) * size]} for m in range(num_minibatches)
+        ]
+
+    assert minibatches(1) == minibatches(2) == minibatches(4)
+    assert set.union(*minibatches(4)) == set(range(32))
+
+
+def test_request_seeds_differ_between_requests_and_stay_the_same():
+    seeds = {request_seed(0, update, place, s) for update in range(9) for place in range(9) for s in range(9)}
+    assert len(seeds) == 9**3
+    assert request_seed(1, "heldout", 2, 3) == request_seed(1, "heldout", 2, 3) < 2**63
+
+
+def test_prompts_are_encoded_up_to_where_the_assistant_speaks_and_no_prompt_is_on_both_sides(tmp_path):
+    tokenizer = toy_tokenizer()
+    path = toy_conversations(tmp_path / "c.jsonl")
+    path.write_text(path.read_text() * 2)  # repeated conversations count once
+    prompts = read_prompts(tokenizer, [str(path)], heldout_fraction=0.3, split_seed=0, max_prompt_tokens=64)
+    texts = [tokenizer.decode(ids) for ids in prompts.train + prompts.heldout]
+    assert sorted(texts) == sorted(f"<|im_start|>user\nq{i}?<|im_end|>\n<|im_start|>assistant\n" for i in range(40))
+
+
+def test_a_limited_evaluation_takes_prompts_from_all_over_the_file():
+    prompts = [[i] for i in range(10)]
+    assert spread_over(prompts, 3) == [[0], [3], [6]]
+    assert spread_over(prompts, None) == spread_over(prompts, 99) == prompts
+
+
+def test_a_side_without_a_prompt_is_refused(tmp_path):
+    path = toy_conversations(tmp_path / "c.jsonl")
+    with pytest.raises(InputError, match=r"no training prompt is left of \d+ \(max_prompt_tokens 3"):
+        read_prompts(toy_tokenizer(), [str(path)], heldout_fraction=0.3, split_seed=0, max_prompt_tokens=3)
+
+
+def test_sampling_stops_at_the_token_that_ends_the_templates_answers():
+    tokenizer = toy_tokenizer()
+    assert end_of_turn_id(tokenizer) == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|im_end|>{% endgeneration %}", ".{% endgeneration %}")
+    with pytest.raises(InputError, match="does not end an answer with a special token"):
+        end_of_turn_id(tokenizer)
+
+
+def test_what_cannot_be_honoured_is_refused_with_the_fix():
+    with pytest.raises(ValidationError, match=r"multiple of num_minibatches x workers\.num_workers = 6"):
+        config(prompts_per_update=8, num_minibatches=3, workers={"num_workers": 2})
+    with pytest.raises(ValidationError, match="take k2 or k3"):
+        config(kl_in="loss", kl_estimator="k1")
+    with pytest.raises(ValidationError, match="max_staleness"):
+        config(max_staleness=1)
+
+
+def test_resources_stay_out_of_the_fingerprint_and_all_roles_are_counted():
+    assert {"workers", "policy_server", "reward_server", "micro_batch_size"} <= config().execution_fields()
+    roles = config(workers={"num_workers": 2}, policy_server={"num_replicas": 3}, num_minibatches=2).roles()
+    assert [(name, count) for name, count, _ in roles] == [("workers", 2), ("policy_server", 3), ("reward_server", 1)]

@@ -1,0 +1,71 @@
+"""Settings of pre-training that contradict one another are refused with the fix."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from training.pretrain_config import PretrainConfig
+
+
+def config(**changes: Any) -> PretrainConfig:
+    return PretrainConfig(**{"tokens": "t", "tokenizer": "k", "model": "tiny", "steps": 10, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": None}, "either model"),
+        ({"initial_model": "base"}, "either model"),
+        ({"model": "huge"}, "'huge' is no preset"),
+        ({"steps": None}, "either steps or train_tokens"),
+        ({"train_tokens": 5}, "either steps or train_tokens"),
+        ({"warmup_steps": 11}, "warmup_steps 11 is over the 10 steps"),
+        ({"min_lr": 1.0}, "min_lr 1.0 is over the peak lr"),
+        (
+            {"global_batch_size": 10, "micro_batch_size": 2, "workers": {"num_workers": 2}},
+            "multiple of workers.num_workers x micro_batch_size = 4",
+        ),
+        ({"global_batch_size": 9, "workers": {"num_workers": 2}}, "multiple of workers.num_workers = 2"),
+    ],
+)
+def test_contradictions_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        config(**changes)
+
+
+def test_tokens_are_rounded_up_to_whole_steps() -> None:
+    assert config(steps=None, train_tokens=1001, sequence_length=10, global_batch_size=10).num_steps == 11
+
+
+def test_micro_batches_and_accumulation_make_up_the_global_batch() -> None:
+    whole = config(global_batch_size=48, workers={"num_workers": 2})
+    assert (whole.rank_micro_batch_size, whole.grad_accumulation_steps) == (24, 1)
+    cut = config(global_batch_size=48, micro_batch_size=4, workers={"num_workers": 2})
+    assert (cut.rank_micro_batch_size, cut.grad_accumulation_steps) == (4, 6)
+
+
+def test_what_does_not_change_results_is_left_out_of_the_fingerprint() -> None:
+    assert PretrainConfig.execution_fields() == {
+        "micro_batch_size",
+        "activation_checkpointing",
+        "eval_every_steps",
+        "checkpoint_every_steps",
+        "keep_checkpoints",
+        "workers",
+    }
+    assert set(PretrainConfig.input_fields()) == {"tokens", "tokenizer", "initial_model"}
+
+
+def test_importing_the_config_loads_no_framework_and_the_stage_neither_ray_nor_deepspeed() -> None:
+    program = (
+        "import sys, training.pretrain_config\n"
+        "assert not {'torch', 'ray', 'transformers'} & set(sys.modules)\n"
+        "import training.pretrain\n"
+        "assert not {'ray', 'deepspeed'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -1,0 +1,166 @@
+"""The configs of post-training: SFT, preference pairs, reward model, DPO and evaluation.
+
+Importing this costs Pydantic only, since `raymill plan` loads it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from cluster.contracts.config import (
+    InputFiles,
+    InputOf,
+    Resources,
+    StageConfig,
+    StrictModel,
+    WorkerGroup,
+    execution,
+)
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+CAUSAL_MODELS = ("pretrain", "sft", "dpo", "ppo")  # kinds whose artifact is an `AutoModelForCausalLM` directory
+
+
+class LoraSettings(StrictModel):
+    """Low-rank adapters (PEFT) instead of all weights; merged into the exported model."""
+
+    rank: Annotated[int, Field(ge=1)] = 16
+    alpha: Annotated[float, Field(gt=0)] = 32.0  # the adapters' output is scaled by alpha / rank
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    target_modules: list[str] | Literal["all-linear"] = "all-linear"
+
+
+class TrlConfig(StageConfig):
+    """What SFT, reward model and DPO share: the optimiser, the batch, the engine and the workers."""
+
+    epochs: Annotated[float, Field(gt=0)] = 1.0  # passes over the training rows; ends on a whole global batch
+    lr: Annotated[float, Field(gt=0)] = 2e-5  # peak learning rate
+    lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"  # after the warm-up, down to 0
+    warmup_fraction: Fraction = 0.05  # of all steps
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    adam_beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    global_batch_size: Annotated[int, Field(ge=1)] = 32  # rows (SFT) or pairs per optimiser step, over all workers
+    micro_batch_size: Annotated[int | None, Field(ge=1)] = execution(
+        default=None, description="rows per worker and forward pass; None: the worker's share of the global batch"
+    )
+    max_length: Annotated[int, Field(ge=8)] = 512  # tokens of a row, prompt and answer together
+    lora: LoraSettings | None = None  # None: all weights are trained
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 2  # DeepSpeed ZeRO: 1 shards optimiser, 2 gradients, 3 weights
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16 needs a GPU: Accelerate refuses it on CPUs
+    gradient_checkpointing: bool = execution(default=False, description="recompute activations: less memory, slower")
+    checkpoint_every_steps: Annotated[int, Field(ge=1)] = execution(
+        default=50, description="optimiser steps between checkpoints; they are removed when the stage ends"
+    )
+    workers: WorkerGroup = execution(default_factory=WorkerGroup, description="the Ray Train workers")
+
+    def roles(self) -> list[tuple[str, int, Resources]]:
+        return [("workers", self.workers.num_workers, self.workers)]
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> TrlConfig:
+        per_pass = self.workers.num_workers * (self.micro_batch_size or 1)
+        if self.global_batch_size % per_pass:
+            raise ValueError(
+                f"global_batch_size {self.global_batch_size} must be a multiple of workers.num_workers"
+                f"{' x micro_batch_size' if self.micro_batch_size else ''} = {per_pass}"
+            )
+        return self
+
+
+class SftConfig(TrlConfig):
+    """Supervised fine-tuning on conversations, with the loss on the answers only."""
+
+    kind: Literal["sft"] = "sft"
+    model: Annotated[str, InputOf(("pretrain", "sft"))]  # the model to start from
+    conversations: Annotated[list[str], InputFiles()]  # JSON Lines, one {"messages": [...]} a row; .gz and .zst too
+    heldout_fraction: Fraction = 0.2  # of first prompts, kept out of training
+    split_seed: Annotated[int, Field(ge=0)] = 0  # chooses which; the same in all stages that split
+    deduplicate: bool = True  # repeated conversations count once
+
+
+class PreferencesConfig(StageConfig):
+    """Preference pairs out of conversations: the person's answer against one made worse at equal length."""
+
+    kind: Literal["preferences"] = "preferences"
+    conversations: Annotated[list[str], InputFiles()]  # JSON Lines, as for SFT
+    heldout_fraction: Fraction = 0.2  # of first prompts, kept out of training
+    split_seed: Annotated[int, Field(ge=0)] = 0  # chooses which; the same in all stages that split
+    min_words: Annotated[int, Field(ge=3)] = 4  # shorter answers give no pair: too few words to disturb
+    max_words: Annotated[int | None, Field(ge=3)] = None  # longer answers give no pair; None: no limit
+    disturbed_per_answer: Annotated[int, Field(ge=0)] = 4  # training pairs per answer against its own words, reordered
+    other_answers_per_answer: Annotated[int, Field(ge=0)] = 0  # ... against answers to other prompts, of as many words
+    heldout_per_answer: Annotated[int, Field(ge=1)] = 2  # held-out pairs per answer and kind of negative in use
+
+    @model_validator(mode="after")
+    def _some_negative(self) -> PreferencesConfig:
+        if not self.disturbed_per_answer and not self.other_answers_per_answer:
+            raise ValueError("disturbed_per_answer and other_answers_per_answer are both 0: there would be no pairs")
+        if self.max_words is not None and self.max_words < self.min_words:
+            raise ValueError(f"max_words {self.max_words} is below min_words {self.min_words}")
+        return self
+
+
+class RewardModelConfig(TrlConfig):
+    """A reward model (one score per conversation) from preference pairs, with the Bradley-Terry loss."""
+
+    kind: Literal["reward_model"] = "reward_model"
+    model: Annotated[str, InputOf(("sft", "pretrain"))]  # the causal model whose body is taken
+    preferences: Annotated[str, InputOf(("preferences",))]
+    # Where the two answers' scores are compared: after the last token (TRL's own loss), or after every token from
+    # the first that differs (DeepSpeed-Chat's), which teaches far more per pair; small models need it.
+    compare: Literal["last_token", "every_token"] = "last_token"
+    center_rewards_coefficient: Annotated[float | None, Field(gt=0)] = None  # pulls a pair's mean score to 0; None: off
+
+
+class DpoConfig(TrlConfig):
+    """Direct preference optimisation (Rafailov et al., 2023) of a model against itself as reference."""
+
+    kind: Literal["dpo"] = "dpo"
+    model: Annotated[str, InputOf(("sft", "pretrain"))]  # the policy's start and the reference
+    preferences: Annotated[str, InputOf(("preferences",))]
+    beta: Annotated[float, Field(gt=0)] = 0.1  # how strongly the policy is held to the reference
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0  # the share of pairs taken to be labelled wrongly
+    sft_loss_weight: Annotated[float, Field(ge=0)] = 0.0  # adds the chosen answers' own loss, times this; 0: off
+
+
+class EvaluateConfig(StageConfig):
+    """Models side by side on the same held-out tokens, answers, prompts and pairs."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    tokens: Annotated[str, InputOf(("tokenize",))]  # its held-out shards
+    conversations: Annotated[list[str], InputFiles()]  # the files SFT was given
+    base: Annotated[str | None, InputOf(CAUSAL_MODELS)] = None
+    sft: Annotated[str | None, InputOf(CAUSAL_MODELS)] = None
+    dpo: Annotated[str | None, InputOf(CAUSAL_MODELS)] = None
+    ppo: Annotated[str | None, InputOf(CAUSAL_MODELS)] = None
+    reward_model: Annotated[str | None, InputOf(("reward_model",))] = None  # None: no rewards
+    preferences: Annotated[str | None, InputOf(("preferences",))] = None  # None: no preference accuracy
+    heldout_fraction: Fraction = 0.2  # as in the other stages
+    split_seed: Annotated[int, Field(ge=0)] = 0  # as in the other stages
+    max_tokens: Annotated[int, Field(ge=1)] = 50_000  # of the held-out shards, per model
+    sequence_length: Annotated[int, Field(ge=2)] = 256  # tokens of a window of them
+    max_length: Annotated[int, Field(ge=8)] = 512  # tokens of a conversation
+    num_prompts: Annotated[int, Field(ge=2)] = 128  # held-out prompts answered by sampling
+    max_new_tokens: Annotated[int, Field(ge=1)] = 48  # of an answer
+    temperature: Annotated[float, Field(gt=0)] = 1.0  # of the sampled answers
+    num_samples: Annotated[int, Field(ge=0)] = 6  # prompts whose answers are shown
+    batch_size: Annotated[int, Field(ge=1)] = execution(default=32, description="rows per forward pass")
+    workers: Resources = execution(default_factory=Resources, description="of one model's evaluation")
+    parallel_models: Annotated[int, Field(ge=1)] = execution(default=2, description="models evaluated at a time")
+
+    @model_validator(mode="after")
+    def _some_model(self) -> EvaluateConfig:
+        if not self.models():
+            raise ValueError("name at least one model to evaluate: base, sft, dpo or ppo")
+        return self
+
+    def models(self) -> dict[str, str]:
+        """Role -> the stage it comes from, of the models given."""
+        given = {"base": self.base, "sft": self.sft, "dpo": self.dpo, "ppo": self.ppo}
+        return {role: stage for role, stage in given.items() if stage is not None}
+
+    def roles(self) -> list[tuple[str, int, Resources]]:
+        return [("workers", min(self.parallel_models, len(self.models())), self.workers)]

@@ -1,0 +1,244 @@
+"""The DeepSpeed engine: the only file that knows DeepSpeed.
+
+`deepspeed_config` builds its settings (the TRL stages use it too), `build_engine` the engine of our own
+loops; the rest asks the engine what it is, takes the whole model out of it, and saves and loads it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+
+from cluster.contracts.errors import InputError, StageFailed
+
+Precision = Literal["fp32", "bf16"]
+CHECKPOINT_TAG = "engine"
+# Elements per communication bucket. DeepSpeed's own 5e8 reserves 2 GB of buffers per rank.
+BUCKET_ELEMENTS = 50_000_000
+
+
+def load_deepspeed() -> Any:
+    """The `deepspeed` module, made quiet and kept from compiling anything; call it before any other import of it.
+
+    On CPU it would build a shared-memory kernel at the first process group (half a minute, and it needs a
+    compiler); gloo is used instead.
+    """
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        with _silenced_stderr():
+            import deepspeed
+    except ImportError as error:
+        raise StageFailed(f"DeepSpeed is asked for and can't be imported ({error}); run `make setup`") from error
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # of calls DeepSpeed makes
+    return deepspeed
+
+
+@contextmanager
+def _silenced_stderr() -> Iterator[None]:
+    """Drop what subprocesses write to stderr: at its import, DeepSpeed tries to link a library it can do without."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def deepspeed_config(
+    *,
+    zero_stage: int,
+    precision: Precision,
+    micro_batch_size: int,
+    grad_accumulation_steps: int,
+    world_size: int,
+    gradient_clipping: float | None,
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.95),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    extra: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """DeepSpeed's settings for AdamW training, as its JSON config.
+
+    `micro_batch_size` is of one rank's forward pass, in sequences. `extra` is the spec's `deepspeed:` block:
+    whatever it adds is passed through; what contradicts a setting made here raises `InputError`.
+    """
+    ours: dict[str, Any] = {
+        "train_batch_size": micro_batch_size * grad_accumulation_steps * world_size,
+        "train_micro_batch_size_per_gpu": micro_batch_size,
+        "gradient_accumulation_steps": grad_accumulation_steps,
+        "gradient_clipping": gradient_clipping if gradient_clipping is not None else 0.0,
+        "zero_optimization": {
+            "stage": zero_stage,
+            "reduce_bucket_size": BUCKET_ELEMENTS,
+            "allgather_bucket_size": BUCKET_ELEMENTS,
+        },
+        "bf16": {"enabled": precision == "bf16"},
+        "fp16": {"enabled": False},
+        "optimizer": {
+            "type": "AdamW",
+            # torch's own AdamW: DeepSpeed's needs a compiler, on CPU and on GPU.
+            "params": {
+                "lr": lr,
+                "betas": list(betas),
+                "eps": eps,
+                "weight_decay": weight_decay,
+                "torch_adam": True,
+                "fused": True,
+            },
+        },
+        "steps_per_print": 2**31 - 1,
+        "wall_clock_breakdown": False,
+    }
+    return _merge(ours, extra or {}, "deepspeed")
+
+
+# The settings made above that the spec's own fields do not name, so a `deepspeed:` block may replace them.
+_REPLACEABLE = frozenset(
+    {
+        "deepspeed.zero_optimization.reduce_bucket_size",
+        "deepspeed.zero_optimization.allgather_bucket_size",
+        "deepspeed.optimizer.params.torch_adam",
+        "deepspeed.optimizer.params.fused",
+        "deepspeed.steps_per_print",
+        "deepspeed.wall_clock_breakdown",
+    }
+)
+
+
+def _merge(ours: dict[str, Any], extra: Mapping[str, Any], path: str) -> dict[str, Any]:
+    merged = dict(ours)
+    for key, value in extra.items():
+        here = f"{path}.{key}"
+        if key not in ours or here in _REPLACEABLE:
+            merged[key] = value
+        elif isinstance(ours[key], dict) and isinstance(value, Mapping):
+            merged[key] = _merge(ours[key], value, here)
+        elif ours[key] != value:
+            raise InputError(
+                f"{here} is {value!r}, but the stage's own fields make it {ours[key]!r}; set it there "
+                f"(zero_stage, precision, global_batch_size, micro_batch_size, lr, ...) and leave it out here"
+            )
+    return merged
+
+
+def weight_decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups: decay on matrices (embeddings included), none on biases and norms."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def build_engine(model: torch.nn.Module, *, config: Mapping[str, Any], parameters: Iterable[Any] | None = None) -> Any:
+    """A `DeepSpeedEngine` over `model` by a config from `deepspeed_config`; the process group must be up.
+
+    `parameters` are tensors or AdamW parameter groups; without them, decay groups by the config's own
+    weight decay. Sets the engine's type against the config at once, so a run that isn't DeepSpeed's stops here.
+    """
+    deepspeed = load_deepspeed()
+    if parameters is None:
+        parameters = weight_decay_groups(model, config["optimizer"]["params"]["weight_decay"])
+    if config["bf16"]["enabled"]:
+        model = model.to(torch.bfloat16)
+    engine, _, _, _ = deepspeed.initialize(model=model, model_parameters=list(parameters), config=dict(config))
+    assert_engine(engine, zero_stage=config["zero_optimization"]["stage"], world_size=dist.get_world_size())
+    return engine
+
+
+def engine_record(engine: Any) -> dict[str, Any]:
+    """What trains, as found at run time: class, ZeRO stage and world size."""
+    stage = engine.zero_optimization_stage() if hasattr(engine, "zero_optimization_stage") else None
+    world_size = dist.get_world_size() if dist.is_initialized() else 1
+    return {"class": type(engine).__name__, "zero_stage": stage, "world_size": world_size}
+
+
+def assert_engine(engine: Any, *, zero_stage: int, world_size: int) -> dict[str, Any]:
+    """`engine_record(engine)`, or `StageFailed` if it isn't DeepSpeed's, at this stage, on this many ranks.
+
+    Libraries above DeepSpeed fall back to plain DDP, or to one process, without a word; this is how we notice.
+    """
+    found = engine_record(engine)
+    wanted = {"class": "DeepSpeedEngine", "zero_stage": zero_stage, "world_size": world_size}
+    if found != wanted:
+        raise StageFailed(f"the training engine is {found}, and {wanted} was asked for")
+    return found
+
+
+def set_lr(engine: Any, lr: float) -> None:
+    """Set the learning rate of all parameter groups for the next step."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = lr
+
+
+def full_state_dict(engine: Any) -> dict[str, torch.Tensor]:
+    """The whole model's weights as CPU tensors, on rank 0; an empty dict on the others. All ranks call it.
+
+    ZeRO-3 gathers one module's parameters at a time, so rank 0 needs the host memory of one copy and a
+    device the memory of the largest module.
+    """
+    module = engine.module
+    is_main = dist.get_rank() == 0
+    if engine.zero_optimization_stage() < 3:
+        return {name: t.detach().cpu().clone() for name, t in module.state_dict().items()} if is_main else {}
+    deepspeed = load_deepspeed()
+    state: dict[str, torch.Tensor] = {}
+    for prefix, child in module.named_modules(remove_duplicate=False):
+        own = dict(child.named_parameters(recurse=False, remove_duplicate=False))
+        with deepspeed.zero.GatheredParameters(list(own.values()), modifier_rank=None):
+            if is_main:
+                state.update({_join(prefix, n): p.detach().cpu().clone() for n, p in own.items()})
+        if is_main:
+            state.update({_join(prefix, n): b.detach().cpu().clone() for n, b in _saved_buffers(child)})
+    return state
+
+
+def _join(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name
+
+
+def _saved_buffers(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, buffer in module.named_buffers(recurse=False):
+        if name not in module._non_persistent_buffers_set:
+            yield name, buffer
+
+
+def save_engine(engine: Any, directory: Path) -> None:
+    """Write this rank's part of weights, optimizer and random state into a local directory of its own.
+
+    All ranks call it. What rank 0 writes, every rank needs at loading: `CheckpointStore.load(ranks=(0, rank))`.
+    """
+    (directory / CHECKPOINT_TAG).mkdir(parents=True, exist_ok=True)
+    engine.save_checkpoint(str(directory), tag=CHECKPOINT_TAG, save_latest=False)
+    random_state = {"cpu": torch.get_rng_state()}
+    if engine.device.type == "cuda":
+        random_state["cuda"] = torch.cuda.get_rng_state()
+    torch.save(random_state, directory / _random_state_name())
+
+
+def load_engine(engine: Any, directory: Path) -> None:
+    """Bring a new engine of the same model, ZeRO stage and world size to the state that `save_engine` wrote."""
+    loaded, _ = engine.load_checkpoint(str(directory), tag=CHECKPOINT_TAG)
+    if loaded is None:
+        raise StageFailed(f"DeepSpeed found no checkpoint in {directory}")
+    random_state = torch.load(directory / _random_state_name(), weights_only=True)
+    torch.set_rng_state(random_state["cpu"])
+    if "cuda" in random_state:
+        torch.cuda.set_rng_state(random_state["cuda"])
+
+
+def _random_state_name() -> str:
+    return f"random_state_rank_{dist.get_rank():05d}.pt"

@@ -1,0 +1,128 @@
+"""Finished models and stage results: from a rank's memory to the artifact, hashed on the way.
+
+An exported model is a Hugging Face directory (safetensors, config, tokenizer files) at the artifact's root.
+`commit_result` marks the stage's own work as done, so that a stage killed between its export and the
+runner's manifest gives its result again instead of training again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import torch
+
+from cluster.contracts import storage
+from cluster.contracts.artifacts import FILE_LIST, MANIFEST, StageResult
+from cluster.contracts.commit import (
+    MARKERS,
+    HashingStream,
+    WrittenFile,
+    check_size,
+    commit_part,
+    committed_part,
+)
+from cluster.contracts.errors import CorruptArtifact, InputError
+
+# What a Hugging Face tokenizer is made of; a model directory holds these beside its weights.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+)
+_RESULT = "result"
+
+
+def publish_directory(local: Path, output: str) -> list[WrittenFile]:
+    """Copy all files below `local` to the artifact at `output`; their sizes and SHA-256, taken on the way."""
+    written = []
+    for source in sorted(p for p in local.rglob("*") if p.is_file()):
+        name = source.relative_to(local).as_posix()
+        written.append(publish_file(source, output, name))
+    return written
+
+
+def publish_file(source: Path, output: str, name: str) -> WrittenFile:
+    """Copy one local file to `name` in the artifact at `output`."""
+    uri = storage.join(output, name)
+    storage.make_directory(uri.rsplit("/", 1)[0])
+    filesystem, path = storage.locate(uri)
+    with open(source, "rb") as stream, filesystem.open_output_stream(path, compression=None) as sink:
+        hashing = HashingStream(cast(BinaryIO, sink))
+        while chunk := stream.read(1 << 22):
+            hashing.write(chunk)
+    return hashing.written(name)
+
+
+def copy_tokenizer(tokenizer_uri: str, target: Path) -> None:
+    """Bring the tokenizer files of a tokenizer or model artifact to a local directory. Raises `InputError`."""
+    names = [n for n in TOKENIZER_FILES if storage.exists(storage.join(tokenizer_uri, n))]
+    if not names:
+        raise InputError(f"{tokenizer_uri} holds no tokenizer (none of {', '.join(TOKENIZER_FILES)})")
+    for name in names:
+        storage.download_file(storage.join(tokenizer_uri, name), target / name)
+
+
+def export_model(
+    model: Any, state_dict: Mapping[str, torch.Tensor], *, tokenizer_uri: str, output: str, scratch: Path
+) -> list[WrittenFile]:
+    """Write a model to `output` as a Hugging Face directory with its tokenizer; call it on rank 0.
+
+    `model` is the `PreTrainedModel` that trained; its own parameters may be partitioned, since only
+    `state_dict` (from `engine.full_state_dict`) is written. `scratch` needs room for one copy of the weights.
+    """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    local = scratch / "export"
+    model.save_pretrained(local, state_dict=dict(state_dict))
+    copy_tokenizer(tokenizer_uri, local)
+    return publish_directory(local, output)
+
+
+def describe_files(uri: str) -> list[WrittenFile]:
+    """Name, size and SHA-256 of every file of an artifact, by reading them; without the runner's own files.
+
+    For stages whose libraries write the files themselves. Markers and checkpoints are not part of the artifact.
+    """
+    files = []
+    for file in storage.list_files(uri, recursive=True):
+        name = file.uri[len(uri) :].lstrip("/")
+        if name in (MANIFEST, FILE_LIST) or name.split("/")[0] in (MARKERS, "checkpoints"):
+            continue
+        filesystem, path = storage.locate(file.uri)
+        digest, size = hashlib.sha256(), 0
+        with filesystem.open_input_stream(path, compression=None) as stream:
+            while chunk := stream.read(1 << 22):
+                digest.update(chunk)
+                size += len(chunk)
+        files.append(WrittenFile(name, size, digest.hexdigest()))
+    return files
+
+
+def commit_result(output: str, result: StageResult) -> StageResult:
+    """Mark the stage's work at `output` as done; returns `result`."""
+    with commit_part(output, _RESULT) as part:
+        part.files.update({file.name: file for file in result.files})
+        part.metrics.update(metrics=result.metrics, engine=result.engine)
+    return result
+
+
+def committed_result(output: str) -> StageResult | None:
+    """The result that `commit_result` left at `output`, if all its files are still there; else None."""
+    part = committed_part(output, _RESULT)
+    if part is None:
+        return None
+    try:
+        for file in part.files.values():
+            check_size(output, file)
+    except CorruptArtifact:
+        return None
+    return StageResult(part.metrics["metrics"], list(part.files.values()), part.metrics["engine"])

@@ -1,0 +1,113 @@
+"""Held-out measures of a language model: loss, the unigram entropy it must beat, and bits per byte.
+
+Shape letters: B samples of a batch, T the sequence length, V the vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 (torch's own convention)
+
+from training.sampler import IGNORE_INDEX, TokenSampler
+
+
+@dataclass(frozen=True)
+class HeldoutLoss:
+    """The summed loss over held-out tokens and how many there were, over all ranks."""
+
+    loss_sum: float  # nats
+    num_tokens: int
+
+    @property
+    def mean(self) -> float:
+        """Nats per token."""
+        return self.loss_sum / self.num_tokens
+
+
+def token_losses_sum(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
+    """Summed cross-entropy in nats over the labels that are not `IGNORE_INDEX`, computed in fp32."""
+    logits = logits_BTV.float().flatten(0, 1)
+    return F.cross_entropy(logits, labels_BT.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
+
+
+@torch.no_grad()
+def heldout_loss(
+    model: Callable[..., Any],
+    sampler: TokenSampler,
+    *,
+    batch_size: int,
+    device: torch.device,
+    rank: int = 0,
+    world_size: int = 1,
+    all_sum: Callable[[Tensor], None] = lambda tensor: None,
+) -> HeldoutLoss:
+    """The loss of `model` on one pass over `sampler`, each token weighing the same.
+
+    The ranks take samples in turn and all make the same number of forward passes (ZeRO-3 needs that);
+    `all_sum` adds a tensor up over the ranks in place.
+    """
+    totals = torch.zeros(2, dtype=torch.float64, device=device)  # loss, tokens
+    per_pass = batch_size * world_size
+    for first in range(0, sampler.num_samples, per_pass):
+        numbers = np.arange(batch_size) * world_size + first + rank
+        input_ids_BT, labels_BT = sampler.batch(np.where(numbers < sampler.num_samples, numbers, -1))
+        labels = torch.from_numpy(labels_BT).to(device)
+        logits_BTV = model(input_ids=torch.from_numpy(input_ids_BT).to(device), use_cache=False).logits
+        totals[0] += token_losses_sum(logits_BTV, labels)
+        totals[1] += (labels != IGNORE_INDEX).sum()
+    all_sum(totals)
+    return HeldoutLoss(float(totals[0]), int(totals[1]))
+
+
+def unigram_entropy(shards: Sequence[npt.NDArray[Any]]) -> float:
+    """Entropy in nats of the tokens of `shards` under their own frequencies.
+
+    What a model that knows only how often each token occurs, in this very text, would lose per token; so a
+    held-out loss below it was earned by context.
+    """
+    counts = _token_counts(shards)
+    fractions = counts[counts > 0] / counts.sum()
+    return float(-(fractions * np.log(fractions)).sum())
+
+
+def text_bytes(shards: Sequence[npt.NDArray[Any]], tokenizer_file: Path) -> int | None:
+    """How many bytes of text the tokens stand for; None where the tokenizer is not byte-level BPE.
+
+    Byte-level BPE writes each byte as one character, so a token has as many bytes as characters. Special
+    tokens stand for none.
+    """
+    content = json.loads(tokenizer_file.read_text(encoding="utf-8"))
+    if (content.get("decoder") or {}).get("type") != "ByteLevel" or content["model"]["type"] != "BPE":
+        return None
+    counts = _token_counts(shards)
+    lengths = np.zeros(len(counts), np.int64)
+    for token, index in content["model"]["vocab"].items():
+        if index < len(lengths):
+            lengths[index] = len(token)
+    for added in content.get("added_tokens", ()):
+        if added["id"] < len(lengths):
+            lengths[added["id"]] = 0 if added["special"] else len(added["content"].encode())
+    return int((counts * lengths).sum())
+
+
+def bits_per_byte(loss_sum: float, num_bytes: int) -> float:
+    """Compression of the text by the model: comparable between tokenizers, as loss per token is not."""
+    return loss_sum / math.log(2) / num_bytes
+
+
+def _token_counts(shards: Sequence[npt.NDArray[Any]]) -> npt.NDArray[np.int64]:
+    size = 1 + max((int(shard.max()) for shard in shards if len(shard)), default=-1)
+    counts = np.zeros(size, np.int64)
+    for shard in shards:
+        counts += np.bincount(shard, minlength=size)
+    return counts

@@ -1,0 +1,109 @@
+"""Which prompts an update answers: a pure function of (seed, update), the same for any number of workers.
+
+Shape letters: Q prompts of an update.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cluster.contracts.errors import InputError
+from cluster.contracts.records import Conversation, Message
+from training.conversations import encode_conversation, encode_exchange, read_conversations, split_conversations
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Encoded prompts, ending where the assistant begins to speak; duplicates count once."""
+
+    train: list[list[int]]
+    heldout: list[list[int]]
+    num_too_long: int  # left out, of both sides
+
+
+def read_prompts(
+    tokenizer: Any, patterns: Sequence[str], *, heldout_fraction: float, split_seed: int, max_prompt_tokens: int
+) -> PromptSet:
+    """The conversations' first prompts (with their system message) as token ids, split as every stage splits them.
+
+    Raises `InputError` where a side of the split is left without a prompt.
+    """
+    conversations, _ = read_conversations(patterns)
+    split = split_conversations(conversations, fraction=heldout_fraction, seed=split_seed)
+    sides: list[list[list[int]]] = []
+    num_too_long = 0
+    for name, side in (("training", split.train), ("held-out", split.heldout)):
+        distinct = {tuple((m["role"], m["content"]) for m in _opening(c)): _opening(c) for c in side}
+        encoded = [
+            encode_conversation(tokenizer, messages, add_generation_prompt=True).input_ids_T
+            for messages in distinct.values()
+        ]
+        short = [ids for ids in encoded if len(ids) <= max_prompt_tokens]
+        num_too_long += len(encoded) - len(short)
+        if not short:
+            raise InputError(
+                f"{', '.join(patterns)}: no {name} prompt is left of {len(encoded)} "
+                f"(max_prompt_tokens {max_prompt_tokens}, heldout_fraction {heldout_fraction})"
+            )
+        sides.append(short)
+    return PromptSet(train=sides[0], heldout=sides[1], num_too_long=num_too_long)
+
+
+def spread_over(prompts: Sequence[list[int]], count: int | None) -> Sequence[list[int]]:
+    """`count` of the prompts at even distances, so that no topic is left out because it comes late; None: all."""
+    if count is None or count >= len(prompts):
+        return prompts
+    return [prompts[i * len(prompts) // count] for i in range(count)]
+
+
+def prompts_of_update(num_prompts: int, *, update: int, prompts_per_update: int, seed: int) -> list[int]:
+    """The prompt numbers of one update, `[Q]`: without repetition until all have been taken, then in a new order."""
+    first = update * prompts_per_update
+    epochs = range(first // num_prompts, (first + prompts_per_update - 1) // num_prompts + 1)
+    orders = np.concatenate([np.random.default_rng([seed, epoch]).permutation(num_prompts) for epoch in epochs])
+    start = first - epochs[0] * num_prompts
+    return [int(number) for number in orders[start : start + prompts_per_update]]
+
+
+def share_of_rank(num_prompts: int, *, rank: int, world_size: int, num_minibatches: int) -> list[int]:
+    """Which of an update's prompts a rank answers: its slice of each minibatch in turn.
+
+    So minibatch m is made of the same prompts for any number of workers, and all samples of a prompt stay on one
+    rank. `num_prompts` must be a multiple of `num_minibatches * world_size`.
+    """
+    places = np.arange(num_prompts).reshape(num_minibatches, world_size, -1)
+    return [int(place) for place in places[:, rank].reshape(-1)]
+
+
+def request_seed(*parts: int | str) -> int:
+    """A seed in 63 bits that depends on `parts` alone."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def end_of_turn_id(tokenizer: Any) -> int:
+    """The token with which the chat template ends an answer; sampling stops there.
+
+    Raises `InputError` for a template that ends answers with ordinary text, which sampling can't stop at.
+    """
+    _, answer_ids = encode_exchange(
+        tokenizer, [Message(role="user", content="a")], Message(role="assistant", content="b")
+    )
+    if not tokenizer.added_tokens_decoder.get(answer_ids[-1]):
+        raise InputError(
+            f"the chat template of {tokenizer.name_or_path!r} does not end an answer with a special token inside "
+            "{% generation %}, so a policy can't learn to stop"
+        )
+    return answer_ids[-1]
+
+
+def _opening(conversation: Conversation) -> list[Message]:
+    """The messages up to and with the first of the user."""
+    messages = conversation["messages"]
+    first = next(i for i, message in enumerate(messages) if message["role"] == "user")
+    return messages[: first + 1]

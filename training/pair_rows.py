@@ -1,0 +1,59 @@
+"""Preference pairs as tokens, for the reward model and DPO alike.
+
+Shape letters: see `conversations.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from training.conversations import encode_exchange
+from training.preferences import PreferencePair
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """A prompt and its two answers; each answer ends with the token that ends the turn."""
+
+    prompt_ids: list[int]
+    chosen_ids: list[int]
+    rejected_ids: list[int]
+
+    @property
+    def chosen(self) -> list[int]:
+        """The whole conversation with the chosen answer."""
+        return self.prompt_ids + self.chosen_ids
+
+    @property
+    def rejected(self) -> list[int]:
+        """The whole conversation with the rejected answer."""
+        return self.prompt_ids + self.rejected_ids
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longer side."""
+        return len(self.prompt_ids) + max(len(self.chosen_ids), len(self.rejected_ids))
+
+
+@dataclass(frozen=True)
+class EncodedPairs:
+    """Pairs that fit, with the rows they came from, and how many did not."""
+
+    pairs: list[EncodedPair]
+    rows: list[PreferencePair]
+    num_too_long: int
+
+
+def encode_pairs(tokenizer: Any, rows: Sequence[PreferencePair], *, max_length: int) -> EncodedPairs:
+    """Tokens of all pairs of at most `max_length` tokens. A cut answer would be judged for missing its end."""
+    pairs, kept = [], []
+    for row in rows:
+        prompt_ids, chosen_ids = encode_exchange(tokenizer, row["prompt"], row["chosen"][0])
+        _, rejected_ids = encode_exchange(tokenizer, row["prompt"], row["rejected"][0])
+        pair = EncodedPair(prompt_ids, chosen_ids, rejected_ids)
+        if pair.length <= max_length:
+            pairs.append(pair)
+            kept.append(row)
+    return EncodedPairs(pairs, kept, len(rows) - len(pairs))

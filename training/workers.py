@@ -1,0 +1,338 @@
+"""Run one function on every rank of a training job: under Ray Train, or in plain processes.
+
+All of Ray Train lives here. A training stage is written as one function `(worker, settings) -> dict | None`
+that knows its rank and device and nothing of Ray; `run_workers` starts it on a Ray cluster and
+`run_in_process` runs it where there is none (by itself, or under `torchrun`). Both return rank 0's dict.
+
+When a worker dies all workers are started again, and the function goes on from its newest committed
+checkpoint (`training.checkpoints`). A deliberate error (any `RaymillError` but a store's) is not tried again.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import os
+import random
+import shutil
+import signal
+import socket
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from cluster.contracts.artifacts import StageContext
+from cluster.contracts.config import WorkerGroup
+from cluster.contracts.errors import RaymillError, ResourceError, StageFailed, StorageError
+from cluster.contracts.progress import Progress, SilentProgress
+
+# How often Ray Train looks at its workers (s); its default of 2 is a second lost at the end of every stage.
+HEALTH_CHECK_INTERVAL_S = "0.25"
+# Ray Train waits 60 s for workers to get their resources; after so many waits the stage gives up.
+STARTUP_ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One rank of a training job, with the process group already up."""
+
+    rank: int
+    world_size: int
+    local_rank: int  # among the ranks of this machine
+    device: torch.device
+    num_threads: int
+    progress: Progress  # silent on all ranks but 0
+    scratch: Path  # a local directory of this rank alone, removed afterwards
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is rank 0, which writes what is written once."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        dist.barrier()
+
+    def agree(self, flag: bool) -> bool:
+        """Whether `flag` holds on every rank."""
+        votes = torch.tensor([int(flag)], device=self.device)
+        dist.all_reduce(votes, op=dist.ReduceOp.MIN)
+        return bool(votes.item())
+
+
+WorkerFunction = Callable[[Worker, Mapping[str, Any]], dict[str, Any] | None]
+
+
+class Launcher(Protocol):
+    """`run_workers` or `run_in_process`."""
+
+    def __call__(
+        self, function: WorkerFunction, settings: Mapping[str, Any], group: WorkerGroup, context: StageContext
+    ) -> dict[str, Any]: ...
+
+
+class WorkerFailure(Exception):
+    """What a worker sends home: its rank, the cause in one line, the full trace, and whether it is deliberate."""
+
+    def __init__(self, rank: int, cause: str, trace: str, deliberate: RaymillError | None) -> None:
+        super().__init__(f"rank {rank}: {cause}")
+        self.rank, self.cause, self.trace, self.deliberate = rank, cause, trace, deliberate
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (WorkerFailure, (self.rank, self.cause, self.trace, self.deliberate))
+
+
+# ---------------------------------------------------------------------------------------------- Ray Train
+
+
+def run_workers(
+    function: WorkerFunction, settings: Mapping[str, Any], group: WorkerGroup, context: StageContext
+) -> dict[str, Any]:
+    """Run `function` on `group.num_workers` Ray Train workers; returns rank 0's dict.
+
+    `function` and `settings` must be picklable. Needs a connected Ray. Raises `StageFailed` with the rank
+    and the essential cause once `group.max_failures` restarts are used up (the traces are in
+    `<log_directory>/<stage>-workers.log`), `ResourceError` where the cluster never had room, and a
+    worker's deliberate error as it is, without a restart.
+    """
+    for restarts in itertools.count():
+        outcome = _fit(function, settings, group, context)
+        if isinstance(outcome, dict):
+            return outcome
+        log = _write_log(context, restarts, outcome.trace)
+        if outcome.deliberate is not None:
+            raise outcome.deliberate
+        if restarts == group.max_failures:
+            raise StageFailed(
+                f"stage {context.name!r} failed: {outcome.cause}\n"
+                f"    after {restarts} restarts (workers.max_failures); the full trace is in {log}"
+            )
+        context.progress.note(
+            f"{outcome.cause}; starting the workers again ({restarts + 1} of {group.max_failures} restarts)"
+        )
+    raise AssertionError("unreachable")
+
+
+@dataclass(frozen=True)
+class _Failure:
+    cause: str
+    trace: str
+    deliberate: RaymillError | None
+
+
+@dataclass(frozen=True)
+class _RayEntry:
+    """What Ray Train calls on each worker."""
+
+    function: WorkerFunction
+    settings: Mapping[str, Any]
+    group: WorkerGroup
+    context: StageContext
+
+    def __call__(self) -> dict[str, Any] | None:
+        from ray import train
+        from ray.train.torch import get_device
+
+        place = train.get_context()
+        rank = place.get_world_rank()
+        try:
+            with _worker(
+                rank, place.get_world_size(), place.get_local_rank(), get_device(), self.group, self.context
+            ) as worker:
+                result = self.function(worker, self.settings)
+                return (result or {}) if worker.is_main else None
+        except Exception as error:
+            # A store that failed may answer again; any other error raised on purpose would be raised again.
+            deliberate = error if isinstance(error, RaymillError) and not isinstance(error, StorageError) else None
+            raise WorkerFailure(rank, _one_line(error), traceback.format_exc(), deliberate) from None
+
+
+def _fit(
+    function: WorkerFunction, settings: Mapping[str, Any], group: WorkerGroup, context: StageContext
+) -> dict[str, Any] | _Failure:
+    """One start of the worker group: rank 0's dict, or how it failed."""
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_CHECK_INTERVAL_S)
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+
+    resources: dict[str, float] = {"CPU": group.cpus, "GPU": group.gpus}
+    if group.memory_gib is not None:
+        resources["memory"] = group.memory_gib * 2**30
+    trainer = TorchTrainer(
+        _RayEntry(function, settings, group, context),
+        torch_config=TorchConfig(backend=_backend(group)),
+        scaling_config=ScalingConfig(
+            num_workers=group.num_workers, use_gpu=group.gpus > 0, resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name=f"{context.name}-{uuid.uuid4().hex[:8]}",
+            storage_path=str(context.scratch / "ray_train"),  # Ray Train's bookkeeping; checkpoints are ours
+            # Restarts are counted in `run_workers`, which can tell deliberate errors from lost workers.
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=STARTUP_ATTEMPTS),
+            worker_runtime_env={"env_vars": _worker_environment(group)},
+        ),
+    )
+    try:
+        with _interruptible():
+            return trainer.fit().return_value or {}
+    except WorkerGroupError as error:
+        return _essential_failure(error.worker_failures)
+    except ControllerError as error:
+        if "Timeout" in type(error.controller_failure).__name__:
+            raise ResourceError(
+                f"stage {context.name!r} waited in vain for {group.num_workers} workers of {group.cpus} CPU and "
+                f"{group.gpus} GPU each; lower workers.num_workers or workers.cpus, or add machines"
+            ) from error
+        return _Failure(_one_line(error.controller_failure), str(error), None)
+
+
+def _essential_failure(failures: Mapping[int, Exception]) -> _Failure:
+    """The failure that explains the others.
+
+    A rank that dies breaks its peers' collectives within moments, so a peer's broken connection is
+    only named where nobody reports anything else.
+    """
+    trace = "\n".join(
+        f"--- rank {rank} ---\n{error.trace if isinstance(error, WorkerFailure) else error!r}"
+        for rank, error in sorted(failures.items())
+    )
+
+    def importance(item: tuple[int, Exception]) -> tuple[int, int]:
+        rank, error = item
+        if isinstance(error, WorkerFailure):
+            if error.deliberate is not None:
+                return (0, rank)
+            collateral = "onnection" in error.cause or "gloo" in error.cause or "NCCL" in error.cause
+            return (3 if collateral else 1, rank)
+        return (2, rank)
+
+    rank, error = min(failures.items(), key=importance)
+    if isinstance(error, WorkerFailure):
+        return _Failure(str(error), trace, error.deliberate)
+    return _Failure(f"rank {rank}: its process died (killed, out of memory, or its machine was lost)", trace, None)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Give Ctrl-C back its meaning: Ray Train swaps the handler, stops its workers and then exits with 0."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    finally:
+        signal.signal(signal.SIGINT, handler if handler is not None else signal.default_int_handler)
+
+
+# ------------------------------------------------------------------------------------------ plain processes
+
+
+def run_in_process(
+    function: WorkerFunction, settings: Mapping[str, Any], group: WorkerGroup, context: StageContext
+) -> dict[str, Any]:
+    """Run `function` in this process: as one rank of `torchrun` where it started us, else as the only one.
+
+    Needs no Ray. Under `torchrun`, every process calls this and every process gets rank 0's dict. Errors
+    pass through as they are; there are no restarts. Raises `StageFailed` if `group.num_workers` isn't the
+    number of processes there are.
+    """
+    under_torchrun = "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    rank, world_size = (int(os.environ[k]) for k in ("RANK", "WORLD_SIZE")) if under_torchrun else (0, 1)
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if world_size != group.num_workers:
+        raise StageFailed(
+            f"stage {context.name!r} asks for workers.num_workers: {group.num_workers}, and this is a group of "
+            f"{world_size} process(es); set num_workers to that, or start torchrun with --nproc-per-node"
+        )
+    for name, value in _worker_environment(group).items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("LOCAL_RANK", str(local_rank))  # DeepSpeed asks for it
+    device = torch.device("cuda", local_rank) if group.gpus > 0 else torch.device("cpu")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ResourceError(f"stage {context.name!r} asks for {group.gpus} GPU per worker; this machine has none")
+    if not dist.is_initialized():
+        address = "env://" if under_torchrun else f"tcp://127.0.0.1:{_free_port()}"
+        dist.init_process_group(_backend(group), init_method=address, rank=rank, world_size=world_size)
+        # One group for the life of the process: DeepSpeed keeps hold of the first it saw.
+        atexit.register(_close_process_group)
+    with _worker(rank, world_size, local_rank, device, group, context) as worker:
+        box = [function(worker, settings)]
+        dist.broadcast_object_list(box, src=0, device=device)
+        return box[0] or {}
+
+
+# --------------------------------------------------------------------------------------------------- shared
+
+
+@contextmanager
+def _worker(
+    rank: int, world_size: int, local_rank: int, device: torch.device, group: WorkerGroup, context: StageContext
+) -> Iterator[Worker]:
+    """Set threads, seeds and device, before any work on tensors, and hand out the `Worker`."""
+    torch.set_num_threads(group.num_threads)
+    random.seed(context.seed)
+    np.random.seed(context.seed % 2**32)  # noqa: NPY002 (libraries below draw from it)
+    torch.manual_seed(context.seed)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    scratch = context.scratch / f"{context.name}-rank{rank}-{uuid.uuid4().hex[:8]}"
+    scratch.mkdir(parents=True)
+    progress = context.progress if rank == 0 else SilentProgress()
+    try:
+        yield Worker(rank, world_size, local_rank, device, group.num_threads, progress, scratch)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _worker_environment(group: WorkerGroup) -> dict[str, str]:
+    """What must stand in the environment before torch, DeepSpeed and tokenizers are loaded."""
+    return {
+        "OMP_NUM_THREADS": str(group.num_threads),
+        "MKL_NUM_THREADS": str(group.num_threads),
+        "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads steal the cores of their neighbours
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "DS_ACCELERATOR": "cuda" if group.gpus > 0 else "cpu",
+    }
+
+
+def _backend(group: WorkerGroup) -> str:
+    return "nccl" if group.gpus > 0 else "gloo"
+
+
+def _close_process_group() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+def _write_log(context: StageContext, restarts: int, trace: str) -> Path:
+    context.log_directory.mkdir(parents=True, exist_ok=True)
+    log = context.log_directory / f"{context.name}-workers.log"
+    with open(log, "a") as stream:
+        stream.write(f"=== {time.strftime('%Y-%m-%d %H:%M:%S')} start {restarts + 1} failed ===\n{trace}\n")
+    return log
