@@ -1,0 +1,150 @@
+"""Starting and removing Serve applications: resources checked first, a deadline while they come up.
+
+Serve itself waits for ever for a replica that no node can hold.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve.schema import LoggingConfig
+
+from cluster.contracts.errors import ResourceError, StageFailed
+from serving.config import ServerConfig
+from serving.policy import PolicyServer
+from serving.reward import RewardServer
+
+POLL_S = 0.1
+QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
+
+
+@dataclass(frozen=True)
+class App:
+    """A Serve application to be started."""
+
+    name: str
+    application: Any  # what `Deployment.bind` returns
+    route_prefix: str | None = None  # None: reached by handle only
+
+
+def serve_is_running() -> bool:
+    """Whether this Ray cluster has a Serve controller."""
+    try:
+        ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+    except ValueError:
+        return False
+    return True
+
+
+def start_serve(*, http: tuple[str, int] | None = None, request_timeout_s: float | None = None) -> bool:
+    """Start Serve where it doesn't run; returns whether this call did. `http` is host and port; None: no HTTP."""
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    if serve_is_running():
+        return False
+    if http is None:
+        serve.start(proxy_location="Disabled", logging_config=QUIET)
+    else:
+        options = {"host": http[0], "port": http[1], "request_timeout_s": request_timeout_s}
+        serve.start(proxy_location="HeadOnly", http_options=options, logging_config=QUIET)
+    return True
+
+
+def policy_application(model_uri: str, config: ServerConfig, store: Any | None) -> Any:
+    """The policy deployment, bound."""
+    return _deployment(PolicyServer, "policy", config).bind(model_uri, config, store)
+
+
+def reward_application(model_uri: str, config: ServerConfig) -> Any:
+    """The reward deployment, bound."""
+    return _deployment(RewardServer, "reward", config).bind(model_uri, config)
+
+
+def check_resources(configs: Mapping[str, ServerConfig]) -> None:
+    """Raises `ResourceError` where the whole cluster has too little for these servers (by role)."""
+    there = ray.cluster_resources()
+    for resource, asked in (
+        ("CPU", {role: config.total_cpus for role, config in configs.items()}),
+        ("GPU", {role: config.total_gpus for role, config in configs.items()}),
+    ):
+        total, available = sum(asked.values()), there.get(resource, 0.0)
+        if total > available + 1e-9:
+            shares = ", ".join(f"{role} {amount:g}" for role, amount in asked.items())
+            raise ResourceError(
+                f"the servers need {total:g} {resource}s ({shares}) but the cluster has {available:g}; "
+                f"lower {resource.lower()}s or num_replicas, fractions are fine"
+            )
+
+
+def deploy(apps: Sequence[App], *, timeout_s: float) -> None:
+    """Start the applications together and wait until all run. On failure none of them is left.
+
+    Raises `StageFailed` with what the replica said where one fails, `ResourceError` where time runs out.
+    """
+    targets = [
+        serve.RunTarget(app.application, name=app.name, route_prefix=app.route_prefix, logging_config=QUIET)
+        for app in apps
+    ]
+    names = [app.name for app in apps]
+    try:
+        serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+        _wait_until_running(names, timeout_s)
+    except BaseException:
+        remove(names)
+        raise
+
+
+def remove(names: Sequence[str]) -> None:
+    """Delete applications; absent ones are no error."""
+    for name in names:
+        if name in serve.status().applications:
+            serve.delete(name)
+
+
+def _wait_until_running(names: Sequence[str], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        applications = serve.status().applications
+        statuses = {name: applications[name] for name in names if name in applications}
+        for name, status in statuses.items():
+            if status.status == "DEPLOY_FAILED":
+                reasons = [d.message for d in status.deployments.values() if d.message] or [status.message]
+                raise StageFailed(f"server {name!r} could not start: {reasons[0]}")
+        if len(statuses) == len(names) and all(status.status == "RUNNING" for status in statuses.values()):
+            return
+        if time.monotonic() > deadline:
+            waiting = sorted(name for name in names if name not in statuses or statuses[name].status != "RUNNING")
+            free = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
+            raise ResourceError(
+                f"servers {waiting} were not ready after {timeout_s:g} s (free on the cluster: {free}); "
+                "give them smaller fractions of a CPU, or raise startup_timeout_s if the model loads slowly"
+            )
+        time.sleep(POLL_S)
+
+
+def _deployment(server: type, name: str, config: ServerConfig) -> Any:
+    actor_options: dict[str, Any] = {
+        "num_cpus": config.cpus,
+        "num_gpus": config.gpus,
+        # Set before torch is imported: a spinning thread pool starves its neighbours on a shared machine.
+        "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(config.num_threads), "OMP_WAIT_POLICY": "PASSIVE"}},
+    }
+    if config.memory_gib is not None:
+        actor_options["memory"] = int(config.memory_gib * 1024**3)
+    return serve.deployment(
+        server,
+        name=name,
+        num_replicas=config.num_replicas,
+        ray_actor_options=actor_options,
+        max_ongoing_requests=config.max_ongoing_requests,
+        max_queued_requests=config.max_queued_requests,
+        health_check_period_s=config.health_check_period_s,
+        graceful_shutdown_timeout_s=5.0,
+        graceful_shutdown_wait_loop_s=0.2,
+        max_constructor_retry_count=2,
+    )
