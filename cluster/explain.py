@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
-import re
+import textwrap
 import types
 import typing
 
@@ -37,19 +38,21 @@ def _walk(model: type[BaseModel], prefix: str) -> list[tuple[str, FieldInfo, str
 
 
 def field_comments(model: type[BaseModel]) -> dict[str, str]:
-    """Field -> the comment behind its line, which is where our configs say what a setting means."""
+    """Field -> the comment behind its line, or the string below it: where our configs say what a setting means."""
     comments: dict[str, str] = {}
     for cls in reversed(model.__mro__):
-        if cls in (BaseModel, object):
+        if cls is BaseModel or not issubclass(cls, BaseModel):
             continue
-        try:
-            source = inspect.getsource(cls)
-        except (OSError, TypeError):
-            continue
-        for line in source.splitlines():
-            found = re.match(r"    (\w+):.*\s#\s(.+)$", line)
-            if found:
-                comments[found[1]] = found[2]
+        source = textwrap.dedent(inspect.getsource(cls))
+        lines = source.splitlines()
+        body = ast.parse(source).body[0].body  # type: ignore[attr-defined]
+        for node, below in zip(body, [*body[1:], None], strict=True):
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                behind = lines[node.end_lineno - 1][node.end_col_offset :].strip()  # type: ignore[operator]
+                if behind.startswith("# "):
+                    comments[node.target.id] = behind[2:]
+                elif isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+                    comments[node.target.id] = " ".join(str(below.value.value).split())
     return comments
 
 

@@ -7,7 +7,7 @@ compare, what they answer, and which data made which model. Plots are inline SVG
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,11 @@ from cluster.contracts.errors import StageFailed
 from cluster.display import duration
 from cluster.plots import bar_chart, curve_panels
 from cluster.runs import RunRecord, run_uri
+from dataprep.documents import read_dropped, read_quarantined, read_shard_table
 
+MAX_QUARANTINED = 50  # records listed; the artifact holds all
+EXAMPLES_PER_REASON = 2
+SHARDS_FOR_EXAMPLES = 32  # of each clean artifact; reading more would make a large run's report slow
 _TEMPLATES = Path(__file__).parent / "templates"
 
 # Per kind: what is drawn from metrics.jsonl, as (key, axis label).
@@ -114,8 +118,8 @@ def _render(record: RunRecord, artifacts: Mapping[str, Artifact], figures: Mappi
     languages: dict[str, int] = {}
     reasons: dict[str, int] = {}
     for artifact in cleans:
-        _add(languages, artifact.manifest.metrics.get("languages", {}))
-        _add(reasons, artifact.manifest.metrics.get("quarantine_reasons", {}))
+        _add(languages, artifact.manifest.metrics["languages_seen"])
+        _add(reasons, artifact.manifest.metrics["quarantine_reasons"])
     top_languages = dict(sorted(languages.items(), key=lambda item: -item[1])[:12])
     total = sum(stage["wall_s"] or 0 for stage in figures["stages"].values())
     return environment.get_template("report.html.j2").render(
@@ -127,8 +131,8 @@ def _render(record: RunRecord, artifacts: Mapping[str, Artifact], figures: Mappi
         funnel=bar_chart(_funnel(figures["balance"]), "documents"),
         languages=bar_chart(top_languages, "documents") if top_languages else None,
         quarantine_reasons=reasons,
-        quarantined=[row for a in cleans for row in a.manifest.metrics.get("quarantine_examples", [])],
-        dropped_examples=[row for a in cleans for row in a.manifest.metrics.get("drop_examples", [])],
+        quarantined=_quarantined(cleans),
+        dropped_examples=_dropped_examples(cleans),
         yardsticks=_yardsticks(artifacts),
         curves={name: svg for name, a in artifacts.items() if (svg := _curves(a)) is not None},
         evaluation=evaluation.manifest.metrics if evaluation else None,
@@ -143,6 +147,30 @@ def _funnel(figures: Mapping[str, Any]) -> dict[str, int]:
         **({"- quarantined": figures["quarantined"]} if figures["quarantined"] else {}),
         "kept": figures["kept"],
     }
+
+
+def _quarantined(cleans: Sequence[Artifact]) -> list[dict[str, Any]]:
+    """The first quarantined records, with file and offset."""
+    rows: list[dict[str, Any]] = []
+    for artifact in cleans:
+        for shard in read_shard_table(artifact.uri):
+            rows += read_quarantined(artifact.uri, shard).slice(0, MAX_QUARANTINED - len(rows)).to_pylist()
+            if len(rows) == MAX_QUARANTINED:
+                return rows
+    return rows
+
+
+def _dropped_examples(cleans: Sequence[Artifact]) -> list[dict[str, Any]]:
+    """A few dropped documents of every reason, by reason."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for artifact in cleans:
+        for shard in read_shard_table(artifact.uri)[:SHARDS_FOR_EXAMPLES]:
+            dropped = read_dropped(artifact.uri, shard).select(["reason", "uri", "url", "head"])
+            for row in dropped.to_pylist():
+                examples = found.setdefault(row["reason"], [])
+                if len(examples) < EXAMPLES_PER_REASON:
+                    examples.append({**row, "head": (row["head"] or "")[:200]})
+    return [row for reason in sorted(found) for row in found[reason]]
 
 
 def _yardsticks(artifacts: Mapping[str, Artifact]) -> list[dict[str, Any]]:

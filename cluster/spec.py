@@ -137,8 +137,8 @@ def parse_spec(raw: object, *, source: str, directory: Path) -> JobSpec:
             if config is not None:
                 stages[str(name)] = _resolve_paths(config, directory)
     order = _check_graph(raw_stages, kinds, problems, directory)
-    for name, config in stages.items():
-        _check_files(name, config, problems)
+    for name, kind in kinds.items():
+        _check_files(name, kind.config_class(), raw_stages[name] or {}, directory, problems)
     if problems or head is None:
         raise SpecError(problems, source)
     head = head.model_copy(update={"storage": _absolute(head.storage, directory)})
@@ -299,10 +299,14 @@ def _find_cycle(remaining: Mapping[str, list[str]]) -> list[str]:
     return [*seen[seen.index(name) :], name]
 
 
-def _check_files(name: str, config: StageConfig, problems: list[Problem]) -> None:
-    for field in type(config).file_fields():
-        for index, pattern in enumerate(getattr(config, field)):
-            if not storage.expand(pattern):
+def _check_files(
+    name: str, config_class: type[StageConfig], values: Mapping[str, Any], directory: Path, problems: list[Problem]
+) -> None:
+    """Check raw inputs, also of stages whose other settings are wrong."""
+    for field in config_class.file_fields():
+        patterns = values.get(field)
+        for index, pattern in enumerate(patterns if isinstance(patterns, list) else ()):
+            if isinstance(pattern, str) and not storage.expand(_absolute(pattern, directory)):
                 problems.append(
                     Problem(f"stages.{name}.{field}.{index}", pattern, "matches no file", "a file, directory or glob")
                 )

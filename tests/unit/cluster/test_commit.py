@@ -40,9 +40,13 @@ def test_pyarrow_writes_parquet_through_the_hashing_stream(tmp_path: Path) -> No
 
 
 def test_an_exception_half_way_commits_nothing_and_sweep_removes_the_rest(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), commit_part(str(tmp_path), "a") as part, part.open("data", "bin") as sink:
-        sink.write(b"half")
-        raise RuntimeError
+    def write_half() -> None:
+        with commit_part(str(tmp_path), "a") as part, part.open("data", "bin") as sink:
+            sink.write(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
     assert committed_parts(str(tmp_path)) == {}
     assert len(sweep(str(tmp_path))) == 1
     assert [f.name for f in tmp_path.iterdir()] == []

@@ -22,7 +22,7 @@ def _fingerprints(tmp_path: Path, **changes: Any) -> dict[str, str]:
             "dedupe": {"parts": "clean"},
             "tokenizer": {"documents": "dedupe", "vocab_size": 300},
             "tokenize": {"documents": "dedupe", "tokenizer": "tokenizer"},
-            "pretrain": {"tokens": "tokenize", "tokenizer": "tokenizer"},
+            "pretrain": {"tokens": "tokenize", "tokenizer": "tokenizer", "model": "tiny", "steps": 10},
         },
     }
     for dotted, value in changes.items():

@@ -1,0 +1,112 @@
+"""`raymill serve` and `raymill chat`: a run's models behind HTTP on this machine."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cluster.contracts import storage
+from cluster.contracts.errors import InputError, Problem, SpecError
+from cluster.display import quiet_screen
+from cluster.runs import RunRecord, RunStage, run_uri
+from cluster.spec import ClusterResources
+from serving.api_keys import read_api_keys
+from serving.chat import chat_loop
+
+MOST_ALIGNED = ("ppo", "dpo", "sft", "pretrain")  # which model a run is served by, where the user names none
+
+
+def serve_run(record: RunRecord, *, stage: str | None, host: str, port: int, key_file: Path | None, cpus: int) -> None:
+    """Serve a run's model, and its reward model where it has one, until Ctrl-C."""
+    from serving.http import check_address
+
+    policy = served_stage(record, stage)
+    keys = read_api_keys(key_file)
+    check_address(host, port, keys)
+    stop = threading.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda *_: stop.set())
+    with quiet_screen(_log_path(record)) as screen:
+        screen.line(f"starting the servers of run {record.name}", style="dim")
+        with _servers(record, policy, host=host, port=port, keys=keys, cpus=cpus) as url:
+            screen.line(f"{record.name} ({policy.kind} {policy.fingerprint}) answers at {url}")
+            screen.line(f"    POST {url}/v1/chat/completions   /v1/completions   /v1/score   GET /v1/models")
+            screen.line(f"    raymill chat --url {url}" + ("   (with a key in RAYMILL_API_KEYS)" if keys else ""))
+            screen.line("Ctrl-C stops it")
+            stop.wait()
+            screen.line("stopping")
+
+
+def chat_with_run(record: RunRecord, *, stage: str | None) -> None:
+    """Talk to a run's model in the terminal, on a server of its own that ends with the chat."""
+    policy = served_stage(record, stage)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with (
+        quiet_screen(_log_path(record)) as screen,
+        _servers(record, policy, host="127.0.0.1", port=port, keys=[], cpus=2) as url,
+    ):
+        _chat(url, write=lambda text: screen.console.out(text, end="", highlight=False))
+
+
+def chat_with_url(url: str) -> None:
+    """Talk to a server that runs already; its key comes from `RAYMILL_API_KEYS`."""
+    _chat(url, write=lambda text: print(text, end="", flush=True))
+
+
+def served_stage(record: RunRecord, stage: str | None) -> RunStage:
+    """The stage whose model is served: the one named, or the most aligned one that is finished."""
+    if stage is not None:
+        found = record.stages.get(stage)
+        models = [name for name, s in record.stages.items() if s.kind in MOST_ALIGNED and s.finished]
+        if found is None or stage not in models:
+            raise SpecError(
+                [Problem("--model", stage, "is no finished model of this run", f"allowed: {models}")], "serve"
+            )
+        return found
+    newest = record.newest_of(*MOST_ALIGNED)
+    if newest is None:
+        raise InputError(f"run {record.name!r} has no finished model yet; `raymill run` its spec first")
+    return newest
+
+
+@contextmanager
+def _servers(record: RunRecord, policy: RunStage, *, host: str, port: int, keys: list[str], cpus: int) -> Iterator[str]:
+    from cluster.ray_session import ray_session
+    from serving.config import ServerConfig
+    from serving.http import serve_models
+
+    reward = record.newest_of("reward_model")
+    share = ServerConfig(cpus=cpus / 2 if reward else cpus)
+    with (
+        ray_session(ClusterResources(cpus=cpus, gpus=0), None, {}),
+        serve_models(
+            policy.uri,
+            reward.uri if reward else None,
+            policy=share,
+            reward=share,
+            host=host,
+            port=port,
+            keys=keys,
+            policy_name=record.name,
+            reward_name=f"{record.name}-reward",
+        ) as url,
+    ):
+        yield url
+
+
+def _chat(url: str, *, write: Callable[[str], None]) -> None:
+    keys = read_api_keys()
+    chat_loop(url, keys[0] if keys else None, read_line=input, write=write)
+
+
+def _log_path(record: RunRecord) -> Path:
+    if storage.is_local(record.storage):
+        return storage.local_path(run_uri(record.storage, record.name, "logs", "serve.log"))
+    return Path(tempfile.gettempdir()) / f"raymill-serve-{record.name}.log"

@@ -1,0 +1,103 @@
+"""What a person meets first: help, refusals with an exit code, never a stack trace."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster.explain import field_comments
+from cluster.stages import STAGE_KINDS
+
+ROOT = Path(__file__).resolve().parents[3]
+COMMANDS = ("run", "plan", "submit", "serve", "chat", "report", "explain")
+
+
+def _raymill(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cluster", *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def test_help_names_every_command() -> None:
+    shown = _raymill("--help").stdout
+    assert all(f"  {command} " in shown for command in COMMANDS)
+
+
+def test_a_bad_spec_exits_2_with_every_problem_before_ray_starts(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("{name: t, storage: out, stages: {clean: {inputs: [no.warc.gz], languags: [en]}, x: {kind: y}}}")
+    done = _raymill("run", str(spec))
+    assert done.returncode == 2
+    assert "3 problems" in done.stderr
+    for part in ("stages.clean.inputs.0", "stages.clean.languags", "stages.x.kind", "did you mean 'languages'"):
+        assert part in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("run", "absent.yaml"), 2, "can't be read"),
+        (("run",), 2, "Missing argument"),
+        (("nonsense",), 2, "No such command"),
+        (("serve", "absent"), 2, "there is no run"),
+        (("report", "absent", "--storage", "/nowhere"), 2, "there is no run"),
+        (("chat",), 2, "either a run or --url"),
+        (("explain", "nonsense"), 2, "is no stage kind"),
+        (("run", "job_specs/quickstart.yaml", "--set", "seed"), 2, "is not PATH=VALUE"),
+        (("run", "job_specs/quickstart.yaml", "--set", "stages.dpo.betta=1"), 2, "did you mean 'beta'"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_told_plainly(arguments: tuple[str, ...], code: int, message: str) -> None:
+    done = _raymill(*arguments)
+    assert done.returncode == code
+    shown = re.sub(r"\s+", " ", done.stderr + done.stdout)
+    assert message in shown
+    assert "Traceback" not in shown
+
+
+def test_too_little_memory_or_disk_is_told_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "pages.jsonl").write_text('{"text": "hello"}\n')
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("{name: t, storage: out, stages: {clean: {inputs: [pages.jsonl]}}}")
+    done = _raymill("run", str(spec), "--set", "resources.memory_gib=100000")
+    assert done.returncode == 3
+    assert "resources.memory_gib" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_stages_that_can_never_fit_are_refused_before_ray_starts(tmp_path: Path) -> None:
+    (tmp_path / "pages.jsonl").write_text('{"text": "hello"}\n')
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(
+        "{name: t, storage: out, resources: {cpus: 2, memory_gib: 0}, stages: {"
+        "clean: {inputs: [pages.jsonl], workers: {cpus: 3}}, dedupe: {parts: clean, workers: {gpus: 1}}}}"
+    )
+    done = _raymill("run", str(spec))
+    assert done.returncode == 3
+    shown = re.sub(r"\s+", " ", done.stdout)
+    assert "stages.clean: needs 3 CPU at once" in shown
+    assert "stages.dedupe: needs 1 GPU at once" in shown
+
+
+def test_plan_changes_nothing(tmp_path: Path) -> None:
+    done = _raymill("plan", "job_specs/quickstart.yaml", "--storage", str(tmp_path / "out"))
+    assert done.returncode == 0
+    assert "pretrain" in done.stdout
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", STAGE_KINDS)
+def test_explain_gives_a_meaning_for_every_setting(kind: str) -> None:
+    config = STAGE_KINDS[kind].config_class()
+    comments = field_comments(config)
+    silent = [
+        name
+        for name, info in config.model_fields.items()
+        if name != "kind" and not (info.description or name in comments or name in config.input_fields())
+    ]
+    # A nested group speaks through its own settings.
+    assert [n for n in silent if "Settings" not in str(config.model_fields[n].annotation)] == []
