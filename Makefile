@@ -21,11 +21,13 @@ help:
 
 setup: $(STAMP)
 
-# torch by its full version first: a bare `torch` would fetch the newest CUDA build.
+# torch by its full version first: a bare `torch` would fetch the newest CUDA build. Numba's kernels are compiled
+# into the user's cache at the end (half a minute), as part of the installation.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "torch==2.13.0"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m dataprep.compile_kernels
 	@touch $(STAMP)
 
 quickstart: $(STAMP)

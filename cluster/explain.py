@@ -38,7 +38,7 @@ def _walk(model: type[BaseModel], prefix: str) -> list[tuple[str, FieldInfo, str
 
 
 def field_comments(model: type[BaseModel]) -> dict[str, str]:
-    """Field -> the comment behind its line, or the string below it: where our configs say what a setting means."""
+    """Field -> the comment behind its line, the string below it or the comment above it: what the setting means."""
     comments: dict[str, str] = {}
     for cls in reversed(model.__mro__):
         if cls is BaseModel or not issubclass(cls, BaseModel):
@@ -53,7 +53,17 @@ def field_comments(model: type[BaseModel]) -> dict[str, str]:
                     comments[node.target.id] = behind[2:]
                 elif isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
                     comments[node.target.id] = " ".join(str(below.value.value).split())
+                elif above := _comment_above(lines, node.lineno - 1):
+                    comments[node.target.id] = above
     return comments
+
+
+def _comment_above(lines: list[str], index: int) -> str:
+    """The comment lines that end right above line `index`."""
+    first = index
+    while first and lines[first - 1].strip().startswith("#"):
+        first -= 1
+    return " ".join(line.strip().removeprefix("#").strip() for line in lines[first:index])
 
 
 def _nested_model(annotation: object) -> type[BaseModel] | None:

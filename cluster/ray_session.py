@@ -1,7 +1,7 @@
 """Starting and joining Ray: an embedded single node by default, a running cluster by address.
 
-Threads follow the cores owned, nobody asks a model hub for anything, and compiled kernels are cached where a
-worker may write; all by environment variables that every Ray process inherits.
+Waiting threads yield their core and nobody asks a model hub for anything, by environment variables that every Ray
+process inherits.
 """
 
 from __future__ import annotations
@@ -32,9 +32,7 @@ LOCAL_ENVIRONMENT = {
 
 def worker_environment() -> dict[str, str]:
     """What every Ray process gets, unless the user's environment says otherwise."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "raymill" / "numba"
-    defaults = {**LOCAL_ENVIRONMENT, "NUMBA_CACHE_DIR": str(cache)}
-    return {name: os.environ.get(name, value) for name, value in defaults.items()}
+    return {name: os.environ.get(name, value) for name, value in LOCAL_ENVIRONMENT.items()}
 
 
 @contextmanager

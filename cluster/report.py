@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cluster.contracts import storage
@@ -21,6 +22,7 @@ from cluster.display import duration
 from cluster.plots import bar_chart, curve_panels
 from cluster.runs import RunRecord, run_uri
 from dataprep.documents import read_dropped, read_quarantined, read_shard_table
+from training.conversations import QUARANTINE_FILE
 
 MAX_QUARANTINED = 50  # records listed; the artifact holds all
 EXAMPLES_PER_REASON = 2
@@ -132,6 +134,7 @@ def _render(record: RunRecord, artifacts: Mapping[str, Artifact], figures: Mappi
         languages=bar_chart(top_languages, "documents") if top_languages else None,
         quarantine_reasons=reasons,
         quarantined=_quarantined(cleans),
+        quarantined_conversations=_quarantined_conversations(artifacts),
         dropped_examples=_dropped_examples(cleans),
         yardsticks=_yardsticks(artifacts),
         curves={name: svg for name, a in artifacts.items() if (svg := _curves(a)) is not None},
@@ -158,6 +161,18 @@ def _quarantined(cleans: Sequence[Artifact]) -> list[dict[str, Any]]:
             if len(rows) == MAX_QUARANTINED:
                 return rows
     return rows
+
+
+def _quarantined_conversations(artifacts: Mapping[str, Artifact]) -> list[dict[str, Any]]:
+    """Rows of conversation files that no stage could take; the stages that read a file quarantine the same ones."""
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    for artifact in artifacts.values():
+        for file in artifact.files():
+            if file.name == QUARANTINE_FILE:
+                filesystem, path = storage.locate(artifact.path(file.name))
+                rows = pq.read_table(path, filesystem=filesystem).to_pylist()
+                found |= {(row["uri"], row["offset"]): row for row in rows}
+    return list(found.values())[:MAX_QUARANTINED]
 
 
 def _dropped_examples(cleans: Sequence[Artifact]) -> list[dict[str, Any]]:

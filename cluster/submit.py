@@ -107,9 +107,10 @@ def _stage_inputs(spec: JobSpec, stage: str, values: dict[str, Any], directory: 
 def _runtime_env(spec: JobSpec, directory: Path) -> dict[str, Any]:
     from cluster.ray_session import worker_environment
 
-    env_vars = {**worker_environment(), **spec.head.environment.env_vars}
-    env_vars.pop("NUMBA_CACHE_DIR")  # a path of this machine; the job's own driver sets it there
-    environment: dict[str, Any] = {"working_dir": str(directory), "env_vars": env_vars}
+    environment: dict[str, Any] = {
+        "working_dir": str(directory),
+        "env_vars": {**worker_environment(), **spec.head.environment.env_vars},
+    }
     if spec.head.environment.pip:
         environment["pip"] = spec.head.environment.pip
     return environment

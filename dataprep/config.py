@@ -55,8 +55,8 @@ class CleanConfig(DataConfig):
 
     kind: Literal["clean"] = "clean"
     inputs: Annotated[list[str], InputFiles(), Field(min_length=1)]  # .warc(.gz), .jsonl(.gz|.zst|.bz2); globs too
-    jsonl: JsonlFields = JsonlFields()
-    limits: ReadLimits = ReadLimits()
+    jsonl: JsonlFields = JsonlFields()  # which fields of a JSON Lines row hold what
+    limits: ReadLimits = ReadLimits()  # beyond these a record is quarantined
     languages: Annotated[list[str], Field(min_length=1)] | None = None  # ISO 639 codes to keep; None: all
     language_threshold: Fraction = 0.65  # the least confidence; a document below it is dropped
     gopher_repetition: GopherRepetitionSettings | None = GopherRepetitionSettings()  # None: off; so for those below
@@ -120,7 +120,7 @@ class TokenizerConfig(StageConfig):
     vocab_size: Annotated[int, Field(ge=NUM_BASE_TOKENS + 8, le=1 << 20)] = 32_768  # tokens, special ones included
     min_frequency: Annotated[int, Field(ge=1)] = 2  # of a pair, to be merged
     sample_characters: Annotated[int, Field(ge=1)] = 200_000_000  # trained on about so many, drawn by document
-    special_tokens: SpecialTokens = SpecialTokens()
+    special_tokens: SpecialTokens = SpecialTokens()  # the control tokens
     worker: Resources = execution(default_factory=Resources, description="what the training process gets")
 
     def roles(self) -> list[tuple[str, int, Resources]]:

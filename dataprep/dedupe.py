@@ -31,7 +31,7 @@ from dataprep.documents import (
     write_shard_table,
     write_table,
 )
-from dataprep.over_shards import configure_ray_data, own_errors, prepare_worker, remote_options
+from dataprep.over_shards import configure_ray_data, keep_compiled_kernels, own_errors, prepare_worker, remote_options
 from dataprep.removals import Removals
 
 _ROWS_PER_PARTITION = 4_000_000  # keyed rows of a task: 64 MB, and a few times that while they are sorted
@@ -50,6 +50,7 @@ class Search:
 
 def run(config: DedupeConfig, inputs: Mapping[str, Artifact], output: str, context: StageContext) -> StageResult:
     """Find the duplicates in a clean artifact; writes its shard table again, with the removals."""
+    keep_compiled_kernels()
     from dataprep.components import UnionFind
 
     clean = inputs["parts"]

@@ -34,7 +34,7 @@ def text_hashes(column: TextColumn) -> tuple[npt.NDArray[np.uint64], npt.NDArray
         room = 3 * int(offsets[-1] - offsets[0]) // 2 + 2  # lower case turns two bytes into three at the worst
         buffer = np.empty(room, np.uint8)
         ends = _fold(column.data, offsets, character_flags(), lower_characters(), buffer)
-        view = memoryview(buffer)
+        view = buffer.data
         start = 0
         for end in ends.tolist():
             digests += hashlib.blake2b(view[start:end], digest_size=_DIGEST_BYTES).digest()

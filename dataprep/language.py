@@ -36,7 +36,7 @@ def identify(
         raise ValueError(f"num_characters must be at least 1; got {num_characters}")
     column = TextColumn(texts)
     predict = _model().f.predict
-    memory = memoryview(column.data)
+    memory = column.data.data
     numbers: dict[str, int] = {}
     indices = np.empty(len(column), np.int16)
     scores = np.zeros(len(column), np.float32)

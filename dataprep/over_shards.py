@@ -126,8 +126,13 @@ def prepare_worker(num_threads: int) -> None:
 
     for name in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ[name] = str(num_threads)
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(_cache_directory()))
+    keep_compiled_kernels()
     pa.set_cpu_count(num_threads)
+
+
+def keep_compiled_kernels() -> None:
+    """Name Numba's cache directory, unless the user has. Only works before the first kernel's module is imported."""
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(_cache_directory()))
 
 
 def _cache_directory() -> Path:

@@ -32,6 +32,12 @@ def fit_differences(differences_PF: Floats, *, l2: float = 1.0, num_iterations: 
     The problem is strictly convex. Where there are more features than pairs the step is solved among the
     pairs instead (w = D'a, the representer theorem), so the cost is min(P, F)^3.
     """
+    used_F = differences_PF.any(axis=0)
+    if not used_F.all():  # a feature that never differs gets no weight
+        weights = np.zeros(differences_PF.shape[1])
+        if used_F.any():
+            weights[used_F] = fit_differences(differences_PF[:, used_F], l2=l2, num_iterations=num_iterations)
+        return weights
     num_pairs, num_features = differences_PF.shape
     if num_features > num_pairs:
         # With D = U S V', any optimum lies in the row space: fit in its coordinates U S and map back.

@@ -39,9 +39,9 @@ class TrlConfig(StageConfig):
     lr: Annotated[float, Field(gt=0)] = 2e-5  # peak learning rate
     lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"  # after the warm-up, down to 0
     warmup_fraction: Fraction = 0.05  # of all steps
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    adam_beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0  # AdamW's, decoupled
+    adam_beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999  # decay of the squared gradients' average
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0  # gradients are scaled down to this norm
     global_batch_size: Annotated[int, Field(ge=1)] = 32  # rows (SFT) or pairs per optimiser step, over all workers
     micro_batch_size: Annotated[int | None, Field(ge=1)] = execution(
         default=None, description="rows per worker and forward pass; None: the worker's share of the global batch"
@@ -127,7 +127,10 @@ class DpoConfig(TrlConfig):
 
 
 class EvaluateConfig(StageConfig):
-    """Models side by side on the same held-out tokens, answers, prompts and pairs."""
+    """Models side by side on the same held-out tokens, answers, prompts and pairs.
+
+    All models must be of one tokenizer.
+    """
 
     kind: Literal["evaluate"] = "evaluate"
     tokens: Annotated[str, InputOf(("tokenize",))]  # its held-out shards
@@ -148,8 +151,9 @@ class EvaluateConfig(StageConfig):
     temperature: Annotated[float, Field(gt=0)] = 1.0  # of the sampled answers
     num_samples: Annotated[int, Field(ge=0)] = 6  # prompts whose answers are shown
     batch_size: Annotated[int, Field(ge=1)] = execution(default=32, description="rows per forward pass")
-    workers: Resources = execution(default_factory=Resources, description="of one model's evaluation")
-    parallel_models: Annotated[int, Field(ge=1)] = execution(default=2, description="models evaluated at a time")
+    workers: WorkerGroup = execution(
+        default_factory=WorkerGroup, description="each takes whole models in turn; more workers than models are idle"
+    )
 
     @model_validator(mode="after")
     def _some_model(self) -> EvaluateConfig:
@@ -163,4 +167,4 @@ class EvaluateConfig(StageConfig):
         return {role: stage for role, stage in given.items() if stage is not None}
 
     def roles(self) -> list[tuple[str, int, Resources]]:
-        return [("workers", min(self.parallel_models, len(self.models())), self.workers)]
+        return [("workers", self.workers.num_workers, self.workers)]

@@ -19,7 +19,7 @@ from training.config import DpoConfig
 from training.models import load_model
 from training.pair_rows import EncodedPair, encode_pairs
 from training.preferences import read_pairs
-from training.scoring import answer_logprobs
+from training.scoring import pair_logprobs
 from training.trl_shell import (
     TrlJob,
     gather_over_ranks,
@@ -99,7 +99,7 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     engine, files = train_and_export(trainer, job, worker, load=load_model)
 
     before_P2, after_P2 = (
-        pair_logprobs(worker, uri, heldout_pairs.pairs, pad_token_id=tokenizer.pad_token_id)
+        logprobs_at(worker, uri, heldout_pairs.pairs, pad_token_id=tokenizer.pad_token_id)
         for uri in (job.model_uri, job.output)
     )
     if not worker.is_main:
@@ -123,19 +123,11 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"metrics": metrics, "engine": engine, "files": files}
 
 
-def pair_logprobs(
+def logprobs_at(
     worker: Worker, uri: str, pairs: Sequence[EncodedPair], *, pad_token_id: int
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
     """[P, 2] log-probabilities of chosen and rejected answers under the model at `uri`; each rank scores its share."""
     with storage.local_copy(uri, worker.scratch) as local:
         model = load_model(local).to(worker.device)
-    mine = share(pairs, worker)
-    columns = []
-    for sequences in ([pair.chosen for pair in mine], [pair.rejected for pair in mine]):
-        masks = [
-            [position >= len(pair.prompt_ids) for position in range(len(sequence))]
-            for pair, sequence in zip(mine, sequences, strict=True)
-        ]
-        scored = answer_logprobs(model, sequences, masks, pad_token_id=pad_token_id)
-        columns.append(gather_over_ranks(worker, scored.logprobs_N.tolist()))
-    return np.array(columns).T
+    scored_P2 = pair_logprobs(model, share(pairs, worker), pad_token_id=pad_token_id)
+    return np.array(gather_over_ranks(worker, scored_P2.tolist()))

@@ -31,6 +31,10 @@ class EncodedPair:
         """The whole conversation with the rejected answer."""
         return self.prompt_ids + self.rejected_ids
 
+    def answer_mask(self, sequence: Sequence[int]) -> list[bool]:
+        """Which tokens of `chosen` or `rejected` are the answer's."""
+        return [position >= len(self.prompt_ids) for position in range(len(sequence))]
+
     @property
     def length(self) -> int:
         """Tokens of the longer side."""

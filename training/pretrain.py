@@ -59,6 +59,7 @@ class PretrainJob:
     tokenizer_uri: str
     initial_model_uri: str | None
     output: str
+    seed: int
 
 
 def run(
@@ -81,6 +82,7 @@ def run(
         tokenizer_uri=inputs["tokenizer"].uri,
         initial_model_uri=initial_model.uri if initial_model is not None else None,
         output=output,
+        seed=config.seed if config.seed is not None else context.seed,
     )
     tokenizer_size = check_model(job, context.scratch)
     check_data(job, inputs["tokens"], inputs["tokenizer"], tokenizer_size)
@@ -99,7 +101,7 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     train_sampler, heldout_sampler = open_samplers(job)
 
     # Model and engine. All ranks draw the same weights from the seed.
-    torch.manual_seed(config.seed)
+    torch.manual_seed(job.seed)
     with storage.local_copy(job.initial_model_uri or job.tokenizer_uri, worker.scratch) as local:
         model = build_model(job, local)
     if config.activation_checkpointing:
@@ -239,7 +241,7 @@ def open_samplers(job: PretrainJob) -> tuple[TokenSampler, TokenSampler | None]:
     heldout_shards = [shard.tokens_T for shard in open_shards(job.tokens_uri, heldout=True)]
     length = job.config.sequence_length
     measured = TokenSampler(heldout_shards, length, seed=None) if heldout_shards else None
-    return TokenSampler(train_shards, length, seed=job.config.seed), measured
+    return TokenSampler(train_shards, length, seed=job.seed), measured
 
 
 def build_model(job: PretrainJob, local: Path) -> Any:

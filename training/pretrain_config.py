@@ -33,7 +33,7 @@ class PretrainConfig(StageConfig):
     warmup_steps: Annotated[int, Field(ge=0)] = 0  # steps of linear warm-up
     schedule: Literal["cosine", "linear", "wsd"] = "cosine"  # after the warm-up, down to min_lr
     weight_decay: Annotated[float, Field(ge=0)] = 0.1  # on matrices; norms and biases have none
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)  # AdamW's
     gradient_clipping: Annotated[float | None, Field(gt=0)] = 1.0  # largest global norm; None: not clipped
 
     # The engine
@@ -41,7 +41,7 @@ class PretrainConfig(StageConfig):
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16 keeps fp32 master weights
     deepspeed: dict[str, Any] = Field(default_factory=dict)  # further DeepSpeed settings, passed through
 
-    seed: Annotated[int, Field(ge=0)] = 0  # of the initial weights and the order of the data
+    seed: Annotated[int | None, Field(ge=0)] = None  # of the initial weights and the data order; None: the spec's
 
     # What does not change the result
     micro_batch_size: Annotated[int | None, Field(ge=1)] = execution(

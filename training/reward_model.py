@@ -24,6 +24,7 @@ from training.bradley_terry import first_difference, prefix_pair_losses
 from training.config import RewardModelConfig
 from training.pair_rows import EncodedPair, EncodedPairs, encode_pairs
 from training.preferences import read_pairs, words
+from training.sampling import end_of_turn_id
 from training.scoring import rewards
 from training.trl_shell import (
     TrlJob,
@@ -66,6 +67,8 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     )
     with storage.local_copy(job.model_uri, worker.scratch) as local:
         tokenizer = load_tokenizer(local)
+        if end_of_turn_id(tokenizer) == tokenizer.pad_token_id:
+            raise InputError("a reward model needs a padding token that is not the one that ends answers")
         load = partial(new_reward_model, pad_token_id=tokenizer.pad_token_id, seed=job.seed)
         model = load(local)
     train_rows, heldout_rows = read_pairs(job.data_uri)

@@ -3,7 +3,7 @@
 The same functions measure every model, so figures can be compared. Plain torch; no gradients; the model is
 left in the mode it was in.
 
-Shape letters: N rows, B rows of a batch, T positions, V vocabulary.
+Shape letters: N rows, P pairs, B rows of a batch, T positions, V vocabulary.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
+
+from training.pair_rows import EncodedPair
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,18 @@ def answer_logprobs(
             logprobs_N[rows] = (token_logprobs_BT * counted_BT).sum(1).double().cpu()
             num_tokens_N[rows] = counted_BT.sum(1).cpu()
     return AnswerLogprobs(logprobs_N, num_tokens_N)
+
+
+def pair_logprobs(
+    model: Any, pairs_P: Sequence[EncodedPair], *, pad_token_id: int, batch_size: int = 32
+) -> torch.Tensor:
+    """[P, 2] float64, the log-probabilities of each pair's chosen and rejected answer, given its prompt."""
+    columns = []
+    for sequences in ([pair.chosen for pair in pairs_P], [pair.rejected for pair in pairs_P]):
+        masks = [pair.answer_mask(sequence) for pair, sequence in zip(pairs_P, sequences, strict=True)]
+        scored = answer_logprobs(model, sequences, masks, pad_token_id=pad_token_id, batch_size=batch_size)
+        columns.append(scored.logprobs_N)
+    return torch.stack(columns, dim=1)
 
 
 def rewards(

@@ -307,7 +307,7 @@ def sum_over_ranks(worker: Worker, *values: float) -> list[float]:
     return [float(value) for value in sums]
 
 
-def gather_over_ranks(worker: Worker, values: Sequence[float]) -> list[float]:
+def gather_over_ranks(worker: Worker, values: Sequence[Any]) -> list[Any]:
     """The values of all ranks; `share`d rows come back in the order 0, W, 2W, ..., 1, W+1, ... ."""
     parts: list[Any] = [None] * worker.world_size
     dist.all_gather_object(parts, list(values))

@@ -171,7 +171,9 @@ def _c4(  # type: ignore[no-untyped-def]
                 num_words = word - first
                 sentences += _count_sentences(kinds_of_words, first, word)
             else:
-                _, num_words, _ = words_between(text, 0, text_end, flags, abbreviations, scratch_columns, scratch_array.size, 0)
+                _, num_words, _ = words_between(
+                    text, 0, text_end, flags, abbreviations, scratch_columns, scratch_array.size, 0
+                )
                 sentences += _count_sentences(scratch_columns[4], 0, num_words)
             kept_words += num_words
             for span in range(n, spans + 1):

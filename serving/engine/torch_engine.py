@@ -52,7 +52,19 @@ class _Row:
 
 
 class TorchEngine:
-    """See the module. `seed` draws the seeds of requests that bring none; None takes it from the system."""
+    """See the module.
+
+    Args:
+        model: a Hugging Face causal LM on its device; the engine owns its weights from here on.
+        max_batch_size: rows decoded together.
+        max_batch_tokens: KV positions of the batch, padding included.
+        max_prefill_tokens: prompt tokens admitted between two decode steps (one longer prompt goes alone).
+        max_model_len: longest prompt and answer together, tokens; None: as long as positions and cache reach.
+        version: of the weights the model came with.
+        seed: draws the seeds of requests that bring none; None: from the system.
+
+    Raises `InputError` for a model it can't run right and for a `max_model_len` beyond the model's positions.
+    """
 
     def __init__(
         self,
@@ -66,7 +78,11 @@ class TorchEngine:
         seed: int | None = None,
     ) -> None:
         self._model = RaggedModel(model, max_cached_tokens=max_batch_tokens)
-        self.max_model_len = min(max_model_len or self._model.max_positions, self._model.max_positions)
+        positions = self._model.max_positions
+        if max_model_len is not None and max_model_len > positions:
+            raise InputError(f"max_model_len is {max_model_len}; this model has positions for {positions} tokens")
+        cache_length = max_batch_tokens // ROUND_POSITIONS * ROUND_POSITIONS
+        self.max_model_len = min(max_model_len if max_model_len is not None else positions, cache_length)
         self.max_batch_size = max_batch_size
         self.max_batch_tokens = max_batch_tokens
         self.max_prefill_tokens = max_prefill_tokens
@@ -134,17 +150,16 @@ class TorchEngine:
 
     def _check(self, prompt: list[int], sampling: SamplingParams) -> None:
         length = len(prompt) + sampling.max_new_tokens
-        allowed = min(self.max_model_len, self.max_batch_tokens // ROUND_POSITIONS * ROUND_POSITIONS)
         if not prompt:
             raise InputError("the prompt is empty; at least one token is needed")
         if not all(0 <= token < self._model.vocab_size for token in prompt):
             raise InputError(f"the prompt holds token ids outside of 0 to {self._model.vocab_size - 1}")
         if sampling.max_new_tokens < 1:
             raise InputError(f"max_new_tokens is {sampling.max_new_tokens}; at least 1 is needed")
-        if length > allowed:
+        if length > self.max_model_len:
             raise InputError(
                 f"prompt ({len(prompt)} tokens) and max_new_tokens ({sampling.max_new_tokens}) make {length}; "
-                f"this server takes {allowed} together"
+                f"this server takes {self.max_model_len} together"
             )
         if not (math.isfinite(sampling.temperature) and sampling.temperature >= 0):
             raise InputError(f"temperature is {sampling.temperature}; it must be 0 or more")

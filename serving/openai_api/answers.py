@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -18,6 +19,7 @@ from serving.openai_api.schema import ChatCompletionRequest, CompletionRequest
 from serving.openai_api.shapes import Answer, Piece, Shape, sse_event, usage_of, version_mark
 
 SEED_RANGE = 1 << 63
+logger = logging.getLogger(__name__)
 
 
 class Completions:
@@ -171,6 +173,9 @@ class Completions:
                 yield sse_event(ApiError(504, f"the answer took longer than {timeout_s:g} s", kind="timeout").body())
             except Overloaded as error:
                 yield sse_event(ApiError(429, str(error), kind="rate_limit_error").body())
+            except Exception:
+                logger.exception("a stream broke off")
+                yield sse_event(ApiError(500, "the server failed; its log says how", kind="server_error").body())
             finally:
                 await pieces.aclose()
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 _INCOMPLETE = "\ufffd"  # what a decoder shows for a character whose bytes are not all there
+_MAX_HELD_IDS = 8  # a character has at most 4 bytes; ids held longer than this are no text and are shown as they are
 
 
 class TextStream:
@@ -30,7 +31,7 @@ class TextStream:
             return ""
         self._ids.append(token_id)
         known, whole = self._decode(self._done), self._decode(len(self._ids))
-        if whole.endswith(_INCOMPLETE):
+        if whole.endswith(_INCOMPLETE) and len(self._ids) - self._done < _MAX_HELD_IDS:
             return ""
         self._context, self._done = self._done, len(self._ids)
         return self._release(whole[len(known) :])

@@ -1,10 +1,9 @@
 """The four data stages on a real local Ray: nothing is lost, the same bytes come out again, killed runs go on."""
 
 import gzip
-import io
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,14 @@ from transformers import AutoTokenizer
 from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, Manifest, StageContext, StageResult, open_artifact, write_manifest
 from cluster.contracts.config import Resources, StageConfig
-from cluster.contracts.errors import InputError, StageFailed
+from cluster.contracts.errors import InputError, StageFailed, StorageError
 from cluster.contracts.progress import SilentProgress
 from cluster.contracts.records import doc_id
 from cluster.contracts.tokens import open_shards, read_token_index
 from dataprep import clean, dedupe, tokenize, tokenizer
 from dataprep.config import CleanConfig, DedupeConfig, TokenizeConfig, TokenizerConfig
 from dataprep.documents import absolute_uri, read_kept, read_shard_table
+from dataprep.over_shards import Pace, over_shards
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -265,15 +265,37 @@ def test_a_killed_run_goes_on_and_one_more_file_costs_one_more_file(
     assert [s.documents.sha256 for s in after] == [s.documents.sha256 for s in expected]
 
 
-def test_a_shard_that_fails_is_named_and_the_others_are_kept(corpus: Corpus, tmp_path: Path) -> None:
-    locked = tmp_path / "z.jsonl"
-    locked.write_text('{"text": "x"}')
-    place = Storage(tmp_path)
-    config = clean_config(corpus.first, locked)
-    broken = clean_config(corpus.first, tmp_path / "gone.jsonl")
-    with pytest.raises(InputError, match=r"gone\.jsonl matches no file"):
-        place.run(clean.run, broken)
-    assert place.run(clean.run, config).manifest.metrics["shards"] == 2
+def _touch_or_fail(shard: dict[str, Any]) -> int:
+    if shard["uri"].endswith("bad"):
+        raise StorageError("the store said no")
+    Path(shard["uri"]).touch()
+    return 1
+
+
+def test_a_shard_that_fails_is_named_and_the_others_are_done(tmp_path: Path) -> None:
+    shards = [{"uri": str(tmp_path / name)} for name in ("a", "bad", "c")]
+    with pytest.raises(StageFailed, match=r"1 of 3 shards failed.*\n.*/bad: StorageError: the store said no"):
+        over_shards(
+            _touch_or_fail,
+            shards,
+            workers=HALF_CPU,
+            max_workers=None,
+            progress=SilentProgress(),
+            before=Pace(shards_done=0, documents_done=0),
+        )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c"]
+
+
+def test_an_error_in_a_task_comes_out_as_itself(prepared: Prepared, tmp_path: Path) -> None:
+    nothing = Storage(tmp_path).run(clean.run, clean_config(SAMPLES / "web-00000.warc.gz", languages=["eo"]))
+    with pytest.raises(InputError, match="has no documents"):
+        Storage(tmp_path).run(dedupe.run, DedupeConfig(parts="clean"), parts=nothing)
+    short = DedupeConfig(parts="clean", fuzzy={"bands": 20, "rows": 20})  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="need 400 hashes; the clean stage made 112"):
+        Storage(tmp_path).run(dedupe.run, short, parts=prepared.clean)
+    other = TokenizeConfig(documents="dedupe", tokenizer="tokenizer", end_of_text="</s>")
+    with pytest.raises(InputError, match="'</s>' is no token"):
+        Storage(tmp_path).run(tokenize.run, other, documents=prepared.dedupe, tokenizer=prepared.tokenizer)
 
 
 def test_the_shipped_sample_is_cleaned_with_its_oddities_counted(tmp_path: Path) -> None:

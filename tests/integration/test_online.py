@@ -15,7 +15,7 @@ from tests.online_toys import toy_artifacts, toy_conversations
 from training.metrics_log import read_metrics
 from training.online.config import PpoConfig
 
-UPDATES = 24
+UPDATES = 14
 
 
 @dataclass
@@ -43,24 +43,24 @@ def test_the_reward_rises_and_a_killed_worker_costs_no_update(tmp_path: Path) ->
         updates=UPDATES,
         prompts_per_update=16,
         samples_per_prompt=2,
-        epochs=4,
+        epochs=2,
         num_minibatches=2,
         max_new_tokens=4,
-        lr=5e-3,
-        critic_lr=5e-3,
+        lr=1e-2,
+        critic_lr=1e-2,
         kl_coef=0.02,
         kl_ceiling=20.0,
         zero_stage=2,
         heldout_prompts=21,  # odd: the ranks' shares are not equal
         heldout_samples_per_prompt=8,
-        checkpoint_every=5,
+        checkpoint_every=4,
         workers={"num_workers": 2, "cpus": 0.5},
         policy_server={"cpus": 0.25, "max_batch_tokens": 8192},
         reward_server={"cpus": 0.25},
     )
     marker = tmp_path / "killed"
     context = StageContext(
-        "ppo", KillsRankZero(at_update=8, marker=marker), tmp_path / "scratch", tmp_path / "log", seed=1
+        "ppo", KillsRankZero(at_update=6, marker=marker), tmp_path / "scratch", tmp_path / "log", seed=1
     )
     result = run(config, artifacts, str(tmp_path / "out"), context)
     metrics = result.metrics

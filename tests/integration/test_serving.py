@@ -336,7 +336,12 @@ class TestHttp:
         endless = next(p for p, answer in zip(prompts, answers, strict=True) if len(answer) == 200)
         asked = {"prompt": endless, "max_tokens": 4000, "temperature": 0, "stream": True}  # over 4 s of work
         with http.stream("POST", "/v1/completions", json=asked) as response:
-            next(response.iter_bytes())
+            assert response.status_code == 200, response.read()
+            began = time.time()
+            chunks = response.iter_bytes()
+            print("FIRST", next(chunks))
+            print(load.remote().result(timeout_s=10), time.time() - began)
+            print("REST", b"".join(chunks)[-400:], time.time() - began)
             assert load.remote().result(timeout_s=10).num_running == 1
         with within(2, "cancelling the request") as more:
             while load.remote().result(timeout_s=10).num_running:

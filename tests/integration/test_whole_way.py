@@ -1,6 +1,7 @@
-"""The smoke spec, every stage of it, as a user runs it: killed, resumed, repeated, changed, submitted, served.
+"""The smoke spec, every stage of it, as a user runs it: killed, submitted, repeated, changed, stopped, served.
 
-The drivers are processes of their own (`python -m cluster`), with their own embedded Ray, so that kill -9 is one.
+The drivers are processes of their own (`raymill`), with their own embedded Ray, so that kill -9 is one. What two
+killed drivers left is finished by `raymill submit` on a cluster of two raylets: the same spec, the same storage.
 """
 
 import io
@@ -20,14 +21,18 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+import yaml
 from fastwarc.warc import ArchiveIterator
+from ray.cluster_utils import Cluster
 
 from cluster.contracts.artifacts import open_artifact
 from cluster.runs import RunRecord, read_run
 
+pytestmark = pytest.mark.timeout(600)
+
 ROOT = Path(__file__).resolve().parents[2]
 SPEC = ROOT / "job_specs" / "smoke.yaml"
-STAGES = ("clean", "dedupe", "tokenizer", "tokenize", "pretrain", "preferences", "sft", "reward_model", "dpo", "ppo")
+RAYMILL = [str(Path(sys.executable).parent / "raymill")]
 
 
 @dataclass(frozen=True)
@@ -46,11 +51,8 @@ class Workspace:
         return [str(SPEC), "--storage", str(storage or self.storage), "--set", f"stages.clean.inputs={listed}"]
 
 
-def _raymill(*arguments: str, timeout: float = 280) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "cluster", *arguments],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=timeout,
-    )  # fmt: skip
+def _raymill(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*RAYMILL, *arguments], cwd=cwd, capture_output=True, text=True, check=False, timeout=400)
 
 
 def _first_records(source: Path, target: Path, count: int) -> None:
@@ -74,13 +76,12 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 def _counts(record: RunRecord) -> dict[str, Any]:
-    """What must not depend on kills, machines or worker counts: ids, counts, sizes."""
+    """What must not depend on kills, machines or worker counts: fingerprints, ids, counts, bytes."""
     artifacts = record.artifacts()
     return {
-        "fingerprints": {name: a.manifest.fingerprint for name, a in artifacts.items()},
+        "fingerprints": {name: artifacts[name].manifest.fingerprint for name in ("clean", "dedupe", "tokenize")},
         "clean": {k: artifacts["clean"].manifest.metrics[k] for k in ("read", "kept", "dropped", "quarantined")},
         "dedupe": {k: artifacts["dedupe"].manifest.metrics[k] for k in ("documents", "kept", "removed")},
-        "tokens": artifacts["tokenize"].manifest.metrics["tokens"],
         "token_shards": sorted(f.sha256 for f in artifacts["tokenize"].files() if f.name.endswith(".arrow")),
     }
 
@@ -103,29 +104,74 @@ def _wait_until_gone(pids: list[int]) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def finished_run(workspace: Workspace) -> RunRecord:
-    """A run whose driver was killed with -9 in the data stages, in pre-training and in PPO, and run again."""
+def two_raylets() -> Iterator[str]:
+    """A cluster of two raylets of one CPU each; the address of the dashboard that takes jobs."""
+    port = _free_port()
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={
+            "num_cpus": 1,
+            "include_dashboard": True,
+            "dashboard_host": "127.0.0.1",
+            "dashboard_port": port,
+            "object_store_memory": 200 * 2**20,
+        },
+    )
+    cluster.add_node(num_cpus=1, object_store_memory=200 * 2**20)
+    cluster.wait_for_nodes()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        cluster.shutdown()
+
+
+def _kill_driver(arguments: list[str], storage: Path, finished: int, into_s: float) -> None:
+    """Start a run and kill -9 its driver once `finished` stages are there and `into_s` more seconds have passed."""
+    process = subprocess.Popen(
+        [*RAYMILL, "run", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    _wait_for_stage(process, storage, finished, into_s)
+    assert process.poll() is None, "the run ended before it could be killed"
+    children = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert _wait_until_gone(children) == []  # its Ray dies with it
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The run, and what following its job showed."""
+
+    record: RunRecord
+    shown: str
+
+
+@pytest.fixture(scope="module")
+def finished(workspace: Workspace, two_raylets: str, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Killed in the data stages, killed in pre-training, then finished as a job."""
     moments = random.Random(os.getpid())
-    for finished in (0, 4, 9):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "cluster", "run", *workspace.arguments()],
-            cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        _wait_for_stage(process, workspace.storage, finished, moments.uniform(6, 14))
-        children = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert _wait_until_gone(children) == []
-    done = _raymill("run", *workspace.arguments())
-    assert done.returncode == 0, done.stdout + done.stderr
-    return read_run("smoke", str(workspace.storage))
+    _kill_driver(workspace.arguments(), workspace.storage, 0, moments.uniform(8, 12))
+    _kill_driver(workspace.arguments(), workspace.storage, 4, moments.uniform(12, 16))
+    # A working directory with packages of the same names must not get in front of ours.
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    for name in ("cluster", "tests", "training"):
+        (elsewhere / name).mkdir()
+        (elsewhere / name / "__init__.py").write_text("raise ImportError('the wrong package')\n")
+    done = _raymill("submit", *workspace.arguments(), "--address", two_raylets, cwd=elsewhere)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    return Finished(read_run("smoke", str(workspace.storage)), done.stdout)
 
 
-def test_a_run_killed_in_several_stages_ends_with_everything_there(
-    finished_run: RunRecord, workspace: Workspace
-) -> None:
-    assert all(stage.finished for stage in finished_run.stages.values())
-    assert set(STAGES) < set(finished_run.stages)
+@pytest.fixture(scope="module")
+def finished_run(finished: Finished) -> RunRecord:
+    return finished.record
+
+
+def test_a_killed_run_is_finished_by_a_job_on_two_raylets(finished: Finished, workspace: Workspace) -> None:
+    assert all(stage.finished for stage in finished.record.stages.values())
+    assert "[4/11] tokenize      already there" in finished.shown  # taken from what the killed drivers left
+    assert "[11/11] evaluate" in finished.shown  # the job's log is followed
+    assert "succeeded" in finished.shown
     report = json.loads((workspace.storage / "runs" / "smoke" / "report.json").read_text())
     figures = report["balance"]
     assert figures["read"] == figures["kept"] + sum(figures["dropped"].values()) + figures["quarantined"]
@@ -136,6 +182,33 @@ def test_a_run_killed_in_several_stages_ends_with_everything_there(
         engine = report["stages"][name]["engine"]
         assert engine["class"] == "DeepSpeedEngine"
         assert (engine["world_size"], engine["zero_stage"]) == (world_size, zero_stage)
+
+
+def test_kills_machines_and_worker_counts_change_no_document_and_no_token(
+    finished_run: RunRecord, workspace: Workspace, tmp_path: Path
+) -> None:
+    spec = yaml.safe_load(SPEC.read_text())
+    spec["stages"] = {name: spec["stages"][name] for name in ("clean", "dedupe", "tokenizer", "tokenize")}
+    spec["resources"]["cpus"] = 1
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(spec))
+    arguments = [str(tmp_path / "spec.yaml"), *workspace.arguments(tmp_path / "runs")[1:]]
+    done = _raymill("run", *arguments)
+    assert done.returncode == 0, done.stdout
+    assert _counts(read_run("smoke", str(tmp_path / "runs"))) == _counts(finished_run)
+
+
+def test_a_job_that_fails_exits_with_the_drivers_code(two_raylets: str, finished: Finished, tmp_path: Path) -> None:
+    settings = ["--storage", str(tmp_path), "--set", "stages.pretrain.workers={num_workers: 8, cpus: 1}"]
+    done = _raymill("submit", str(SPEC), "--address", two_raylets, *settings)
+    assert done.returncode == 3
+    assert "needs 8 CPU at once" in " ".join(done.stdout.split())
+
+
+def test_an_address_where_nothing_answers_is_told_plainly() -> None:
+    done = _raymill("submit", str(SPEC), "--address", f"http://127.0.0.1:{_free_port()}")
+    assert done.returncode == 3
+    assert "no Ray cluster answers" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_every_file_is_the_one_that_was_recorded_while_writing(finished_run: RunRecord) -> None:
@@ -167,15 +240,18 @@ def test_a_second_run_takes_everything_from_the_manifests(finished_run: RunRecor
     assert done.stdout.count("already there") == len(finished_run.stages)
 
 
-def test_one_changed_dpo_setting_reruns_dpo_and_what_depends_on_it(
+def test_one_changed_dpo_setting_reruns_dpo_and_what_depends_on_it_also_when_killed(
     finished_run: RunRecord, workspace: Workspace
 ) -> None:
-    done = _raymill("run", *workspace.arguments(), "--set", "stages.dpo.beta=0.2", "--set", "name=changed")
+    there = len(finished_run.stages)
+    arguments = [*workspace.arguments(), "--set", "stages.dpo.beta=0.2", "--set", "name=changed"]
+    _kill_driver(arguments, workspace.storage, there, 16)  # in the middle of dpo
+    done = _raymill("run", *arguments)
     assert done.returncode == 0, done.stdout
     again = read_run("changed", str(workspace.storage))
     changed = {n for n, s in again.stages.items() if s.fingerprint != finished_run.stages[n].fingerprint}
     assert changed == {"dpo", "evaluate"}
-    assert done.stdout.count("already there") == len(again.stages) - 2
+    assert done.stdout.count("already there") == there - 2
 
 
 def test_a_second_driver_on_the_same_run_is_refused(finished_run: RunRecord, workspace: Workspace) -> None:
@@ -189,7 +265,7 @@ def test_a_second_driver_on_the_same_run_is_refused(finished_run: RunRecord, wor
 
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(workspace: Workspace, tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "cluster", "run", *workspace.arguments(tmp_path / "runs")],
+        [*RAYMILL, "run", *workspace.arguments(tmp_path / "runs")],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     lines = iter(process.stdout.readline, "")  # type: ignore[union-attr]
@@ -210,7 +286,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(workspace: Workspace, tmp_pa
 def served(finished_run: RunRecord, workspace: Workspace) -> Iterator[str]:
     port = _free_port()
     process = subprocess.Popen(
-        [sys.executable, "-m", "cluster", "serve", "smoke", "--storage", str(workspace.storage), "--port", str(port)],
+        [*RAYMILL, "serve", "smoke", "--storage", str(workspace.storage), "--port", str(port)],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     try:
@@ -236,7 +312,7 @@ def test_a_finished_run_is_served_and_scores(served: str) -> None:
 
 def test_chat_talks_to_the_served_run(served: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "cluster", "chat", "--url", served],
+        [*RAYMILL, "chat", "--url", served],
         cwd=ROOT, input="Hello\n/quit\n", capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -8,13 +8,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from cluster.contracts.errors import InputError
 from cluster.contracts.records import Conversation, Message
 from training.conversations import encode_conversation, encode_exchange, read_conversations, split_conversations
+
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,11 @@ def read_prompts(
     return PromptSet(train=sides[0], heldout=sides[1], num_too_long=num_too_long)
 
 
-def spread_over(prompts: Sequence[list[int]], count: int | None) -> Sequence[list[int]]:
-    """`count` of the prompts at even distances, so that no topic is left out because it comes late; None: all."""
-    if count is None or count >= len(prompts):
-        return prompts
-    return [prompts[i * len(prompts) // count] for i in range(count)]
+def spread_over(items: Sequence[_Item], count: int | None) -> Sequence[_Item]:
+    """`count` of the items at even distances, so that no topic is left out because it comes late; None: all."""
+    if count is None or count >= len(items):
+        return items
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 def prompts_of_update(num_prompts: int, *, update: int, prompts_per_update: int, seed: int) -> list[int]:

@@ -228,7 +228,21 @@ _ODDITIES = (
     "日本語のテキスト。 中文,中文 ไทยกำลัง abc日本 ☃ a☃b © 한국어 और हिन्दी ٣٫١٤ ١٢٣ é e\u0301 \u0301 𝒜 𐐀 𠀀𠀁 🙂 a🙂b "
     "JavaScript javascript: lorem ipsum Privacy Policy terms of use uses cookies"
 ).split(" ")
-_SPACES = [" "] * 30 + ["  ", "\t", "\u00a0", "\u3000", "\n", "\n", "\n", "\n\n", "\r\n", "\u2028", "\x0c", " \n", "\n  "]
+_SPACES = [" "] * 30 + [
+    "  ",
+    "\t",
+    "\u00a0",
+    "\u3000",
+    "\n",
+    "\n",
+    "\n",
+    "\n\n",
+    "\r\n",
+    "\u2028",
+    "\x0c",
+    " \n",
+    "\n  ",
+]
 
 
 def random_text(rng: random.Random, *, length: int, oddities: float = 0.2) -> str:

@@ -10,7 +10,16 @@ from tests.unit.dataprep.test_words import pieces
 
 
 def test_lines_equal_splitlines_on_random_texts() -> None:
-    texts = [*slow_twins.random_texts(5, 200, longest=80), "", "\n", "\n\n", "a\r\n", "a\r\r\nb", "\x0b\x0c\x1c\x85", "é\u2028"]
+    texts = [
+        *slow_twins.random_texts(5, 200, longest=80),
+        "",
+        "\n",
+        "\n\n",
+        "a\r\n",
+        "a\r\r\nb",
+        "\x0b\x0c\x1c\x85",
+        "é\u2028",
+    ]
     column = TextColumn(pa.array(texts, pa.large_string()))
     for d, text in enumerate(texts):
         assert pieces(column, column.lines, d) == text.splitlines()

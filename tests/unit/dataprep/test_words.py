@@ -37,7 +37,7 @@ def pieces(column: TextColumn, spans: Spans, document: int = 0) -> list[str]:
         ("--option -x C++ +1 +a", "--option|-x|C++|+1|+|a"),
         ("____ *** ===", "_|_|_|_|*|*|*|=|=|="),
         ("日本語。ab", "日|本|語|。|ab"),
-        ("กำลัง", "กำ|ลั|ง"),
+        ("กำลัง", "ก|ำ|ลั|ง"),
         ("a☃b 🙂", "a|☃|b|🙂"),
         ("a\u00a0b\u3000c\td", "a|b|c|d"),
         ("", ""),
@@ -63,10 +63,8 @@ def test_words_follow_the_documented_rule(text: str, expected: str) -> None:
     ],
 )
 def test_terms_fold_case_accents_and_numbers(text: str, expected: str) -> None:
-    column, reference = column_of(text), column_of(expected)
     assert slow_twins.terms(text) == expected.split()
-    assert column.terms.hashes.tolist() == reference.words.hashes.tolist() or not text.isascii()
-    assert len(column.terms.hashes) == len(expected.split())
+    assert column_of(text).terms.hashes.tolist() == column_of(expected).terms.hashes.tolist()
 
 
 def test_words_equal_their_twin_on_random_texts() -> None:

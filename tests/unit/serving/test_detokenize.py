@@ -60,3 +60,10 @@ def test_nothing_of_a_stop_string_is_ever_let_out(tokenizer: Any) -> None:
     for token in tokenizer(TEXTS[0])["input_ids"]:
         shown += stream.push(token)
         assert "hello ".startswith(shown)
+
+
+def test_an_endless_run_of_broken_bytes_does_not_hold_a_stream_up(tokenizer: Any) -> None:
+    broken = tokenizer("語")["input_ids"][0]
+    made = pieces(TextStream(tokenizer), [broken] * 40)
+    assert sum(bool(piece) for piece in made) >= 5
+    assert set("".join(made)) == {"\ufffd"}

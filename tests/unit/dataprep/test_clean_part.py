@@ -1,0 +1,150 @@
+"""One file to one part, without Ray: the balance, the reasons, the views each rule sees, and repeatable bytes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cluster.contracts.commit import CommittedPart, committed_part
+from cluster.contracts.errors import InputError, StageFailed
+from cluster.contracts.storage import FileStat
+from dataprep import clean_part as module
+from dataprep.clean import input_files, part_key
+from dataprep.clean_part import Tally, clean_part
+from dataprep.config import CleanConfig
+from dataprep.verdicts import judge
+
+SENTENCE = "The committee met on the {n}th of May and agreed that the bridge over the river should be built with care. "
+ENGLISH = (
+    "".join(SENTENCE.format(n=n) for n in range(1, 8)) + "It is to be opened by the mayor, they said. Nobody knew."
+)
+GERMAN = "Der Ausschuss trat am Montag zusammen und beschloss, dass die Brücke über den Fluss gebaut werden soll. " * 5
+LENIENT: dict[str, Any] = {"gopher_repetition": None, "c4": None}
+
+
+def config(**settings: Any) -> CleanConfig:
+    return CleanConfig(inputs=["unused"], **{**LENIENT, **settings})
+
+
+def run(directory: Path, rows: list[str], settings: CleanConfig, key: str = "k") -> CommittedPart:
+    source = directory / "rows.jsonl"
+    source.write_text("\n".join(rows))
+    kept = clean_part(str(source), parts=str(directory / "parts"), key=key, config=settings)
+    part = committed_part(str(directory / "parts"), key)
+    assert part is not None
+    assert part.metrics["kept"] == kept
+    return part
+
+
+def table(directory: Path, part: CommittedPart, role: str) -> list[dict[str, Any]]:
+    return pq.read_table(directory / "parts" / part.files[role].name).to_pylist()
+
+
+def row(text: str, **fields: str) -> str:
+    return json.dumps({"text": text, **fields})
+
+
+def test_every_row_lands_in_one_of_the_tables_with_its_reason(tmp_path: Path) -> None:
+    rows = [
+        row(ENGLISH, url="https://a.example", title="A"),
+        row(GERMAN),
+        "{",
+        row("This text is too short."),
+        row(" \n "),
+    ]
+    part = run(tmp_path, rows, config(languages=["en"]))
+    assert part.metrics["read"] == 5
+    assert part.metrics["dropped"] == {"language": 1, "gopher_short_doc": 1, "empty_text": 1}
+    assert part.metrics["quarantine_reasons"] == {"bad_json": 1}
+    assert part.metrics["languages"] == {"en": 1}
+    assert part.metrics["languages_seen"]["de"] == 1
+    (document,) = table(tmp_path, part, "documents")
+    assert (document["url"], document["title"], document["language"]) == ("https://a.example", "A", "en")
+    assert document["text"] == ENGLISH.strip()
+    dropped = table(tmp_path, part, "dropped")
+    assert [(d["reason"], d["offset"]) for d in dropped] == [
+        ("language", len(rows[0].encode()) + 1),
+        ("gopher_short_doc", sum(len(r.encode()) + 1 for r in rows[:3])),
+        ("empty_text", sum(len(r.encode()) + 1 for r in rows[:4])),
+    ]
+    assert dropped[0]["head"] == GERMAN[:200]
+
+
+def test_signatures_are_of_the_text_as_it_is_kept(tmp_path: Path) -> None:
+    policy = "We use cookies on this page, see our privacy policy."
+    rows = [row(ENGLISH), row(f"{ENGLISH}\n{policy}"), row(ENGLISH.replace("May", "June"))]
+    part = run(tmp_path, rows, config(c4={}))
+    texts = [document["text"] for document in table(tmp_path, part, "documents")]
+    assert texts[0] == texts[1], "C4 cuts the notice"
+    first, second, third = table(tmp_path, part, "signatures")
+    assert first == second
+    assert (first["hash_high"], first["hash_low"]) != (third["hash_high"], third["hash_low"])
+    assert first["num_characters"] == len(texts[0])
+    assert len(first["minhash"]) == 112
+    assert 0 < np.mean(np.array(first["minhash"]) == np.array(third["minhash"])) < 1
+
+
+def test_the_same_bytes_come_out_again_and_whatever_the_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [row(ENGLISH.replace("bridge", f"bridge number {n}")) for n in range(50)]
+    first, again = (run(tmp_path, rows, config(), key) for key in ("a", "b"))
+    assert {r: f.sha256 for r, f in first.files.items()} == {r: f.sha256 for r, f in again.files.items()}
+    monkeypatch.setattr(module, "_BATCH_DOCUMENTS", 7)
+    small = run(tmp_path, rows, config(), "c")
+    assert small.metrics == first.metrics
+    assert table(tmp_path, small, "documents") == table(tmp_path, first, "documents")
+    assert table(tmp_path, small, "signatures") == table(tmp_path, first, "signatures")
+
+
+def test_an_empty_file_makes_a_part_with_one_quarantined_record(tmp_path: Path) -> None:
+    part = run(tmp_path, [], config())
+    assert part.metrics["read"] == 1
+    assert part.metrics["quarantine_reasons"] == {"empty_file": 1}
+    assert [table(tmp_path, part, role) for role in ("documents", "signatures", "dropped")] == [[], [], []]
+
+
+def test_the_first_failing_rule_is_the_reason_and_families_can_be_off() -> None:
+    repeated = pa.array(["The same line is here and that is all of it, with care.\n" * 30], pa.large_string())
+    assert judge(repeated, config(gopher_repetition={})).reasons_D.tolist() == ["dup_line_frac"]
+    assert judge(repeated, config(fineweb={})).reasons_D.tolist() == ["char_dup_ratio"]
+    assert judge(repeated, config(gopher_quality=None)).reasons_D.tolist() == [""]
+    low = judge(pa.array(["x1 y2 zz 9"], pa.large_string()), config(language_threshold=1.0, gopher_quality=None))
+    assert low.reasons_D.tolist() == ["language_score"]
+
+
+def test_no_texts_at_all_are_judged_without_complaint() -> None:
+    verdicts = judge(pa.array([], pa.large_string()), config(c4={}, gopher_repetition={}, fineweb={}))
+    assert (len(verdicts.kept), len(verdicts.reasons_D)) == (0, 0)
+
+
+def test_an_unaccounted_row_fails_the_part() -> None:
+    tally = Tally(read=3, kept=1)
+    tally.dropped["language"] = 1
+    with pytest.raises(StageFailed, match="3 records read, but 1 kept, 1 dropped and 0 quarantined"):
+        tally.check("file")
+
+
+def test_inputs_are_expanded_sorted_and_checked(tmp_path: Path) -> None:
+    for name in ("b.jsonl", "a.jsonl", "c.warc.gz"):
+        (tmp_path / name).write_text("x")
+    found = input_files([f"{tmp_path}/c*", f"{tmp_path}/*.jsonl", f"{tmp_path}/a.jsonl"])
+    assert [Path(f.uri).name for f in found] == ["a.jsonl", "b.jsonl", "c.warc.gz"]
+    with pytest.raises(InputError, match="matches no file"):
+        input_files([f"{tmp_path}/*.zst"])
+    (tmp_path / "notes.csv").touch()
+    with pytest.raises(InputError, match="unknown format"):
+        input_files([str(tmp_path)])
+
+
+def test_part_keys_tell_files_and_their_versions_apart() -> None:
+    file = FileStat("s3://b/x/a b.warc.gz", 10, 5)
+    others = [FileStat("s3://b/y/a b.warc.gz", 10, 5), FileStat(file.uri, 11, 5), FileStat(file.uri, 10, 6)]
+    assert part_key(file) == part_key(FileStat(file.uri, 10, 5))
+    assert part_key(file).startswith("a-b.warc.gz-")
+    assert len({part_key(f) for f in [file, *others]}) == 4
+    assert part_key(FileStat("/x/__.jsonl", 1, 1)).startswith("jsonl-")

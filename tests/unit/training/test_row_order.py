@@ -1,0 +1,30 @@
+from collections import Counter
+
+from training.row_order import row_order
+
+LENGTHS = [(7 * row) % 31 for row in range(50)]
+
+
+def test_whole_batches_and_every_row_as_often_as_the_epochs_say() -> None:
+    order = row_order(LENGTHS, epochs=3, global_batch_size=8, seed=0)
+    assert len(order) == 50 * 3 // 8 * 8
+    counts = Counter(order)
+    assert set(counts) == set(range(50))
+    assert set(counts.values()) <= {2, 3}
+
+
+def test_a_batch_is_sorted_by_length() -> None:
+    order = row_order(LENGTHS, epochs=2, global_batch_size=10, seed=3)
+    for start in range(0, len(order), 10):
+        lengths = [LENGTHS[row] for row in order[start : start + 10]]
+        assert lengths == sorted(lengths)
+
+
+def test_the_seed_decides() -> None:
+    first, again, other = (row_order(LENGTHS, epochs=1, global_batch_size=5, seed=s) for s in (1, 1, 2))
+    assert first == again != other
+
+
+def test_less_than_a_batch_is_none() -> None:
+    assert row_order(LENGTHS, epochs=1, global_batch_size=64, seed=0) == []
+    assert len(row_order(LENGTHS, epochs=1.5, global_batch_size=64, seed=0)) == 64
