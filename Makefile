@@ -16,7 +16,7 @@ help:
 	@echo "make quickstart  run job_specs/quickstart.yaml through every stage"
 	@echo "make test        run all tests"
 	@echo "make lint        formatting, lint rules, types"
-	@echo "make bench       run the benchmarks (installs their peers first)"
+	@echo "make bench       run the benchmarks"
 	@echo "make clean       remove $(VENV) and caches; runs/ is yours and stays"
 
 setup: $(STAMP)

@@ -179,7 +179,10 @@ def _load(spec: Path, storage: str | None, settings: list[str] | None) -> JobSpe
         path, separator, value = setting.partition("=")
         if not separator:
             raise SpecError([Problem("--set", setting, "is not PATH=VALUE")], "the command line")
-        overrides[path] = yaml.safe_load(value)
+        try:
+            overrides[path] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise SpecError([Problem(f"--set {path}", value, "is not a YAML value")], "the command line") from error
     if storage is not None:
         overrides["storage"] = storage if "://" in storage else os.path.abspath(storage)
     return load_spec(spec, overrides)

@@ -33,7 +33,7 @@ def result_settings(config: StageConfig) -> dict[str, Any]:
 
 def settings_fingerprint(config: StageConfig, seed: int) -> str:
     """Names what is shared by all artifacts of one kind made with the same settings, whatever their inputs."""
-    return digest({"version": config.stage_version, "settings": result_settings(config), "seed": seed})
+    return digest({"version": config.stage_version, "settings": result_settings(config), "seed": _seed(config, seed)})
 
 
 def stage_fingerprint(
@@ -49,7 +49,7 @@ def stage_fingerprint(
             "kind": config.kind,
             "version": config.stage_version,
             "settings": result_settings(config),
-            "seed": seed,
+            "seed": _seed(config, seed),
             "inputs": dict(inputs),
             "files": {field: list(entries) for field, entries in files.items()},
         }
@@ -68,6 +68,10 @@ def directory_fingerprint(uri: str) -> str:
     """Names a model or artifact directory that no stage of the spec made, by its files' names, sizes and times."""
     files = storage.list_files(uri, recursive=True)
     return digest([[f.uri[len(uri) :], f.size, f.mtime_ns] for f in files])
+
+
+def _seed(config: StageConfig, seed: int) -> int | None:
+    return seed if config.uses_seed else None
 
 
 def _base_name(uri: str) -> str:

@@ -55,6 +55,7 @@ def ray_session(resources: ClusterResources, address: str | None, env_vars: Mapp
         object_store = int(resources.object_store_gib * 2**30)
         _check_shared_memory(object_store)
         ray.init(
+            address="local",  # whatever else runs on this machine is not ours to join
             num_cpus=_whole_cpus(resources.cpus),
             num_gpus=resources.gpus,
             object_store_memory=object_store,

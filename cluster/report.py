@@ -79,18 +79,21 @@ def report_figures(record: RunRecord, artifacts: Mapping[str, Artifact]) -> dict
 
 def balance(record: RunRecord, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
     """Where every row that was read went. Raises `StageFailed` where the figures do not add up."""
-    cleans = {name: a for name, a in artifacts.items() if a.manifest.kind == "clean"}
-    dedupes = [a for a in artifacts.values() if a.manifest.kind == "dedupe"]
-    deduplicated = {fingerprint for a in dedupes for fingerprint in a.manifest.inputs.values()}
+    cleans = {a.manifest.fingerprint: a for a in artifacts.values() if a.manifest.kind == "clean"}
+    deduped: dict[str, Artifact] = {}  # by clean; where several stages deduplicate the same documents, the first counts
+    for artifact in artifacts.values():
+        if artifact.manifest.kind == "dedupe":
+            deduped.setdefault(artifact.manifest.inputs["parts"], artifact)
     dropped: dict[str, int] = {}
-    for artifact in cleans.values():
-        _add(dropped, artifact.manifest.metrics["dropped"])
-    for artifact in dedupes:
-        _add(dropped, artifact.manifest.metrics["removed"])
-    read = sum(a.manifest.metrics["read"] for a in cleans.values())
-    quarantined = sum(a.manifest.metrics["quarantined"] for a in cleans.values())
-    kept = sum(a.manifest.metrics["kept"] for a in dedupes)
-    kept += sum(a.manifest.metrics["kept"] for a in cleans.values() if a.manifest.fingerprint not in deduplicated)
+    read = kept = quarantined = 0
+    for fingerprint, clean in cleans.items():
+        last = deduped.get(fingerprint, clean)
+        _add(dropped, clean.manifest.metrics["dropped"])
+        if last is not clean:
+            _add(dropped, last.manifest.metrics["removed"])
+        read += clean.manifest.metrics["read"]
+        quarantined += clean.manifest.metrics["quarantined"]
+        kept += last.manifest.metrics["kept"]
     if read != kept + sum(dropped.values()) + quarantined:
         raise StageFailed(
             f"run {record.name}: {read} rows read, but {kept} kept + {sum(dropped.values())} dropped + "

@@ -15,11 +15,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cluster.contracts import storage
-from cluster.contracts.artifacts import Manifest, StageContext, open_artifact, write_manifest
+from cluster.contracts.artifacts import Manifest, StageContext, open_artifact, read_artifact, write_manifest
 from cluster.contracts.errors import RaymillError, StageFailed
 from cluster.display import Screen, duration
 from cluster.plan import PlannedStage, check_roles, make_plan, open_inputs
-from cluster.runs import RunRecord, RunStage, run_lock, run_uri, write_run
+from cluster.runs import RunRecord, RunStage, artifact_lock, run_lock, run_uri, write_run
 from cluster.spec import JobSpec
 from cluster.stages import STAGE_KINDS
 
@@ -63,7 +63,11 @@ def _run_stages(spec: JobSpec, stages: list[PlannedStage], screen: Screen, addre
     resources = spec.head.resources
     ray_session.check_memory(resources.memory_gib if address is None else 0)
     if address is None and resources.cpus is not None:
-        local = {"CPU": float(int(resources.cpus)), "GPU": float(resources.gpus or 0), "memory": float("inf")}
+        local = {
+            "CPU": float(int(resources.cpus)),
+            "GPU": float("inf") if resources.gpus is None else float(resources.gpus),
+            "memory": float("inf"),
+        }
         check_roles(todo, local, "resources.cpus/gpus in the spec")
     screen.line("starting Ray" if address is None else f"joining Ray at {address}", style="dim")
     with ray_session.ray_session(resources, address, spec.head.environment.env_vars):
@@ -74,7 +78,10 @@ def _run_stages(spec: JobSpec, stages: list[PlannedStage], screen: Screen, addre
                 _say_finished(screen, stage, position, len(stages), "already there")
                 continue
             ray_session.check_disk(spec.head.storage, resources.disk_gib)
-            _run_stage(stage, spec, screen, position, len(stages))
+            with artifact_lock(stage.uri):
+                if read_artifact(stage.uri) is None:  # another run may have made it while this one waited
+                    _run_stage(stage, spec, screen, position, len(stages))
+            write_run(_record(spec, make_plan(spec)))
 
 
 def _run_stage(stage: PlannedStage, spec: JobSpec, screen: Screen, position: int, count: int) -> None:
@@ -147,7 +154,7 @@ _HEADLINES = {
     "tokenizer": ("vocab_size",),
     "tokenize": ("documents", "tokens"),
     "pretrain": ("heldout_loss", "unigram_entropy", "tokens_per_s"),
-    "preferences": ("train_pairs", "heldout_pairs"),
+    "preferences": ("num_train_pairs", "num_heldout_pairs"),
     "sft": ("heldout_answer_loss", "base_heldout_answer_loss"),
     "reward_model": ("heldout_pair_accuracy", "length_baseline_accuracy", "bag_of_words_baseline_accuracy"),
     "dpo": ("heldout_preference_accuracy",),

@@ -90,10 +90,23 @@ def read_run(name_or_path: str, storage_uri: str) -> RunRecord:
 @contextmanager
 def run_lock(storage_uri: str, name: str) -> Iterator[None]:
     """Keep a second driver off the same run. Local storage only; the lock dies with its process."""
-    if not storage.is_local(storage_uri):
+    with _file_lock(run_uri(storage_uri, name, "driver.lock"), f"run {name!r} is being driven"):
+        yield
+
+
+@contextmanager
+def artifact_lock(uri: str) -> Iterator[None]:
+    """Keep two runs from making the same artifact at once; runs share artifacts by fingerprint."""
+    with _file_lock(storage.join(uri, "stage.lock"), f"{uri} is being made"):
+        yield
+
+
+@contextmanager
+def _file_lock(uri: str, what: str) -> Iterator[None]:
+    if not storage.is_local(uri):
         yield
         return
-    path: Path = storage.local_path(run_uri(storage_uri, name, "driver.lock"))
+    path: Path = storage.local_path(uri)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+") as stream:
         try:
@@ -101,8 +114,7 @@ def run_lock(storage_uri: str, name: str) -> Iterator[None]:
         except OSError as error:
             stream.seek(0)
             raise ResourceError(
-                f"run {name!r} is being driven by process {stream.read() or '?'} already; "
-                "wait for it, end it, or give this run another name"
+                f"{what} by process {stream.read() or '?'} already; wait for it or end it, and run this again"
             ) from error
         stream.truncate(0)
         stream.write(str(os.getpid()))

@@ -128,17 +128,21 @@ def parse_spec(raw: object, *, source: str, directory: Path) -> JobSpec:
         raise SpecError(problems, source)
     stages: dict[str, StageConfig] = {}
     kinds: dict[str, StageKind] = {}
+    raw_stages = {str(name): values for name, values in raw_stages.items()}
     for name, values in raw_stages.items():
-        kind = _stage_kind(str(name), values, problems)
+        if not re.match(_NAME_PATTERN, name):
+            problems.append(Problem(f"stages.{name}", name, "is no stage name", "letters, digits, '.', '_' and '-'"))
+        kind = _stage_kind(name, values, problems)
         if kind is not None:
-            kinds[str(name)] = kind
+            kinds[name] = kind
             completed = {"kind": kind.name, **(values or {})}
             config = _validate(kind.config_class(), completed, f"stages.{name}", problems)
             if config is not None:
-                stages[str(name)] = _resolve_paths(config, directory)
+                stages[name] = _resolve_paths(config, directory)
     order = _check_graph(raw_stages, kinds, problems, directory)
     for name, kind in kinds.items():
         _check_files(name, kind.config_class(), raw_stages[name] or {}, directory, problems)
+    _check_splits(stages, problems)
     if problems or head is None:
         raise SpecError(problems, source)
     head = head.model_copy(update={"storage": _absolute(head.storage, directory)})
@@ -185,7 +189,7 @@ def _stage_kind(name: str, values: object, problems: list[Problem]) -> StageKind
         problems.append(Problem(path, values, "must be a mapping of settings"))
         return None
     kind = (values or {}).get("kind", name)
-    if kind not in STAGE_KINDS:
+    if not isinstance(kind, str) or kind not in STAGE_KINDS:
         problems.append(Problem(f"{path}.kind", kind, "is no stage kind", _suggest(str(kind), STAGE_KINDS)))
         return None
     return STAGE_KINDS[kind]
@@ -305,10 +309,32 @@ def _check_files(
     """Check raw inputs, also of stages whose other settings are wrong."""
     for field in config_class.file_fields():
         patterns = values.get(field)
+        if patterns == []:
+            problems.append(
+                Problem(f"stages.{name}.{field}", patterns, "is empty", "at least one file, directory or glob")
+            )
         for index, pattern in enumerate(patterns if isinstance(patterns, list) else ()):
             if isinstance(pattern, str) and not storage.expand(_absolute(pattern, directory)):
                 problems.append(
                     Problem(f"stages.{name}.{field}.{index}", pattern, "matches no file", "a file, directory or glob")
+                )
+
+
+def _check_splits(stages: Mapping[str, StageConfig], problems: list[Problem]) -> None:
+    """Stages that split the same conversations must agree how, or one trains on what another reports as held out."""
+    first: dict[str, tuple[str, tuple[object, object]]] = {}
+    for name, config in stages.items():
+        split = (getattr(config, "heldout_fraction", None), getattr(config, "split_seed", None))
+        for pattern in getattr(config, "conversations", ()):
+            other, expected = first.setdefault(pattern, (name, split))
+            if split != expected:
+                problems.append(
+                    Problem(
+                        f"stages.{name}.heldout_fraction",
+                        split,
+                        f"heldout_fraction and split_seed differ from those of stage {other} on the same conversations",
+                        f"{other} has {expected}; held-out prompts would leak into training",
+                    )
                 )
 
 

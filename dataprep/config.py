@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -39,7 +39,9 @@ class ReadLimits(StrictModel):
 
 
 class DataConfig(StageConfig):
-    """What the stages on Ray Data share."""
+    """What the stages on Ray Data share. None of them draws anything by the spec's seed."""
+
+    uses_seed: ClassVar[bool] = False
 
     workers: Resources = execution(default_factory=Resources, description="what each task gets")
     max_workers: Annotated[int | None, Field(ge=1)] = execution(

@@ -21,7 +21,7 @@ from dataprep.words import Spans, Words, split_terms, split_words
 
 @dataclass(frozen=True)
 class Lines(Spans):
-    """The lines of each document as `str.splitlines` gives them: without their ends; hashes are of their exact bytes."""
+    """The lines of each document as `str.splitlines` gives them, line breaks left out; hashes are of exact bytes."""
 
     num_chars: npt.NDArray[np.int32]  # [L] length in code points
 
@@ -101,7 +101,7 @@ def _single_array(texts: pa.Array | pa.ChunkedArray) -> pa.LargeStringArray:
         texts = texts.cast(pa.large_string()).combine_chunks()
         if isinstance(texts, pa.ChunkedArray):
             texts = texts.chunk(0) if texts.num_chunks else pa.array([], pa.large_string())
-    return texts.cast(pa.large_string())
+    return texts if pa.types.is_large_string(texts.type) else texts.cast(pa.large_string())
 
 
 @numba.njit(cache=True)

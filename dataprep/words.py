@@ -10,9 +10,9 @@ thresholds, which were set on spaCy's English tokens:
 3. A final dot is split off after a lower-case letter, a digit, punctuation or two capitals, but not from an
    initialism (single letters and dots: "e.g.", "U.S.") nor from the abbreviations listed below.
 4. "'s" is split off, and so are "n't", "'ll", "'ve", "'re", "'d", "'m"; "cannot" is two words.
-5. Inside what is left, these split where letters stand on both sides: hyphens, `,`, `: < > = /` (a digit may stand on
-   the left of all but the comma), `.` between a lower- and an upper-case letter; `+ - * ^` between digits; pictographs and runs of dots
-   always. Addresses ("example.org/a-b", "me@example.org") are left whole.
+5. Inside what is left, these split where letters stand on both sides: hyphens, `,`, `: < > = /` (but for the comma, a
+   digit may stand on the left), `.` between a lower- and an upper-case letter; `+ - * ^` between digits; pictographs
+   and runs of dots always. Addresses ("example.org/a-b", "me@example.org") are left whole.
 6. In scripts without spaces (Han, kana, Thai, Lao, Khmer, Myanmar, Tibetan) each letter with its marks is a word,
    whatever stands around it, and so is each punctuation character beside them. Filters exempt such words where a
    rule is about word length or stop words.
@@ -497,7 +497,7 @@ def _is_label_byte(byte):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True)
 def _is_host(data, i, hi):  # type: ignore[no-untyped-def]
-    """Whether dotted labels that end in a lower-case or numeric one begin at `i`, with a port or path at most behind."""
+    """Whether dotted labels, the last in lower case or all numeric, begin at `i`, at most a port or path behind."""
     dots = 0
     label = i
     lower = digits = True  # of the label under way

@@ -5,7 +5,7 @@ Importing this costs Pydantic only, since `raymill plan` loads it.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -38,7 +38,7 @@ class TrlConfig(StageConfig):
     epochs: Annotated[float, Field(gt=0)] = 1.0  # passes over the training rows; ends on a whole global batch
     lr: Annotated[float, Field(gt=0)] = 2e-5  # peak learning rate
     lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"  # after the warm-up, down to 0
-    warmup_fraction: Fraction = 0.05  # of all steps
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05  # of all steps
     weight_decay: Annotated[float, Field(ge=0)] = 0.0  # AdamW's, decoupled
     adam_beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999  # decay of the squared gradients' average
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0  # gradients are scaled down to this norm
@@ -58,6 +58,12 @@ class TrlConfig(StageConfig):
 
     def roles(self) -> list[tuple[str, int, Resources]]:
         return [("workers", self.workers.num_workers, self.workers)]
+
+    @model_validator(mode="after")
+    def _bf16_has_a_gpu(self) -> TrlConfig:
+        if self.precision == "bf16" and self.workers.gpus == 0:
+            raise ValueError("precision bf16 needs workers.gpus: transformers' trainers refuse it on CPUs; take fp32")
+        return self
 
     @model_validator(mode="after")
     def _batch_divides(self) -> TrlConfig:
@@ -84,12 +90,14 @@ class SftConfig(TrlConfig):
 class PreferencesConfig(StageConfig):
     """Preference pairs out of conversations: the person's answer against one made worse at equal length."""
 
+    uses_seed: ClassVar[bool] = False  # pairs are drawn by `split_seed` and the row itself
+
     kind: Literal["preferences"] = "preferences"
     conversations: Annotated[list[str], InputFiles()]  # JSON Lines, as for SFT
     heldout_fraction: Fraction = 0.2  # of first prompts, kept out of training
     split_seed: Annotated[int, Field(ge=0)] = 0  # chooses which; the same in all stages that split
-    min_words: Annotated[int, Field(ge=3)] = 4  # shorter answers give no pair: too few words to disturb
-    max_words: Annotated[int | None, Field(ge=3)] = None  # longer answers give no pair; None: no limit
+    min_words: Annotated[int, Field(ge=4)] = 4  # shorter answers give no pair: too few words to disturb
+    max_words: Annotated[int | None, Field(ge=4)] = None  # longer answers give no pair; None: no limit
     disturbed_per_answer: Annotated[int, Field(ge=0)] = 4  # training pairs per answer against its own words, reordered
     other_answers_per_answer: Annotated[int, Field(ge=0)] = 0  # ... against answers to other prompts, of as many words
     heldout_per_answer: Annotated[int, Field(ge=1)] = 2  # held-out pairs per answer and kind of negative in use
@@ -150,7 +158,7 @@ class EvaluateConfig(StageConfig):
     max_new_tokens: Annotated[int, Field(ge=1)] = 48  # of an answer
     temperature: Annotated[float, Field(gt=0)] = 1.0  # of the sampled answers
     num_samples: Annotated[int, Field(ge=0)] = 6  # prompts whose answers are shown
-    batch_size: Annotated[int, Field(ge=1)] = execution(default=32, description="rows per forward pass")
+    batch_size: Annotated[int, Field(ge=1)] = 32  # rows per forward pass; sampled answers depend on it
     workers: WorkerGroup = execution(
         default_factory=WorkerGroup, description="each takes whole models in turn; more workers than models are idle"
     )

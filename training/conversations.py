@@ -10,7 +10,6 @@ Shape letters: T tokens of one conversation.
 from __future__ import annotations
 
 import gzip
-import io
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -254,11 +253,23 @@ def _normalised(prompt: str) -> str:
     return " ".join(prompt.casefold().split())
 
 
+def _decompressed_zst(content: bytes) -> bytes:
+    """All frames of a .zst file. Raises `zstandard.ZstdError` for one that is cut off; the stream reader would not."""
+    pieces = []
+    while content:
+        frame = zstandard.ZstdDecompressor().decompressobj()
+        pieces.append(frame.decompress(content))
+        if not frame.eof:
+            raise zstandard.ZstdError("the file is truncated")
+        content = frame.unused_data
+    return b"".join(pieces)
+
+
 def _lines(uri: str) -> Iterator[tuple[int, bytes]]:
     """(offset, line) of the lines of a file that are not blank."""
     content = storage.read_bytes(uri)
     if uri.endswith(".zst"):
-        content = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(content)).read()
+        content = _decompressed_zst(content)
     elif uri.endswith(".gz"):
         content = gzip.decompress(content)
     offset = 0

@@ -5,7 +5,6 @@ The implicit reward of an answer is beta x (log p_policy - log p_reference) (Raf
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +21,9 @@ from training.preferences import read_pairs
 from training.scoring import pair_logprobs
 from training.trl_shell import (
     TrlJob,
+    check_max_length,
     gather_over_ranks,
+    last_loss,
     load_tokenizer,
     lora_config,
     run_job,
@@ -49,7 +50,6 @@ def run(
 
 def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """What one rank does; rank 0 returns metrics, files and engine."""
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # TRL reports its use at import otherwise
     from trl import DPOConfig as TrlDpoConfig
     from trl import DPOTrainer
 
@@ -76,6 +76,7 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         tokenizer = load_tokenizer(local)
         model = load_model(local)
         reference = load_model(local) if config.lora is None else None  # adapters are switched off instead
+    check_max_length(config, model)
     train_rows, heldout_rows = read_pairs(job.data_uri)
     train_pairs = encode_pairs(tokenizer, train_rows, max_length=config.max_length)
     heldout_pairs = encode_pairs(tokenizer, heldout_rows, max_length=config.max_length)
@@ -111,6 +112,7 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         "num_heldout_pairs": len(heldout_pairs.pairs),
         "num_pairs_too_long": train_pairs.num_too_long + heldout_pairs.num_too_long,
         "steps": trainer.state.global_step,
+        "train_loss": last_loss(trainer),
         # By the implicit reward; before training both answers of every pair have reward 0, so it is 0.5.
         "heldout_preference_accuracy": pair_accuracy(margins_P),
         "heldout_reward_margin": float(margins_P.mean()),

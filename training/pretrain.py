@@ -73,6 +73,7 @@ def run(
     """The stage. With `launch=run_in_process` it needs no Ray."""
     finished = committed_result(output)
     if finished is not None:
+        CheckpointStore(storage.join(output, "checkpoints")).clear()
         return finished
     initial_model = inputs.get("initial_model")
     job = PretrainJob(

@@ -7,7 +7,6 @@ that end with the answer's end-of-turn token, as rollouts do.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,7 +27,9 @@ from training.sampling import end_of_turn_id
 from training.scoring import rewards
 from training.trl_shell import (
     TrlJob,
+    check_max_length,
     gather_over_ranks,
+    last_loss,
     load_tokenizer,
     lora_config,
     run_job,
@@ -57,7 +58,6 @@ def run(
 
 def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """What one rank does; rank 0 returns metrics, files and engine."""
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # TRL reports its use at import otherwise
     from trl import RewardConfig as TrlRewardConfig
 
     job: TrlJob = settings["job"]
@@ -71,6 +71,7 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
             raise InputError("a reward model needs a padding token that is not the one that ends answers")
         load = partial(new_reward_model, pad_token_id=tokenizer.pad_token_id, seed=job.seed)
         model = load(local)
+    check_max_length(config, model)
     train_rows, heldout_rows = read_pairs(job.data_uri)
     train_pairs = encode_pairs(tokenizer, train_rows, max_length=config.max_length)
     heldout_pairs = encode_pairs(tokenizer, heldout_rows, max_length=config.max_length)
@@ -101,6 +102,7 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         "num_heldout_pairs": len(heldout_pairs.pairs),
         "num_pairs_too_long": train_pairs.num_too_long + heldout_pairs.num_too_long,
         "steps": trainer.state.global_step,
+        "train_loss": last_loss(trainer),
         "heldout_pair_accuracy": pair_accuracy(heldout_chosen - heldout_rejected),
         "train_pair_accuracy": pair_accuracy(train_chosen - train_rejected),
         **baseline_accuracies(train_pairs, heldout_pairs),

@@ -6,7 +6,6 @@ first prompt, so that the held-out loss is of prompts never seen.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -31,6 +30,8 @@ from training.models import load_model
 from training.scoring import answer_logprobs
 from training.trl_shell import (
     TrlJob,
+    check_max_length,
+    last_loss,
     load_tokenizer,
     lora_config,
     run_job,
@@ -57,7 +58,6 @@ def run(
 
 def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """What one rank does; rank 0 returns metrics, files and engine."""
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # TRL reports its use at import otherwise
     from trl import SFTConfig as TrlSftConfig
     from trl import SFTTrainer
 
@@ -71,6 +71,7 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     with storage.local_copy(job.model_uri, worker.scratch) as local:
         tokenizer = load_tokenizer(local)
         model = load_model(local)
+    check_max_length(config, model)
     train_rows, num_without_answer = encode_rows(tokenizer, split.train, config.max_length)
     heldout_rows, num_heldout_without_answer = encode_rows(tokenizer, split.heldout, config.max_length)
     if not train_rows:
@@ -101,7 +102,7 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         "num_without_answer": num_without_answer + num_heldout_without_answer,
         "num_train_answer_tokens": sum(sum(row.assistant_mask_T) for row in train_rows),
         "steps": trainer.state.global_step,
-        "train_loss": trainer.state.log_history[-1].get("train_loss"),
+        "train_loss": last_loss(trainer),
     }
     if heldout_rows:
         for name, uri in (("base_heldout_answer_loss", job.model_uri), ("heldout_answer_loss", job.output)):

@@ -52,9 +52,10 @@ class TrlJob:
 def run_job(job: TrlJob, train: WorkerFunction, context: StageContext, launch: Launcher) -> StageResult:
     """Start the workers and turn what rank 0 gives back into the stage's result."""
     finished = committed_result(job.output)
-    if finished is not None:
-        return finished
     store = checkpoint_store(job)
+    if finished is not None:
+        store.clear()
+        return finished
     check_world_size(store, job.config)
     outcome = launch(train, {"job": job}, job.config.workers, context)
     files = [WrittenFile(**file) for file in outcome["files"]]
@@ -127,7 +128,7 @@ def trainer_arguments(arguments_class: Any, job: TrlJob, worker: Worker, **own: 
         optim="adamw_torch_fused",
         learning_rate=config.lr,
         lr_scheduler_type={"constant": "constant_with_warmup"}.get(config.lr_schedule, config.lr_schedule),
-        warmup_steps=config.warmup_fraction if config.warmup_fraction < 1 else 0,
+        warmup_steps=config.warmup_fraction,  # below 1, transformers takes it as a share of all steps
         weight_decay=config.weight_decay,
         adam_beta2=config.adam_beta2,
         max_grad_norm=config.max_grad_norm,
@@ -208,6 +209,8 @@ def train_and_export(
     `load` opens the model that training started from, in one piece. Returns the engine as found at run time
     and, on rank 0, the files written.
     """
+    from transformers import PrinterCallback
+
     store = checkpoint_store(job)
     restored_directory = worker.scratch / "restored"
     restored = store.restore(restored_directory, agree=worker.agree, note=worker.progress.note)
@@ -215,8 +218,8 @@ def train_and_export(
     if restored is not None:
         worker.progress.note(f"resuming from the checkpoint of step {restored.step}")
     log = MetricsLog(job.output, worker.scratch, first_step=first_step + 1) if worker.is_main else None
-    follower = _follower(trainer, job, worker, store, log)
-    trainer.add_callback(follower)
+    trainer.remove_callback(PrinterCallback)  # the log and the progress bar tell it all
+    trainer.add_callback(_follower(trainer, job, worker, store, log))
     trainer.train(resume_from_checkpoint=str(restored_directory) if restored is not None else None)
     engine = assert_engine(trainer.model_wrapped, zero_stage=job.config.zero_stage, world_size=worker.world_size)
     state_dict = full_state_dict(trainer.model_wrapped)
@@ -232,6 +235,11 @@ def train_and_export(
         files.append(log.close())
     worker.barrier()
     return engine, [asdict(file) for file in files]
+
+
+def last_loss(trainer: Any) -> float:
+    """The training loss of the last step, also where it was taken before a resume."""
+    return float(next(row["loss"] for row in reversed(trainer.state.log_history) if "loss" in row))
 
 
 def forget_deepspeed() -> None:
@@ -293,6 +301,16 @@ def load_tokenizer(directory: Path) -> Any:
     if tokenizer.pad_token_id is None:
         raise InputError(f"the tokenizer in {directory} has no padding token; training needs one of its own")
     return tokenizer
+
+
+def check_max_length(config: TrlConfig, model: Any) -> None:
+    """Raise `InputError` if the model has no positions for the longest rows."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and config.max_length > positions:
+        raise InputError(
+            f"max_length is {config.max_length} and the model has {positions} positions (max_position_embeddings); "
+            "lower max_length"
+        )
 
 
 def share(rows: Sequence[Any], worker: Worker) -> list[Any]:

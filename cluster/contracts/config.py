@@ -61,9 +61,10 @@ class WorkerGroup(Resources):
 class StageConfig(StrictModel):
     """What all stages have. Subclasses set `kind` as a `Literal`."""
 
-    stage_version: ClassVar[int] = (
-        1  # raise it when the stage's code changes its results: old artifacts no longer match
-    )
+    # Raised when the stage's code changes its results, so that old artifacts no longer match.
+    stage_version: ClassVar[int] = 1
+    # Whether the spec's seed changes the stage's results; where it does not, it stays out of the fingerprint.
+    uses_seed: ClassVar[bool] = True
 
     kind: str
 

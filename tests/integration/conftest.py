@@ -10,6 +10,7 @@ import ray
 def local_ray() -> Iterator[None]:
     """A single-node Ray with four half-cores, stopped at the end."""
     ray.init(
+        address="local",
         num_cpus=4,
         object_store_memory=256 * 1024**2,
         include_dashboard=False,

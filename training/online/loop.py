@@ -178,9 +178,9 @@ def train_rank(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any]:
             log.append({"step": version, **figures})
         worker.progress.update(version, config.updates, "updates", reward=figures["reward"], kl=figures["kl"])
         if version % config.checkpoint_every == 0 and version < config.updates:
-            _save_checkpoint(worker, learner, checkpoints, version, before)
             if log is not None:
-                log.publish()
+                log.publish()  # first: rows past a checkpoint are cut on resume, missing ones can't be made again
+            _save_checkpoint(worker, learner, checkpoints, version, before)
 
     # What it came to.
     after = measure_heldout(version=version)

@@ -130,3 +130,10 @@ def test_a_run_is_found_by_name_and_by_path(tmp_path: Path) -> None:
     newest = record.newest_of("ppo", "pretrain")
     assert newest is not None
     assert newest.kind == "pretrain"
+
+
+def test_documents_deduplicated_twice_are_counted_once(tmp_path: Path) -> None:
+    record = _run(tmp_path)
+    again = {**record.stages, "dedupe_again": record.stages["dedupe"], "clean_again": record.stages["clean"]}
+    twice = RunRecord("demo", record.spec, again)
+    assert balance(twice, twice.artifacts()) == balance(record, record.artifacts())

@@ -54,9 +54,8 @@ def gopher_repetition(text: str, settings: GopherRepetitionSettings) -> str:
     if not text:
         return "empty"
     num_chars = len(text)
-    text = "".join(
-        line + "\n" * (line != kept) for line, kept in zip(text.splitlines(), text.splitlines(keepends=True))
-    )
+    pairs = zip(text.splitlines(), text.splitlines(keepends=True), strict=True)
+    text = "".join(line + "\n" * (line != whole) for line, whole in pairs)
     for split, name, most, most_chars in (
         (
             re.split(r"\n{2,}", text.strip()), "para",
@@ -145,7 +144,7 @@ def fineweb(text: str, settings: FineWebSettings) -> str:
     if most is not None and repeated > most:
         return "char_dup_ratio"
     breaks = len(all_lines) - (text.splitlines(keepends=True)[-1] == all_lines[-1])
-    if settings.max_newlines_per_word is not None:
-        if breaks / len(slow_twins.words(text)) > settings.max_newlines_per_word:
-            return "list_ratio"
+    most = settings.max_newlines_per_word
+    if most is not None and breaks / len(slow_twins.words(text)) > most:
+        return "list_ratio"
     return "keep"

@@ -1,0 +1,64 @@
+"""What the repository says about itself is true: its specs load, its README's commands exist."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from cluster.cli import app
+from cluster.spec import load_spec
+from cluster.stages import STAGE_KINDS
+
+ROOT = Path(__file__).resolve().parents[2]
+SPECS = sorted(p for p in (ROOT / "job_specs").rglob("*") if p.suffix in (".yaml", ".yml"))
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.name)
+def test_every_spec_loads_through_the_real_schema(path: Path) -> None:
+    assert load_spec(path).stages
+
+
+def test_the_quickstart_uses_every_kind_of_stage() -> None:
+    used = {config.kind for config in load_spec(ROOT / "job_specs" / "quickstart.yaml").stages.values()}
+    assert used == set(STAGE_KINDS)
+
+
+def _code_lines() -> list[str]:
+    blocks = re.findall(r"^```\w*\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+    return [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
+
+
+def test_every_raymill_command_in_the_readme_exists_with_its_options() -> None:
+    import typer
+
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    found = [shlex.split(line) for line in _code_lines() if line.startswith("raymill ")]
+    assert len(found) >= 8
+    for _, name, *arguments in found:
+        assert name in commands, name
+        options = {option for parameter in commands[name].params for option in parameter.opts}
+        assert {a for a in arguments if a.startswith("--")} <= options, (name, arguments)
+        for argument in arguments:
+            if argument.startswith("job_specs/"):
+                assert (ROOT / argument).exists()
+
+
+def test_every_make_verb_in_the_readme_exists() -> None:
+    verbs = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    named = set(re.findall(r"`?make ([a-z]+)", README))
+    assert {"quickstart", "test"} <= named <= verbs
+    listed = re.search(r"`make ((?:[a-z]+ \| )+[a-z]+)`", README)
+    assert listed
+    assert set(listed[1].split(" | ")) <= verbs
+
+
+def test_every_folder_in_the_map_exists() -> None:
+    block = README.split("## The map")[1].split("```")[1]
+    for path in re.findall(r"^([a-z_]+/(?:log\.md)?)", block, flags=re.MULTILINE):
+        assert (ROOT / path).exists(), path
+
+
+def test_nothing_of_the_readme_is_left_to_fill_in() -> None:
+    assert "@@" not in README

@@ -1,0 +1,49 @@
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from training.config import DpoConfig, EvaluateConfig, RewardModelConfig, SftConfig
+
+SFT: dict[str, Any] = {"model": "base", "conversations": ["rows.jsonl"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"global_batch_size": 9, "workers": {"num_workers": 2}}, "must be a multiple of workers.num_workers = 2"),
+        ({"global_batch_size": 12, "micro_batch_size": 8}, "workers.num_workers x micro_batch_size = 8"),
+        ({"precision": "bf16"}, "bf16 needs workers.gpus"),
+        ({"warmup_fraction": 1.0}, "less than 1"),
+        ({"zero_stage": 4}, "less than or equal to 3"),
+        ({"learning_rate": 1e-4}, "Extra inputs are not permitted"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        SftConfig(**SFT, **changes)
+
+
+def test_bf16_on_gpus_is_taken() -> None:
+    assert SftConfig(**SFT, precision="bf16", workers={"gpus": 1}).precision == "bf16"
+
+
+def test_resources_and_micro_batches_stay_out_of_the_fingerprint() -> None:
+    for config in (SftConfig, DpoConfig, RewardModelConfig):
+        assert config.execution_fields() == {
+            "micro_batch_size",
+            "gradient_checkpointing",
+            "checkpoint_every_steps",
+            "workers",
+        }
+
+
+def test_inputs_are_named_for_the_graph() -> None:
+    assert set(DpoConfig.input_fields()) == {"model", "preferences"}
+    assert set(EvaluateConfig.input_fields()) == {"tokens", "base", "sft", "dpo", "ppo", "reward_model", "preferences"}
+    assert set(SftConfig.file_fields()) == {"conversations"}
+
+
+def test_an_evaluation_of_no_model_is_refused() -> None:
+    with pytest.raises(ValidationError, match="at least one model"):
+        EvaluateConfig(tokens="tokens", conversations=["rows.jsonl"])
