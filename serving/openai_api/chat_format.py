@@ -1,10 +1,6 @@
 """From messages to token ids: the chat template's control tokens are real, a user's are text.
 
-Hugging Face tokenizers turn `<|im_end|>` typed by a user into the control token, which would end his turn and let
-him write the next one himself. Here control strings in message contents are hidden from the template, and put
-back only after its own have been cut out; the text between those is encoded with control tokens off. Since a
-tokenizer splits at control tokens before anything else, ordinary messages get exactly the ids they always get.
-"""
+Hugging Face tokenizers turn `<|im_end|>` typed by a user into the control token, which would end his turn and XX"""
 
 from __future__ import annotations
 
@@ -47,6 +43,9 @@ def encode_chat(tokenizer: Any, messages: Sequence[Message], *, add_generation_p
     except TemplateError as error:
         raise InputError(f"the model's chat template refuses these messages: {error}") from error
 
+    if not hidden:
+        plain: list[int] = tokenizer(rendered, add_special_tokens=False)["input_ids"]
+        return plain
     ids: list[int] = []
     position = 0
     for match in controls.finditer(rendered):

@@ -47,7 +47,7 @@ def test_every_raymill_command_in_the_readme_exists_with_its_options() -> None:
 
 def test_every_make_verb_in_the_readme_exists() -> None:
     verbs = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
-    named = set(re.findall(r"`?make ([a-z]+)", README))
+    named = set(re.findall(r"^make ([a-z]+)", README, flags=re.MULTILINE))
     assert {"quickstart", "test"} <= named <= verbs
     listed = re.search(r"`make ((?:[a-z]+ \| )+[a-z]+)`", README)
     assert listed

@@ -73,7 +73,7 @@ def test_stages_that_can_never_fit_are_refused_before_ray_starts(tmp_path: Path)
     (tmp_path / "pages.jsonl").write_text('{"text": "hello"}\n')
     spec = tmp_path / "spec.yaml"
     spec.write_text(
-        "{name: t, storage: out, resources: {cpus: 2, memory_gib: 0}, stages: {"
+        "{name: t, storage: out, resources: {cpus: 2, gpus: 0, memory_gib: 0}, stages: {"
         "clean: {inputs: [pages.jsonl], workers: {cpus: 3}}, dedupe: {parts: clean, workers: {gpus: 1}}}}"
     )
     done = _raymill("run", str(spec))
