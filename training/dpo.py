@@ -16,7 +16,7 @@ from cluster.contracts.errors import InputError
 from training.baselines import pair_accuracy
 from training.config import DpoConfig
 from training.models import load_model
-from training.pair_rows import EncodedPair, encode_pairs
+from training.pair_rows import WINDOW_BATCHES, EncodedPair, encode_pairs
 from training.preferences import read_pairs
 from training.scoring import pair_logprobs
 from training.trl_shell import (
@@ -93,6 +93,7 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
             ],
             [pair.length for pair in train_pairs.pairs],
             job,
+            window_batches=WINDOW_BATCHES,
         ),
         processing_class=tokenizer,
         peft_config=lora_config(config, task_type="CAUSAL_LM"),

@@ -12,6 +12,9 @@ from typing import Any
 from training.conversations import encode_exchange
 from training.preferences import PreferencePair
 
+# Global batches among which pairs of like length are brought together; each pair weighs the same in its batch.
+WINDOW_BATCHES = 8
+
 
 @dataclass(frozen=True)
 class EncodedPair:
@@ -53,8 +56,12 @@ class EncodedPairs:
 def encode_pairs(tokenizer: Any, rows: Sequence[PreferencePair], *, max_length: int) -> EncodedPairs:
     """Tokens of all pairs of at most `max_length` tokens. A cut answer would be judged for missing its end."""
     pairs, kept = [], []
+    previous: PreferencePair | None = None
     for row in rows:
-        prompt_ids, chosen_ids = encode_exchange(tokenizer, row["prompt"], row["chosen"][0])
+        # An answer's pairs stand together: its chosen side is encoded once.
+        if previous is None or (row["prompt"], row["chosen"]) != (previous["prompt"], previous["chosen"]):
+            prompt_ids, chosen_ids = encode_exchange(tokenizer, row["prompt"], row["chosen"][0])
+        previous = row
         _, rejected_ids = encode_exchange(tokenizer, row["prompt"], row["rejected"][0])
         pair = EncodedPair(prompt_ids, chosen_ids, rejected_ids)
         if pair.length <= max_length:

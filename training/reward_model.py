@@ -21,7 +21,7 @@ from cluster.contracts.errors import InputError
 from training.baselines import bag_of_words_accuracy, length_accuracy, pair_accuracy
 from training.bradley_terry import first_difference, prefix_pair_losses
 from training.config import RewardModelConfig
-from training.pair_rows import EncodedPair, EncodedPairs, encode_pairs
+from training.pair_rows import WINDOW_BATCHES, EncodedPair, EncodedPairs, encode_pairs
 from training.preferences import read_pairs, words
 from training.sampling import end_of_turn_id
 from training.scoring import rewards
@@ -40,7 +40,7 @@ from training.trl_shell import (
 )
 from training.workers import Launcher, Worker, run_workers
 
-NUM_TRAIN_PAIRS_MEASURED = 256
+NUM_TRAIN_PAIRS_MEASURED = 128
 
 
 def run(
@@ -84,6 +84,7 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
             [{"chosen_ids": pair.chosen, "rejected_ids": pair.rejected} for pair in train_pairs.pairs],
             [pair.length for pair in train_pairs.pairs],
             job,
+            window_batches=WINDOW_BATCHES,
         ),
         processing_class=tokenizer,
         peft_config=lora_config(config, task_type="SEQ_CLS", modules_to_save=["score"]),
@@ -93,7 +94,8 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     with storage.local_copy(job.output, worker.scratch) as local:
         model = load_reward_model(local).to(worker.device)
     heldout_chosen, heldout_rejected = pair_rewards(worker, model, heldout_pairs.pairs)
-    measured = train_pairs.pairs[:: max(1, len(train_pairs.pairs) // NUM_TRAIN_PAIRS_MEASURED)]
+    every = -(-len(train_pairs.pairs) // NUM_TRAIN_PAIRS_MEASURED)
+    measured = train_pairs.pairs[::every]
     train_chosen, train_rejected = pair_rewards(worker, model, measured)
     if not worker.is_main:
         return None

@@ -184,12 +184,20 @@ def lora_config(config: TrlConfig, *, task_type: str, modules_to_save: Sequence[
     )
 
 
-def training_rows(rows: Sequence[Mapping[str, Any]], lengths: Sequence[int], job: TrlJob) -> Dataset:
-    """All rows in the order of training, every epoch in turn. Raises `InputError` for less than one batch."""
+def training_rows(
+    rows: Sequence[Mapping[str, Any]], lengths: Sequence[int], job: TrlJob, *, window_batches: int = 1
+) -> Dataset:
+    """All rows in the order of training (`row_order`), every epoch in turn; `InputError` for less than one batch."""
     from datasets import Dataset
 
     config: TrlConfig = job.config
-    order = row_order(lengths, epochs=config.epochs, global_batch_size=config.global_batch_size, seed=job.seed)
+    order = row_order(
+        lengths,
+        epochs=config.epochs,
+        global_batch_size=config.global_batch_size,
+        seed=job.seed,
+        window_batches=window_batches,
+    )
     if not order:
         raise InputError(
             f"{len(rows)} training rows x {config.epochs} epochs are less than one global batch of "

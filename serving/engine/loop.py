@@ -11,7 +11,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -110,9 +110,9 @@ class EngineLoop:
             try:
                 result = function()
             except Exception as error:
-                caller.call_soon_threadsafe(settle, None, error)
+                _post(caller, settle, None, error)
             else:
-                caller.call_soon_threadsafe(settle, result, None)
+                _post(caller, settle, result, None)
 
         self._inbox.put(run)
         return await future
@@ -151,18 +151,18 @@ class EngineLoop:
             if event.finish_reason is not None:
                 del self._streams[event.request_id]
         for caller, deliveries in by_caller.items():
-            _post(caller, deliveries)
+            _post(caller, _put_all, deliveries)
 
     def _fail(self, error: Exception) -> None:
         self.failure = error
         for caller, stream in self._streams.values():
-            _post(caller, [(stream, error)])
+            _post(caller, _put_all, [(stream, error)])
         self._streams.clear()
 
 
-def _post(caller: asyncio.AbstractEventLoop, deliveries: list[_Delivery]) -> None:
+def _post(caller: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: Any) -> None:
     try:
-        caller.call_soon_threadsafe(_put_all, deliveries)
+        caller.call_soon_threadsafe(function, *arguments)
     except RuntimeError:  # the caller's event loop has been closed: nobody waits any more
         pass
 

@@ -1,6 +1,10 @@
 """From messages to token ids: the chat template's control tokens are real, a user's are text.
 
-Hugging Face tokenizers turn `<|im_end|>` typed by a user into the control token, which would end his turn and XX"""
+Hugging Face tokenizers turn `<|im_end|>` typed by a user into the control token, which would end his turn and let
+him write the next one himself. Here control strings in message contents are hidden from the template, and put
+back only after its own have been cut out; the text between those is encoded with control tokens off. Messages
+without control strings are encoded as always.
+"""
 
 from __future__ import annotations
 

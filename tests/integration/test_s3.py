@@ -114,7 +114,7 @@ def test_the_data_stages_run_from_a_bucket_into_a_bucket(bucket: str, tmp_path: 
             storage: {bucket}/store
             resources: {{cpus: 2, memory_gib: 1, object_store_gib: 0.2}}
             stages:
-              clean: {{inputs: ["{bucket}/raw/*.jsonl"], gopher_repetition: null, languages: [en]}}
+              clean: {{inputs: ["{bucket}/raw/*.jsonl"], gopher_repetition: null, gopher_quality: null, c4: null}}
               dedupe: {{parts: clean, fuzzy: null}}
               tokenizer: {{documents: dedupe, vocab_size: 300}}
               tokenize: {{documents: dedupe, tokenizer: tokenizer, heldout_fraction: 0.1}}

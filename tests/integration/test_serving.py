@@ -19,6 +19,7 @@ import pytest
 import ray
 import torch
 from ray import serve
+from transformers import AutoTokenizer
 
 from cluster.contracts.commit import committed_parts
 from cluster.contracts.errors import InputError, ResourceError, StageFailed
@@ -291,8 +292,6 @@ class TestHttp:
         assert len(chunks) > 5
 
     def test_scores_of_a_conversation_are_the_reward_models(self, http: httpx.Client, models: dict[str, Any]) -> None:
-        from transformers import AutoTokenizer
-
         conversation = [*HELLO, {"role": "assistant", "content": "fine"}]
         tokenizer = AutoTokenizer.from_pretrained(models["reward_uri"])
         ids = tokenizer.apply_chat_template(conversation, return_dict=False)

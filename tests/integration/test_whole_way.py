@@ -106,6 +106,8 @@ def _wait_until_gone(pids: list[int]) -> list[int]:
 @pytest.fixture(scope="module")
 def two_raylets() -> Iterator[str]:
     """A cluster of two raylets of one CPU each; the address of the dashboard that takes jobs."""
+    # A job's `python` is the one on the raylets' PATH, as on any cluster.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     port = _free_port()
     cluster = Cluster(
         initialize_head=True,
@@ -125,8 +127,11 @@ def two_raylets() -> Iterator[str]:
         cluster.shutdown()
 
 
-def _kill_driver(arguments: list[str], storage: Path, finished: int, into_s: float) -> None:
-    """Start a run and kill -9 its driver once `finished` stages are there and `into_s` more seconds have passed."""
+def _kill_driver(arguments: list[str], storage: Path, finished: int, into_s: float) -> list[int]:
+    """Start a run and kill -9 its driver once `finished` stages are there and `into_s` more seconds have passed.
+
+    Returns the process ids of its Ray, whose last agents notice after half a minute or so.
+    """
     process = subprocess.Popen(
         [*RAYMILL, "run", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -135,7 +140,7 @@ def _kill_driver(arguments: list[str], storage: Path, finished: int, into_s: flo
     children = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert _wait_until_gone(children) == []  # its Ray dies with it
+    return children
 
 
 @dataclass(frozen=True)
@@ -150,8 +155,8 @@ class Finished:
 def finished(workspace: Workspace, two_raylets: str, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """Killed in the data stages, killed in pre-training, then finished as a job."""
     moments = random.Random(os.getpid())
-    _kill_driver(workspace.arguments(), workspace.storage, 0, moments.uniform(8, 12))
-    _kill_driver(workspace.arguments(), workspace.storage, 4, moments.uniform(12, 16))
+    orphans = _kill_driver(workspace.arguments(), workspace.storage, 0, moments.uniform(8, 12))
+    orphans += _kill_driver(workspace.arguments(), workspace.storage, 4, moments.uniform(12, 16))
     # A working directory with packages of the same names must not get in front of ours.
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     for name in ("cluster", "tests", "training"):
@@ -159,6 +164,7 @@ def finished(workspace: Workspace, two_raylets: str, tmp_path_factory: pytest.Te
         (elsewhere / name / "__init__.py").write_text("raise ImportError('the wrong package')\n")
     done = _raymill("submit", *workspace.arguments(), "--address", two_raylets, cwd=elsewhere)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert _wait_until_gone(orphans) == []  # a killed driver's Ray dies with it
     return Finished(read_run("smoke", str(workspace.storage)), done.stdout)
 
 

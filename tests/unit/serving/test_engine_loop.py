@@ -106,3 +106,15 @@ def test_stopping_ends_those_who_wait() -> None:
 
     with pytest.raises(StageFailed, match="stopped"):
         asyncio.run(stop_midway())
+
+
+def test_a_caller_whose_event_loop_is_gone_does_not_harm_the_others(loop: EngineLoop) -> None:
+    async def ask_and_leave() -> list[asyncio.Task[object]]:
+        asked = [asyncio.create_task(loop.generate(request(1, length=200))), asyncio.create_task(loop.load())]
+        await asyncio.sleep(0)
+        return asked  # asyncio.run cancels them and closes the event loop while the engine is at work
+
+    for _ in range(20):
+        assert all(task.cancelled() for task in asyncio.run(ask_and_leave()))
+    assert len(asyncio.run(loop.generate(request(2))).answer_ids_A) == 10
+    assert loop.failure is None

@@ -8,8 +8,9 @@ from typing import Any
 import httpx
 import pytest
 import torch
+from transformers import LlamaForSequenceClassification
 
-from cluster.contracts.records import GenerateRequest, Rollout
+from cluster.contracts.records import GenerateRequest, Rollout, SamplingParams
 from serving.api_keys import key_digests
 from serving.config import HttpLimits
 from serving.engine.loop import EngineLoop
@@ -66,8 +67,6 @@ def tokenizer() -> Any:
 
 @pytest.fixture
 def backend(tokenizer: Any) -> Iterator[LocalBackend]:
-    from transformers import LlamaForSequenceClassification
-
     torch.manual_seed(1)
     reward = LlamaForSequenceClassification(llama_config(vocab_size=len(tokenizer), num_labels=1)).eval()
     backend = LocalBackend(tiny_policy(vocab_size=len(tokenizer)), reward)
@@ -120,8 +119,6 @@ def test_a_chat_answer_is_the_engines_answer_to_the_templated_prompt(
     client: Client, backend: LocalBackend, tokenizer: Any
 ) -> None:
     body = client.post("/v1/chat/completions", messages=HELLO, temperature=0, max_tokens=6, model="policy").json()
-    from cluster.contracts.records import SamplingParams
-
     prompt = encode_chat(tokenizer, HELLO)
     rollout = asyncio.run(backend.loop.generate(GenerateRequest(prompt, SamplingParams(6, temperature=0))))
     expected = tokenizer.decode(rollout.answer_ids_A.tolist(), skip_special_tokens=True)

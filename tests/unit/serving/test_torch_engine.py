@@ -314,3 +314,17 @@ def test_a_model_whose_cached_decoding_is_wrong_is_refused_at_load(monkeypatch: 
     monkeypatch.setattr(model, "forward", without_positions)
     with pytest.raises(InputError, match="differ from a plain forward pass"):
         TorchEngine(model)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_answers_like_generate_and_takes_new_weights_from_the_cpu() -> None:
+    model = tiny_policy(0).to("cuda")
+    engine = TorchEngine(model, max_batch_size=3)
+    asked = prompts(6)
+    ids = [engine.submit(greedy(prompt)) for prompt in asked]
+    events = run(engine)
+    reference = tiny_policy(0)
+    assert [tokens_of(events[i]) for i in ids] == [hf_greedy(reference, prompt, 12) for prompt in asked]
+    engine.update_weights(1, tiny_policy(1).state_dict())
+    engine.submit(GenerateRequest(asked[0], SamplingParams(max_new_tokens=5, top_p=0.9, top_k=20, seed=1)))
+    assert [event.version for events in run(engine).values() for event in events] == [1] * 5

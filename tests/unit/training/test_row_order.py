@@ -20,6 +20,19 @@ def test_a_batch_is_sorted_by_length() -> None:
         assert lengths == sorted(lengths)
 
 
+def test_a_window_of_batches_holds_the_same_rows_in_batches_of_like_length() -> None:
+    plain = row_order(LENGTHS, epochs=2, global_batch_size=5, seed=3)
+    grouped = row_order(LENGTHS, epochs=2, global_batch_size=5, seed=3, window_batches=10)
+    for start in range(0, 100, 50):
+        assert sorted(plain[start : start + 50]) == sorted(grouped[start : start + 50])
+
+    def padding(order: list[int]) -> int:
+        batches = [[LENGTHS[row] for row in order[i : i + 5]] for i in range(0, len(order), 5)]
+        return sum(5 * max(batch) - sum(batch) for batch in batches)
+
+    assert padding(grouped) < padding(plain) / 3
+
+
 def test_the_seed_decides() -> None:
     first, again, other = (row_order(LENGTHS, epochs=1, global_batch_size=5, seed=s) for s in (1, 1, 2))
     assert first == again != other
