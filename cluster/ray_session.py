@@ -48,7 +48,10 @@ def ray_session(resources: ClusterResources, address: str | None, env_vars: Mapp
     common: dict[str, Any] = {"log_to_driver": False, "namespace": "raymill", "logging_level": logging.WARNING}
     if address is not None:
         try:
-            ray.init(address=address, runtime_env={"env_vars": environment}, **common)
+            # A submitted job has its environment already, and Ray refuses a driver that sets the same variables again.
+            inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+            runtime_env = None if inside_job else {"env_vars": environment}
+            ray.init(address=address, runtime_env=runtime_env, **common)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ResourceError(f"no Ray cluster answers at {address!r}: {error}") from error
     else:
