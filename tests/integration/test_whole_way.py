@@ -9,9 +9,11 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -119,12 +121,16 @@ def two_raylets() -> Iterator[str]:
             "object_store_memory": 200 * 2**20,
         },
     )
-    cluster.add_node(num_cpus=1, object_store_memory=200 * 2**20)
+    # Its own session directory, as on another machine: in a shared one, each raylet that unpacks the job's working
+    # directory deletes what the other unpacked there, and with it the directory the driver is in.
+    second_temp_dir = tempfile.mkdtemp(prefix="rn")
+    cluster.add_node(num_cpus=1, object_store_memory=200 * 2**20, temp_dir=second_temp_dir)
     cluster.wait_for_nodes()
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
         cluster.shutdown()
+        shutil.rmtree(second_temp_dir, ignore_errors=True)
 
 
 def _kill_driver(arguments: list[str], storage: Path, finished: int, into_s: float) -> list[int]:
