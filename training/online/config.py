@@ -6,9 +6,10 @@ PPO. Importing this costs Pydantic only, since `raymill plan` loads it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from cluster.contracts.config import InputFiles, InputOf, Resources, StageConfig, WorkerGroup, execution
 
@@ -105,20 +106,9 @@ class PpoConfig(StageConfig):
             ("reward_server", self.reward_server.num_replicas, self.reward_server),
         ]
 
-    @model_validator(mode="after")
-    def _prompts_divide(self) -> PpoConfig:
+    def clashes(self) -> Iterator[tuple[str, str]]:
         pieces = self.num_minibatches * self.workers.num_workers
         if self.prompts_per_update % pieces:
-            raise ValueError(
-                f"prompts_per_update {self.prompts_per_update} must be a multiple of "
-                f"num_minibatches x workers.num_workers = {pieces}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _kl_has_a_gradient(self) -> PpoConfig:
+            yield "prompts_per_update", f"must be a multiple of num_minibatches x workers.num_workers = {pieces}"
         if self.kl_in == "loss" and self.kl_estimator == "k1" and self.kl_coef > 0:
-            raise ValueError(
-                "kl_in: loss with kl_estimator: k1 does nothing: the expected gradient of k1 is 0; take k2 or k3"
-            )
-        return self
+            yield "kl_estimator", "k1 with kl_in: loss does nothing: its expected gradient is 0; take k2 or k3"
