@@ -330,10 +330,6 @@ def _check_files(
     """Check raw inputs, also of stages whose other settings are wrong."""
     for field in config_class.file_fields():
         patterns = values.get(field)
-        if patterns == []:
-            problems.append(
-                Problem(f"stages.{name}.{field}", patterns, "is empty", "at least one file, directory or glob")
-            )
         for index, pattern in enumerate(patterns if isinstance(patterns, list) else ()):
             if isinstance(pattern, str) and not storage.expand(_absolute(pattern, directory)):
                 problems.append(
@@ -362,8 +358,9 @@ def _check_splits(stages: Mapping[str, StageConfig], problems: list[Problem]) ->
 def _resolve_paths(config: StageConfig, directory: Path) -> StageConfig:
     """The config with the relative paths of its raw inputs and outside references made absolute."""
     updates: dict[str, Any] = {
-        field: [_absolute(pattern, directory) for pattern in getattr(config, field)]
-        for field in type(config).file_fields()
+        field: [_absolute(pattern, directory) for pattern in patterns]
+        for field, patterns in config.raw_inputs().items()
+        if patterns
     }
     for role, target in stage_inputs(config).items():
         if is_outside_reference(target):

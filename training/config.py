@@ -81,7 +81,9 @@ class SftConfig(TrlConfig):
 
     kind: Literal["sft"] = "sft"
     model: Annotated[str, InputOf(("pretrain", "sft"))]  # the model to start from
-    conversations: Annotated[list[str], InputFiles()]  # JSON Lines, one {"messages": [...]} a row; .gz and .zst too
+    conversations: Annotated[
+        list[str], InputFiles(), Field(min_length=1)
+    ]  # JSON Lines, {"messages": [...]} a row; .gz, .zst
     heldout_fraction: Fraction = 0.2  # of first prompts, kept out of training
     split_seed: Annotated[int, Field(ge=0)] = 0  # chooses which; the same in all stages that split
     deduplicate: bool = True  # repeated conversations count once
@@ -93,7 +95,7 @@ class PreferencesConfig(StageConfig):
     uses_seed: ClassVar[bool] = False  # pairs are drawn by `split_seed` and the row itself
 
     kind: Literal["preferences"] = "preferences"
-    conversations: Annotated[list[str], InputFiles()]  # JSON Lines, as for SFT
+    conversations: Annotated[list[str], InputFiles(), Field(min_length=1)]  # JSON Lines, as for SFT
     heldout_fraction: Fraction = 0.2  # of first prompts, kept out of training
     split_seed: Annotated[int, Field(ge=0)] = 0  # chooses which; the same in all stages that split
     min_words: Annotated[int, Field(ge=4)] = 4  # shorter answers give no pair: too few words to disturb
@@ -101,6 +103,11 @@ class PreferencesConfig(StageConfig):
     disturbed_per_answer: Annotated[int, Field(ge=0)] = 4  # training pairs per answer against its own words, reordered
     other_answers_per_answer: Annotated[int, Field(ge=0)] = 0  # ... against answers to other prompts, of as many words
     heldout_per_answer: Annotated[int, Field(ge=1)] = 2  # held-out pairs per answer and kind of negative in use
+    # JSON Lines with a `text` a row: neighbouring sentences make further pairs, for reward models to learn from first
+    # principles what good text is where conversations are few (Askell et al., 2021). None: no such pairs.
+    texts: Annotated[list[str] | None, InputFiles(), Field(min_length=1)] = None
+    text_answers: Annotated[int, Field(ge=1)] = 4_000  # sentences drawn from the texts; one pair each
+    text_max_words: Annotated[int, Field(ge=4)] = 24  # of either sentence; the least is min_words
 
     def clashes(self) -> Iterator[tuple[str, str]]:
         if not self.disturbed_per_answer and not self.other_answers_per_answer:
@@ -140,7 +147,7 @@ class EvaluateConfig(StageConfig):
 
     kind: Literal["evaluate"] = "evaluate"
     tokens: Annotated[str, InputOf(("tokenize",))]  # its held-out shards
-    conversations: Annotated[list[str], InputFiles()]  # the files SFT was given
+    conversations: Annotated[list[str], InputFiles(), Field(min_length=1)]  # the files SFT was given
     base: Annotated[str | None, InputOf(CAUSAL_MODELS)] = None
     sft: Annotated[str | None, InputOf(CAUSAL_MODELS)] = None
     dpo: Annotated[str | None, InputOf(CAUSAL_MODELS)] = None

@@ -86,6 +86,10 @@ class StageConfig(StrictModel):
         """The fields that hold raw input paths."""
         return _marked(cls, InputFiles)
 
+    def raw_inputs(self) -> dict[str, list[str]]:
+        """The paths, directories and globs given in those fields."""
+        return {field: list(getattr(self, field) or ()) for field in self.file_fields()}
+
     @classmethod
     def execution_fields(cls) -> frozenset[str]:
         """The fields that the fingerprint leaves out."""

@@ -32,7 +32,9 @@ class PpoConfig(StageConfig):
     # Inputs
     policy: Annotated[str, InputOf(("sft", "dpo"))]  # the model to start from, and the reference of the KL
     reward_model: Annotated[str, InputOf(("reward_model",))]  # scores whole conversations
-    conversations: Annotated[list[str], InputFiles()]  # JSON Lines as for SFT; their first prompts are used
+    conversations: Annotated[
+        list[str], InputFiles(), Field(min_length=1)
+    ]  # JSON Lines as for SFT; their first prompts are used
     heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2  # of first prompts, kept for the evaluation
     split_seed: Annotated[int, Field(ge=0)] = 0  # chooses which; the same in all stages that split
     max_prompt_tokens: Annotated[int, Field(ge=1)] = 256  # longer prompts are left out (and counted)
