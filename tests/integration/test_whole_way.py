@@ -190,7 +190,13 @@ def test_a_killed_run_is_finished_by_a_job_on_two_raylets(finished: Finished, wo
     assert figures["quarantined"] == 4  # the cut WARC record, the broken line, the list, the number
     page = (workspace.storage / "runs" / "smoke" / "report.html").read_text()
     assert "rows.jsonl" in page  # the quarantined records are named
-    for name, world_size, zero_stage in (("pretrain", 2, 3), ("sft", 2, 2), ("reward_model", 2, 1), ("ppo", 2, 2)):
+    for name, world_size, zero_stage in (
+        ("pretrain", 2, 3),
+        ("sft", 2, 2),
+        ("reward_model", 2, 3),
+        ("dpo", 2, 2),
+        ("ppo", 2, 2),
+    ):
         engine = report["stages"][name]["engine"]
         assert engine["class"] == "DeepSpeedEngine"
         assert (engine["world_size"], engine["zero_stage"]) == (world_size, zero_stage)
