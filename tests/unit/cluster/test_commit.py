@@ -90,3 +90,11 @@ def test_a_removed_part_is_gone(tmp_path: Path) -> None:
 def test_a_key_that_could_leave_the_directory_is_refused(tmp_path: Path, key: str) -> None:
     with pytest.raises(ValueError, match="part key"), commit_part(str(tmp_path), key):
         pass
+
+
+def test_two_files_of_a_part_may_not_share_a_name(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="ends in 'txt' already"), commit_part(str(tmp_path), "unit") as part:
+        for role in ("first", "second"):
+            with part.open(role, "txt") as sink:
+                sink.write(b"x")
+    assert committed_part(str(tmp_path), "unit") is None
