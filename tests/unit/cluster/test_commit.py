@@ -93,8 +93,11 @@ def test_a_key_that_could_leave_the_directory_is_refused(tmp_path: Path, key: st
 
 
 def test_two_files_of_a_part_may_not_share_a_name(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="ends in 'txt' already"), commit_part(str(tmp_path), "unit") as part:
-        for role in ("first", "second"):
-            with part.open(role, "txt") as sink:
-                sink.write(b"x")
-    assert committed_part(str(tmp_path), "unit") is None
+    with commit_part(str(tmp_path), "unit") as part:
+        with part.open("first", "txt") as sink:
+            sink.write(b"x")
+        with pytest.raises(ValueError, match="ends in 'txt' already"), part.open("second", "txt"):
+            pass
+    committed = committed_part(str(tmp_path), "unit")
+    assert committed is not None
+    assert set(committed.files) == {"first"}
