@@ -1,4 +1,4 @@
-"""One input file to one part of the documents: read, extract, normalise, judge, sign, write.
+"""One input shard to one part of the documents: read, extract, normalise, judge, sign, write.
 
 Everything between reading and writing works on columns of some thousand texts. The sizes of these batches are
 constants, so that a part's bytes depend on its input and the settings alone.
@@ -24,8 +24,9 @@ from dataprep.config import CleanConfig
 from dataprep.documents import DOCUMENT_SCHEMA, DROPPED_SCHEMA, signature_schema
 from dataprep.extract import UnreadablePage, extract
 from dataprep.normalise import normalise
-from dataprep.sources.formats import read_records
+from dataprep.sources.readers import read_records
 from dataprep.sources.records import HtmlPage, PlainText, Provenance, Unwanted
+from dataprep.sources.shards import Source
 from dataprep.verdicts import Verdicts, judge
 
 _BATCH_DOCUMENTS = 2048
@@ -76,22 +77,22 @@ class Tally:
             )
 
 
-def clean_part(uri: str, *, parts: str, key: str, config: CleanConfig) -> int:
-    """Clean the file at `uri` and commit the result as unit `key` of `parts`; returns how many documents it keeps."""
+def clean_part(sources: Sequence[Source], *, parts: str, key: str, config: CleanConfig) -> int:
+    """Clean what `sources` hold and commit the result as unit `key` of `parts`; returns how many documents are kept."""
     tally = Tally()
     with commit_part(parts, key) as part:
         with _open_tables(part, config) as tables:
-            for batch in _batches(uri, config, tally):
+            for batch in _batches(sources, config, tally):
                 _write(batch, tables, tally, config)
-        tally.check(uri)
+        tally.check(key)
         part.metrics.update(tally.figures())
     return tally.kept
 
 
-def extracted_records(uri: str, config: CleanConfig) -> Iterator[PlainText | Unwanted | Quarantined]:
-    """The records of a file, pages turned into texts."""
+def extracted_records(source: Source, config: CleanConfig) -> Iterator[PlainText | Unwanted | Quarantined]:
+    """The records of a source, pages turned into texts."""
     limits = config.limits
-    for record in read_records(uri, fields=config.jsonl, max_record_bytes=limits.max_record_bytes):
+    for record in read_records(source, columns=config.columns, max_record_bytes=limits.max_record_bytes):
         if not isinstance(record, HtmlPage):
             yield record
             continue
@@ -104,14 +105,14 @@ def extracted_records(uri: str, config: CleanConfig) -> Iterator[PlainText | Unw
                 max_attributes=limits.max_html_attributes,
             )
         except UnreadablePage as problem:
-            yield Quarantined(uri, place.offset, problem.reason, problem.detail)
+            yield Quarantined(place.uri, place.offset, problem.reason, problem.detail)
         else:
             yield PlainText(replace(place, title=page.title), page.text)
 
 
-def _batches(uri: str, config: CleanConfig, tally: Tally) -> Iterator[Batch]:
+def _batches(sources: Sequence[Source], config: CleanConfig, tally: Tally) -> Iterator[Batch]:
     batch = Batch()
-    for record in extracted_records(uri, config):
+    for record in (record for source in sources for record in extracted_records(source, config)):
         tally.read += 1
         if isinstance(record, PlainText):
             batch.texts.append(record)

@@ -8,15 +8,16 @@ from pydantic import Field, model_validator
 
 from cluster.contracts.config import InputFiles, InputOf, Resources, StageConfig, StrictModel, execution
 from dataprep.filters.settings import C4Settings, FineWebSettings, GopherQualitySettings, GopherRepetitionSettings
+from dataprep.sources.formats import Format, format_of
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NUM_BASE_TOKENS = 256  # a byte-level vocabulary holds every byte
 
 
-class JsonlFields(StrictModel):
-    """Which fields of a JSON Lines row hold what."""
+class Columns(StrictModel):
+    """Which fields of a JSON Lines row, or columns of a Parquet file, hold what."""
 
-    text: str = "text"  # the document; a row without it is quarantined
+    text: str = "text"  # the document; a row, or a Parquet file, without it is quarantined
     url: str | None = "url"  # None: not there; so for those below
     date: str | None = "date"
     title: str | None = "title"
@@ -55,9 +56,13 @@ class DataConfig(StageConfig):
 class CleanConfig(DataConfig):
     """Raw files to documents: read, extract, normalise, identify the language, filter, sign."""
 
+    stage_version: ClassVar[int] = 2
+
     kind: Literal["clean"] = "clean"
-    inputs: Annotated[list[str], InputFiles(), Field(min_length=1)]  # .warc(.gz), .jsonl(.gz|.zst|.bz2); globs too
-    jsonl: JsonlFields = JsonlFields()  # which fields of a JSON Lines row hold what
+    # Files, directories, globs, or `.list` files with one of these a line; the README has the formats.
+    inputs: Annotated[list[str], InputFiles(), Field(min_length=1)]
+    format: Format | None = None  # of all inputs, where their names do not tell it; None: each by its name
+    columns: Columns = Columns()  # which fields of JSON Lines, or columns of Parquet, hold what
     limits: ReadLimits = ReadLimits()  # beyond these a record is quarantined
     languages: Annotated[list[str], Field(min_length=1)] | None = None  # ISO 639 codes to keep; None: all
     language_threshold: Fraction = 0.65  # the least confidence; a document below it is dropped
@@ -66,6 +71,10 @@ class CleanConfig(DataConfig):
     c4: C4Settings | None = C4Settings()
     fineweb: FineWebSettings | None = None
     minhash: MinHashSettings = MinHashSettings()
+
+    def check_input(self, uri: str) -> None:
+        """Raise `InputError` for a file of no known format."""
+        format_of(uri, self.format)
 
 
 class FuzzySettings(StrictModel):

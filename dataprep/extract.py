@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from resiliparse.extract.html2text import extract_plain_text
-from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 from resiliparse.parse.html import HTMLParserException, HTMLTree
 
+from dataprep.charset import decode_html
 from dataprep.markup import scan
 
 
@@ -27,25 +27,12 @@ class Extracted:
     text: str
 
 
-def decode(body: bytes, charset: str | None) -> str:
-    """The characters of a page: by the server's charset or its own `<meta>`, or as its bytes look.
-
-    A declared encoding that the bytes contradict gives way to the detected one; bytes that are no characters
-    of either become U+FFFD.
-    """
-    declared = charset or detect_encoding(body, from_html_meta=True) or "utf-8"
-    try:
-        return bytes_to_str(body, declared, errors="strict", fallback_encodings=())
-    except (UnicodeDecodeError, LookupError):
-        return bytes_to_str(body, detect_encoding(body) or "utf-8", errors="replace", fallback_encodings=())
-
-
 def extract(body: bytes, charset: str | None, *, max_depth: int, max_attributes: int) -> Extracted:
     """The title and main content of a page.
 
     Raises `UnreadablePage`: "html_too_deep", "html_too_many_attributes", "html_unparsable".
     """
-    html = decode(body, charset)
+    html = decode_html(body, charset)
     shape = scan(html.encode(errors="replace"))
     if shape.depth > max_depth:
         raise UnreadablePage("html_too_deep", f"{shape.depth} elements open at once; {max_depth} allowed")

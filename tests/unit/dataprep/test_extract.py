@@ -2,7 +2,8 @@
 
 import pytest
 
-from dataprep.extract import Extracted, UnreadablePage, decode, extract
+from dataprep.charset import decode_html
+from dataprep.extract import Extracted, UnreadablePage, extract
 
 PAGE = """<html><head><title> A title </title><meta charset="{charset}"></head>
 <body><nav>Home | About</nav><main><h1>Größe</h1><p>The main text of the page is this paragraph.</p>
@@ -28,10 +29,10 @@ def test_the_charset_is_taken_from_the_page_where_the_server_names_none(charset:
 
 def test_the_servers_charset_goes_first_unless_the_bytes_contradict_it() -> None:
     latin = ("Größe und Maß der schönen Dinge " * 20).encode("iso-8859-1")
-    assert decode(latin, "iso-8859-1") == latin.decode("iso-8859-1")
-    assert decode(latin, "utf-8") == latin.decode("windows-1252")
-    assert decode("häufig größer für über ".encode() * 20 + b"\xff", "utf-8").endswith("über \ufffd")
-    assert decode(b"text", "no-such-charset") == "text"
+    assert decode_html(latin, "iso-8859-1") == latin.decode("iso-8859-1")
+    assert decode_html(latin, "utf-8") == latin.decode("windows-1252")
+    assert decode_html("häufig größer für über ".encode() * 20 + b"\xff", "utf-8").endswith("über \ufffd")
+    assert decode_html(b"text", "no-such-charset") == "text"
 
 
 @pytest.mark.parametrize(
