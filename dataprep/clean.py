@@ -6,6 +6,7 @@ more WARC costs one more WARC, and a killed run goes on with the shards that are
 
 from __future__ import annotations
 
+import importlib.util
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -24,6 +25,7 @@ from dataprep.sources.shards import SourceShard, plan_shards, sources_of
 
 def run(config: CleanConfig, inputs: Mapping[str, Artifact], output: str, context: StageContext) -> StageResult:
     """Make the parts that are not there yet, then the artifact's shard table."""
+    check_libraries(config)
     files = input_files(config.inputs)
     shards = plan_shards(files, config.format)
     parts = context.parts_directory
@@ -49,6 +51,14 @@ def run(config: CleanConfig, inputs: Mapping[str, Artifact], output: str, contex
     ]
     metrics = _metrics([part.metrics for part in committed], bytes_in=sum(file.size for file in files))
     return StageResult(metrics, [write_shard_table(output, table)])
+
+
+def check_libraries(config: CleanConfig) -> None:
+    """Raise `InputError` for a setting that needs a library which is not installed."""
+    needed = {"trafilatura": config.extractor == "trafilatura", "ftfy": config.fix_mojibake}
+    for library, wanted in needed.items():
+        if wanted and importlib.util.find_spec(library) is None:
+            raise InputError(f'clean: these settings need {library}; install it with: pip install "raymill[text]"')
 
 
 def input_files(patterns: Sequence[str]) -> list[FileStat]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,10 @@ from cluster.contracts.records import QUARANTINE_SCHEMA, Quarantined
 from dataprep import exact, minhash
 from dataprep.config import CleanConfig
 from dataprep.documents import DOCUMENT_SCHEMA, DROPPED_SCHEMA, signature_schema
-from dataprep.extract import UnreadablePage, extract
-from dataprep.normalise import normalise
+from dataprep.extraction import extracted
+from dataprep.normalise import normalise, repair_mojibake
 from dataprep.sources.readers import read_records
-from dataprep.sources.records import HtmlPage, PlainText, Provenance, Unwanted
+from dataprep.sources.records import PlainText, Provenance, Unwanted
 from dataprep.sources.shards import Source
 from dataprep.verdicts import Verdicts, judge
 
@@ -89,30 +89,14 @@ def clean_part(sources: Sequence[Source], *, parts: str, key: str, config: Clean
     return tally.kept
 
 
-def extracted_records(source: Source, config: CleanConfig) -> Iterator[PlainText | Unwanted | Quarantined]:
-    """The records of a source, pages turned into texts."""
-    limits = config.limits
-    for record in read_records(source, columns=config.columns, max_record_bytes=limits.max_record_bytes):
-        if not isinstance(record, HtmlPage):
-            yield record
-            continue
-        place = record.provenance
-        try:
-            page = extract(
-                record.body,
-                record.charset,
-                max_depth=limits.max_html_depth,
-                max_attributes=limits.max_html_attributes,
-            )
-        except UnreadablePage as problem:
-            yield Quarantined(place.uri, place.offset, problem.reason, problem.detail)
-        else:
-            yield PlainText(replace(place, title=page.title), page.text)
-
-
 def _batches(sources: Sequence[Source], config: CleanConfig, tally: Tally) -> Iterator[Batch]:
     batch = Batch()
-    for record in (record for source in sources for record in extracted_records(source, config)):
+    raw = (
+        record
+        for source in sources
+        for record in read_records(source, columns=config.columns, max_record_bytes=config.limits.max_record_bytes)
+    )
+    for record in extracted(raw, config):
         tally.read += 1
         if isinstance(record, PlainText):
             batch.texts.append(record)
@@ -128,7 +112,10 @@ def _batches(sources: Sequence[Source], config: CleanConfig, tally: Tally) -> It
 
 
 def _write(batch: Batch, tables: dict[str, pq.ParquetWriter], tally: Tally, config: CleanConfig) -> None:
-    texts = normalise(pa.array([record.text for record in batch.texts], pa.large_string()))
+    texts = pa.array([record.text for record in batch.texts], pa.large_string())
+    if config.fix_mojibake:
+        texts = repair_mojibake(texts)
+    texts = normalise(texts)
     verdicts = judge(texts, config)
     _write_kept(batch, verdicts, tables, tally, config)
     _write_dropped(batch, texts, verdicts, tables["dropped"], tally)

@@ -11,6 +11,7 @@ from dataprep.filters.settings import C4Settings, FineWebSettings, GopherQuality
 from dataprep.sources.formats import Format, format_of
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+ExtractorName = Literal["resiliparse", "trafilatura"]
 NUM_BASE_TOKENS = 256  # a byte-level vocabulary holds every byte
 
 
@@ -34,9 +35,13 @@ class MinHashSettings(StrictModel):
 class ReadLimits(StrictModel):
     """Beyond these a record is quarantined instead of read."""
 
-    max_record_bytes: Annotated[int, Field(ge=1)] = 16 * 2**20  # of a WARC record's body or a JSON line
+    max_record_bytes: Annotated[int, Field(ge=1)] = 16 * 2**20  # of a page, a text, a JSON line or a Parquet row's text
     max_html_depth: Annotated[int, Field(ge=1)] = 2_000  # elements open at once; extraction is quadratic in it
     max_html_attributes: Annotated[int, Field(ge=1)] = 2_000  # of one tag; parsing is quadratic in them
+    extract_timeout_s: Annotated[float, Field(gt=0)] = (
+        10.0  # CPU time of one page's extraction, in a process of its own
+    )
+    extract_memory_gib: Annotated[float, Field(gt=0)] = 1.0  # what that process may grow by
 
 
 class DataConfig(StageConfig):
@@ -63,7 +68,10 @@ class CleanConfig(DataConfig):
     inputs: Annotated[list[str], InputFiles(), Field(min_length=1)]
     format: Format | None = None  # of all inputs, where their names do not tell it; None: each by its name
     columns: Columns = Columns()  # which fields of JSON Lines, or columns of Parquet, hold what
+    # What takes the main text out of a page; trafilatura needs `pip install "raymill[text]"` and much more time.
+    extractor: ExtractorName = "resiliparse"
     limits: ReadLimits = ReadLimits()  # beyond these a record is quarantined
+    fix_mojibake: bool = False  # repair wrongly decoded characters ("schÃ¶n"); needs `pip install "raymill[text]"`
     languages: Annotated[list[str], Field(min_length=1)] | None = None  # ISO 639 codes to keep; None: all
     language_threshold: Fraction = 0.65  # the least confidence; a document below it is dropped
     gopher_repetition: GopherRepetitionSettings | None = GopherRepetitionSettings()  # None: off; so for those below
