@@ -39,6 +39,7 @@ def run(config: CleanConfig, inputs: Mapping[str, Artifact], output: str, contex
         max_workers=config.max_workers,
         progress=context.progress,
         before=Pace(len(done), sum(part.metrics["kept"] for part in done.values())),
+        log_directory=context.log_directory,
     )
     committed = []
     for shard in shards:
