@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from functools import partial
 from typing import Any
 
@@ -20,14 +20,15 @@ from cluster.contracts.storage import FileStat
 from dataprep.config import CleanConfig
 from dataprep.documents import Shard, relative_uri, write_shard_table
 from dataprep.over_shards import Pace, over_shards
+from dataprep.sources.formats import Format
 from dataprep.sources.shards import SourceShard, plan_shards, sources_of
 
 
 def run(config: CleanConfig, inputs: Mapping[str, Artifact], output: str, context: StageContext) -> StageResult:
     """Make the parts that are not there yet, then the artifact's shard table."""
-    check_libraries(config)
     files = input_files(config.inputs)
     shards = plan_shards(files, config.format)
+    check_libraries(config, {source.format for shard in shards for source in shard.sources})
     parts = context.parts_directory
     done = {shard.key: part for shard in shards if (part := committed_part(parts, shard.key)) is not None}
     if done:
@@ -54,12 +55,16 @@ def run(config: CleanConfig, inputs: Mapping[str, Artifact], output: str, contex
     return StageResult(metrics, [write_shard_table(output, table)])
 
 
-def check_libraries(config: CleanConfig) -> None:
-    """Raise `InputError` for a setting that needs a library which is not installed."""
-    needed = {"trafilatura": config.extractor == "trafilatura", "ftfy": config.fix_mojibake}
-    for library, wanted in needed.items():
+def check_libraries(config: CleanConfig, formats: Set[Format]) -> None:
+    """Raise `InputError` where a setting or an input's format needs a library that is not installed."""
+    needed = {
+        "trafilatura": (config.extractor == "trafilatura", "extractor: trafilatura"),
+        "ftfy": (config.fix_mojibake, "fix_mojibake: true"),
+        "mwparserfromhell": ("mediawiki" in formats, "MediaWiki dumps"),
+    }
+    for library, (wanted, reason) in needed.items():
         if wanted and importlib.util.find_spec(library) is None:
-            raise InputError(f'clean: these settings need {library}; install it with: pip install "raymill[text]"')
+            raise InputError(f'{reason} needs {library}; install it with: pip install "raymill[text]"')
 
 
 def input_files(patterns: Sequence[str]) -> list[FileStat]:

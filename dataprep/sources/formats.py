@@ -7,6 +7,7 @@
 | parquet   | .parquet                                | a row; `columns` maps the columns                     |
 | html      | .html, .htm, .xhtml (.gz, .zst, .bz2)   | the file: a page to extract                           |
 | text      | .txt (.gz, .zst, .bz2)                  | the file                                              |
+| mediawiki | .xml (.gz, .zst, .bz2)                  | a page of the dump, wiki markup to be reduced to text |
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Literal, get_args
 
 from cluster.contracts.errors import InputError
 
-Format = Literal["warc", "jsonl", "parquet", "html", "text"]
+Format = Literal["warc", "jsonl", "parquet", "html", "text", "mediawiki"]
 Codec = Literal["gz", "bz2", "zst"]
 
 _CODECS: dict[str, Codec] = {f".{codec}": codec for codec in get_args(Codec)}
@@ -25,6 +26,7 @@ _SUFFIXES: dict[Format, tuple[str, ...]] = {
     "parquet": (".parquet",),
     "html": (".html", ".htm", ".xhtml"),
     "text": (".txt",),
+    "mediawiki": (".xml",),
 }
 _COMPRESSIONS: dict[Format, frozenset[Codec]] = {
     "warc": frozenset({"gz", "zst"}),

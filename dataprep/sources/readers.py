@@ -10,6 +10,7 @@ from cluster.contracts import storage
 from cluster.contracts.records import Quarantined
 from dataprep.config import Columns
 from dataprep.sources.jsonl import read_jsonl
+from dataprep.sources.mediawiki import read_mediawiki
 from dataprep.sources.parquet import read_parquet
 from dataprep.sources.records import SourceRecord
 from dataprep.sources.shards import Source
@@ -49,6 +50,8 @@ def read_records(source: Source, *, columns: Columns, max_record_bytes: int) -> 
                 start=source.start,
                 end=source.end,
             )
+        elif source.format == "mediawiki":
+            yield from read_mediawiki(stream, uri, codec=codec, max_record_bytes=max_record_bytes)
         elif source.format == "html":
             yield read_html_file(stream, uri, codec=codec, max_record_bytes=max_record_bytes)
         else:

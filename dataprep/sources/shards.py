@@ -25,6 +25,7 @@ _PACK_FILES = 1024  # on average
 _MAX_PACK_BYTES = 256 << 20
 _MAX_PACK_FILES = 8 * _PACK_FILES
 _ONE_RECORD_FORMATS: frozenset[Format] = frozenset({"html", "text"})
+_RANGE_FORMATS: frozenset[Format] = frozenset({"jsonl", "parquet"})
 _NAME_CHARACTERS = 80  # of a part's key, for people; the hash behind it is what tells parts apart
 
 
@@ -85,7 +86,7 @@ def plan_shards(
         source = whole_file(file.uri, forced)
         if source.format in _ONE_RECORD_FORMATS:
             packable.setdefault(source.format, []).append(file)
-        elif source.codec is None and source.format != "warc" and file.size > range_bytes:
+        elif source.codec is None and source.format in _RANGE_FORMATS and file.size > range_bytes:
             shards += _ranges(file, source.format, range_bytes)
         else:
             shards.append(SourceShard(part_key(file), (source,), file.size))

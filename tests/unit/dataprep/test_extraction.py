@@ -8,7 +8,7 @@ import pytest
 from cluster.contracts.records import Quarantined
 from dataprep.config import CleanConfig
 from dataprep.extraction import extracted, page_extraction
-from dataprep.sources.records import HtmlPage, PlainText, Provenance, SourceRecord, Unwanted
+from dataprep.sources.records import HtmlPage, PlainText, Provenance, SourceRecord, Unwanted, WikiPage
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +50,17 @@ def test_what_the_source_says_of_a_page_goes_before_what_the_page_says() -> None
     assert isinstance(unknown, PlainText)
     assert (known.provenance.url, known.provenance.date) == ("https://given.example", "2026-01-01")
     assert (unknown.provenance.url, unknown.provenance.date) == ("https://own.example", "2020-01-01")
+
+
+def test_wiki_markup_is_reduced_and_lone_surrogates_become_replacement_characters() -> None:
+    wiki = WikiPage(Provenance("w", 0, title="A"), "'''bold''' and &#xD800; [[b|c]]")
+    html = page(1, b"<title>&#xD800; t</title><p>x &#xDFFF; \xc3\xb6")
+    article, web = run([wiki, html])
+    assert isinstance(article, PlainText)
+    assert isinstance(web, PlainText)
+    assert (article.provenance.title, article.text) == ("A", "bold and \ufffd\ufffd\ufffd c")
+    for text in (article.text, web.text, web.provenance.title or ""):
+        text.encode()
 
 
 def test_a_page_that_would_run_for_minutes_is_quarantined_in_time() -> None:
