@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -78,7 +78,12 @@ class Tally:
 
 
 def clean_part(sources: Sequence[Source], *, parts: str, key: str, config: CleanConfig) -> int:
-    """Clean what `sources` hold and commit the result as unit `key` of `parts`; returns how many documents are kept."""
+    """Clean what `sources` hold and commit the result as unit `key` of `parts`; returns how many documents are kept.
+
+    The sources are of one format. Rules that are made for prose do not apply to source code.
+    """
+    if sources[0].format == "code":
+        config = config.for_code()
     tally = Tally()
     with commit_part(parts, key) as part:
         with _open_tables(part, config) as tables:
@@ -117,6 +122,9 @@ def _write(batch: Batch, tables: dict[str, pq.ParquetWriter], tally: Tally, conf
         texts = repair_mojibake(texts)
     texts = normalise(texts)
     verdicts = judge(texts, config)
+    if batch.texts and batch.texts[0].language is not None:  # source code, all of it
+        known = pa.array([record.language for record in batch.texts], pa.string())
+        verdicts = replace(verdicts, languages_D=known, scores_D=np.ones(len(known), np.float32))
     _write_kept(batch, verdicts, tables, tally, config)
     _write_dropped(batch, texts, verdicts, tables["dropped"], tally)
     if batch.quarantined:

@@ -66,7 +66,8 @@ class CleanConfig(DataConfig):
     kind: Literal["clean"] = "clean"
     # Files, directories, globs, or `.list` files with one of these a line; the README has the formats.
     inputs: Annotated[list[str], InputFiles(), Field(min_length=1)]
-    format: Format | None = None  # of all inputs, where their names do not tell it; None: each by its name
+    # Of all inputs, where their names do not tell it; None: each by its name. `code` takes whole source trees.
+    format: Format | None = None
     columns: Columns = Columns()  # which fields of JSON Lines, or columns of Parquet, hold what
     # What takes the main text out of a page; trafilatura needs `pip install "raymill[text]"` and much more time.
     extractor: ExtractorName = "resiliparse"
@@ -83,6 +84,11 @@ class CleanConfig(DataConfig):
     def check_input(self, uri: str) -> None:
         """Raise `InputError` for a file of no known format."""
         format_of(uri, self.format)
+
+    def for_code(self) -> CleanConfig:
+        """The settings as they hold for source code: no rule that is made for prose."""
+        off = ("languages", "gopher_repetition", "gopher_quality", "c4", "fineweb")
+        return self.model_copy(update={**dict.fromkeys(off), "language_threshold": 0.0, "fix_mojibake": False})
 
 
 class FuzzySettings(StrictModel):

@@ -15,7 +15,7 @@ from dataprep.sources.parquet import read_parquet
 from dataprep.sources.records import SourceRecord
 from dataprep.sources.shards import Source
 from dataprep.sources.warc import read_warc
-from dataprep.sources.whole_file import read_html_file, read_text_file
+from dataprep.sources.whole_file import read_code_file, read_html_file, read_text_file
 
 _READ_AHEAD_BYTES = 4 << 20  # one request to a remote store
 
@@ -54,5 +54,7 @@ def read_records(source: Source, *, columns: Columns, max_record_bytes: int) -> 
             yield from read_mediawiki(stream, uri, codec=codec, max_record_bytes=max_record_bytes)
         elif source.format == "html":
             yield read_html_file(stream, uri, codec=codec, max_record_bytes=max_record_bytes)
+        elif source.format == "code":
+            yield read_code_file(stream, uri, max_record_bytes=max_record_bytes)
         else:
             yield read_text_file(stream, uri, codec=codec, max_record_bytes=max_record_bytes)

@@ -43,6 +43,7 @@ class PlainText:
 
     provenance: Provenance
     text: str
+    language: str | None = None  # of source code; that of other texts is identified later
 
 
 @dataclass(frozen=True, slots=True)

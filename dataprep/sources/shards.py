@@ -24,7 +24,7 @@ RANGE_BYTES = 256 << 20
 _PACK_FILES = 1024  # on average
 _MAX_PACK_BYTES = 256 << 20
 _MAX_PACK_FILES = 8 * _PACK_FILES
-_ONE_RECORD_FORMATS: frozenset[Format] = frozenset({"html", "text"})
+_ONE_RECORD_FORMATS: frozenset[Format] = frozenset({"html", "text", "code"})
 _RANGE_FORMATS: frozenset[Format] = frozenset({"jsonl", "parquet"})
 _NAME_CHARACTERS = 80  # of a part's key, for people; the hash behind it is what tells parts apart
 

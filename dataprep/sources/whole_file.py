@@ -1,14 +1,16 @@
-"""Files that are one document each: a page of HTML, a plain text."""
+"""Files that are one document each: a page of HTML, a plain text, source code."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import BinaryIO
 
 from cluster.contracts.records import Quarantined
 from dataprep.charset import decode_text
+from dataprep.sources.code_languages import code_language
 from dataprep.sources.compression import DamagedStream, decompressed
 from dataprep.sources.formats import Codec
-from dataprep.sources.records import HtmlPage, PlainText, Provenance, SourceRecord
+from dataprep.sources.records import HtmlPage, PlainText, Provenance, SourceRecord, Unwanted
 
 _BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff")  # UTF-16 and UTF-32 hold zero bytes
 
@@ -24,12 +26,23 @@ def read_text_file(stream: BinaryIO, uri: str, *, codec: Codec | None, max_recor
     content = _content(stream, uri, codec, max_record_bytes)
     if isinstance(content, Quarantined):
         return content
-    if is_binary(content):
+    if _is_binary(content):
         return Quarantined(uri, 0, "binary", "holds zero bytes")
     return PlainText(Provenance(uri, 0), decode_text(content))
 
 
-def is_binary(content: bytes) -> bool:
+def read_code_file(stream: BinaryIO, uri: str, *, max_record_bytes: int) -> SourceRecord:
+    """The source code that a file is, with its language. Unwanted: "unknown_language". Quarantined as a text is."""
+    record = read_text_file(stream, uri, codec=None, max_record_bytes=max_record_bytes)
+    if not isinstance(record, PlainText):
+        return record
+    language = code_language(uri)
+    if language is None:
+        return Unwanted(record.provenance, "unknown_language", uri.rsplit("/", 1)[-1])
+    return replace(record, language=language)
+
+
+def _is_binary(content: bytes) -> bool:
     """Whether a file is no text: it holds a zero byte, and no byte order mark that would explain it."""
     return b"\0" in content and not content.startswith(_BYTE_ORDER_MARKS)
 

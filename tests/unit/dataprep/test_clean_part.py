@@ -16,7 +16,7 @@ from dataprep import clean_part as module
 from dataprep.clean import input_files
 from dataprep.clean_part import Tally, clean_part
 from dataprep.config import CleanConfig
-from dataprep.sources.shards import part_key, whole_file
+from dataprep.sources.shards import part_key, plan_shards, whole_file
 from dataprep.verdicts import judge
 
 SENTENCE = "The committee met on the {n}th of May and agreed that the bridge over the river should be built with care. "
@@ -121,6 +121,35 @@ def test_the_first_failing_rule_is_the_reason_and_families_can_be_off() -> None:
 def test_no_texts_at_all_are_judged_without_complaint() -> None:
     verdicts = judge(pa.array([], pa.large_string()), config(c4={}, gopher_repetition={}, fineweb={}))
     assert (len(verdicts.kept), len(verdicts.reasons_D)) == (0, 0)
+
+
+def test_source_code_keeps_its_language_and_is_spared_the_rules_for_prose(tmp_path: Path) -> None:
+    tree = {
+        "src/a.py": b"def add(x, y):\n    return x + y\n",
+        "src/b.hpp": b"#pragma once\nint f();\n",
+        "README.md": b"# Title\n",
+        "Makefile": b"all:\n\techo\n",
+        "LICENSE": b"All rights reserved.",
+        "logo.c": b"\0\1\2",
+        "void.js": b"",
+        ".git/config": b"[core]",
+    }
+    for name, content in tree.items():
+        (tmp_path / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "tree" / name).write_bytes(content)
+    settings = CleanConfig(inputs=[str(tmp_path / "tree")], format="code", languages=["en"])
+    (shard,) = plan_shards(input_files(settings.inputs), settings.format)
+    clean_part(shard.sources, parts=str(tmp_path / "parts"), key="k", config=settings)
+    part = committed_part(str(tmp_path / "parts"), "k")
+    assert part is not None
+    documents = {Path(d["uri"]).name: d for d in table(tmp_path, part, "documents")}
+    assert {name: d["language"] for name, d in documents.items()} == {
+        "a.py": "python", "b.hpp": "c++", "README.md": "markdown", "Makefile": "makefile"
+    }  # fmt: skip
+    assert documents["a.py"]["text"] == "def add(x, y):\n    return x + y"
+    assert part.metrics["dropped"] == {"unknown_language": 1}
+    assert part.metrics["quarantine_reasons"] == {"binary": 1, "empty_file": 1}
+    assert part.metrics["languages"] == part.metrics["languages_seen"]
 
 
 def test_an_unaccounted_row_fails_the_part() -> None:
