@@ -31,6 +31,7 @@ Result = TypeVar("Result")
 _START_TIMEOUT_S = 300.0  # imports, and kernels compiled for the first time
 _WALL_PER_CPU_S = 20.0  # an item that sleeps instead of working gets so much wall time per second of its limit
 _COMMAND = "import sys; from dataprep.killable import serve; serve(*map(int, sys.argv[1:]))"
+_DETAIL_CHARACTERS = 500
 _OUT_OF_MEMORY = 3  # the child's exit status
 
 
@@ -177,4 +178,5 @@ def _result(function: Callable[[Any], Any], item: Any) -> Any:
     except MemoryError:
         raise
     except Exception as error:
-        return Failure("failed", f"{type(error).__name__}: {error}")
+        detail = f"{type(error).__name__}: {error}"[:_DETAIL_CHARACTERS]
+        return Failure("failed", detail.encode(errors="backslashreplace").decode())
