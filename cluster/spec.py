@@ -21,7 +21,7 @@ from pydantic_core import ErrorDetails
 
 from cluster.contracts import storage
 from cluster.contracts.config import ClashingSettings, StageConfig, StrictModel
-from cluster.contracts.errors import Problem, SpecError
+from cluster.contracts.errors import InputError, Problem, SpecError
 from cluster.stages import STAGE_KINDS, StageKind
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -141,7 +141,7 @@ def parse_spec(raw: object, *, source: str, directory: Path) -> JobSpec:
                 stages[name] = _resolve_paths(config, directory)
     order = _check_graph(raw_stages, kinds, problems, directory)
     for name, kind in kinds.items():
-        _check_files(name, kind.config_class(), raw_stages[name] or {}, directory, problems)
+        _check_files(name, kind.config_class(), stages.get(name), raw_stages[name] or {}, directory, problems)
     _check_splits(stages, problems)
     if problems or head is None:
         raise SpecError(problems, source)
@@ -325,16 +325,33 @@ def _find_cycle(remaining: Mapping[str, list[str]]) -> list[str]:
 
 
 def _check_files(
-    name: str, config_class: type[StageConfig], values: Mapping[str, Any], directory: Path, problems: list[Problem]
+    name: str,
+    config_class: type[StageConfig],
+    config: StageConfig | None,
+    values: Mapping[str, Any],
+    directory: Path,
+    problems: list[Problem],
 ) -> None:
-    """Check raw inputs, also of stages whose other settings are wrong."""
+    """Check raw inputs, also of stages whose other settings are wrong (`config` is None)."""
     for field in config_class.file_fields():
         patterns = values.get(field)
         for index, pattern in enumerate(patterns if isinstance(patterns, list) else ()):
-            if isinstance(pattern, str) and not storage.expand(_absolute(pattern, directory)):
-                problems.append(
-                    Problem(f"stages.{name}.{field}.{index}", pattern, "matches no file", "a file, directory or glob")
-                )
+            if isinstance(pattern, str):
+                where = f"stages.{name}.{field}.{index}"
+                problems.extend(_input_problems(where, pattern, directory, config))
+
+
+def _input_problems(where: str, pattern: str, directory: Path, config: StageConfig | None) -> Iterator[Problem]:
+    """What is wrong with the files that a pattern stands for; of files that can't be read, the first."""
+    try:
+        files = storage.expand(_absolute(pattern, directory))
+        if not files:
+            yield Problem(where, pattern, "matches no file", "a file, directory or glob")
+        if config is not None:
+            for file in files:
+                config.check_input(file.uri)
+    except InputError as error:
+        yield Problem(where, pattern, str(error))
 
 
 def _check_splits(stages: Mapping[str, StageConfig], problems: list[Problem]) -> None:

@@ -1,15 +1,14 @@
-"""The clean stage: one task per input file, no shuffle; each leaves a part that other artifacts can share.
+"""The clean stage: one task per input shard, no shuffle; each leaves a part that other artifacts can share.
 
-A part is named by its input file's URI, size and time, and lies in a directory named by the settings. So one
-more WARC costs one more WARC, and a killed run goes on with the files that are left.
+A part is named by its input files' URIs, sizes and times, and lies in a directory named by the settings. So one
+more WARC costs one more WARC, and a killed run goes on with the shards that are left.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
+import importlib.util
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from functools import partial
 from typing import Any
 
@@ -21,73 +20,74 @@ from cluster.contracts.storage import FileStat
 from dataprep.config import CleanConfig
 from dataprep.documents import Shard, relative_uri, write_shard_table
 from dataprep.over_shards import Pace, over_shards
-from dataprep.sources.formats import format_of
-
-_NAME_CHARACTERS = 80  # of a part's key, for people; the hash behind it is what tells parts apart
+from dataprep.sources.formats import Format
+from dataprep.sources.shards import SourceShard, plan_shards, sources_of
 
 
 def run(config: CleanConfig, inputs: Mapping[str, Artifact], output: str, context: StageContext) -> StageResult:
     """Make the parts that are not there yet, then the artifact's shard table."""
     files = input_files(config.inputs)
+    shards = plan_shards(files, config.format)
+    check_libraries(config, {source.format for shard in shards for source in shard.sources})
     parts = context.parts_directory
-    keys = {file.uri: part_key(file) for file in files}
-    done = {uri: part for uri, key in keys.items() if (part := committed_part(parts, key)) is not None}
+    done = {shard.key: part for shard in shards if (part := committed_part(parts, shard.key)) is not None}
     if done:
-        context.progress.note(f"{len(done)} of {len(files)} input files were cleaned before with these settings")
+        context.progress.note(f"{len(done)} of {len(shards)} shards were cleaned before with these settings")
     over_shards(
         partial(_clean, parts=parts, config=config),
-        [{"uri": file.uri, "key": keys[file.uri]} for file in _largest_first(files) if file.uri not in done],
+        [shard.to_row() for shard in _largest_first(shards) if shard.key not in done],
         workers=config.workers,
         max_workers=config.max_workers,
         progress=context.progress,
         before=Pace(len(done), sum(part.metrics["kept"] for part in done.values())),
+        log_directory=context.log_directory,
     )
     committed = []
-    for file in files:
-        part = done.get(file.uri) or committed_part(parts, keys[file.uri])
+    for shard in shards:
+        part = done.get(shard.key) or committed_part(parts, shard.key)
         assert part is not None, "over_shards raises for a shard without a part"
         committed.append(part)
-    shards = [
-        _shard(number, file.uri, part, relative_uri(parts, base=output))
-        for number, (file, part) in enumerate(zip(files, committed, strict=True))
+    table = [
+        _shard(number, shard.uri, part, relative_uri(parts, base=output))
+        for number, (shard, part) in enumerate(zip(shards, committed, strict=True))
     ]
     metrics = _metrics([part.metrics for part in committed], bytes_in=sum(file.size for file in files))
-    return StageResult(metrics, [write_shard_table(output, shards)])
+    return StageResult(metrics, [write_shard_table(output, table)])
+
+
+def check_libraries(config: CleanConfig, formats: Set[Format]) -> None:
+    """Raise `InputError` where a setting or an input's format needs a library that is not installed."""
+    needed = {
+        "trafilatura": (config.extractor == "trafilatura", "extractor: trafilatura"),
+        "ftfy": (config.fix_mojibake, "fix_mojibake: true"),
+        "mwparserfromhell": ("mediawiki" in formats, "MediaWiki dumps"),
+    }
+    for library, (wanted, reason) in needed.items():
+        if wanted and importlib.util.find_spec(library) is None:
+            raise InputError(f'{reason} needs {library}; install it with: pip install "raymill[text]"')
 
 
 def input_files(patterns: Sequence[str]) -> list[FileStat]:
-    """The files of all patterns, each once, sorted by URI.
-
-    Raises `InputError` where a pattern matches nothing or a file has a format that no reader takes.
-    """
+    """The files of all patterns, each once, sorted by URI. Raises `InputError` where a pattern matches nothing."""
     found: dict[str, FileStat] = {}
     for pattern in patterns:
         matched = storage.expand(pattern)
         if not matched:
             raise InputError(f"inputs: {pattern} matches no file")
         found.update((file.uri, file) for file in matched)
-    for uri in found:
-        format_of(uri)
     return [found[uri] for uri in sorted(found)]
-
-
-def part_key(file: FileStat) -> str:
-    """The commit key of a file's part: readable, and different for another file or another version of it."""
-    identity = hashlib.sha256(f"{file.uri}\n{file.size}\n{file.mtime_ns}".encode()).hexdigest()[:16]
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", file.uri.rsplit("/", 1)[-1])[:_NAME_CHARACTERS]
-    return f"{name.lstrip('.-_') or 'part'}-{identity}"
 
 
 def _clean(row: dict[str, Any], *, parts: str, config: CleanConfig) -> int:
     # Imported in the task, after `prepare_worker` has said where compiled kernels are kept.
     from dataprep.clean_part import clean_part
 
-    return clean_part(row["uri"], parts=parts, key=row["key"], config=config)
+    return clean_part(sources_of(row), parts=parts, key=row["key"], config=config)
 
 
-def _largest_first(files: Sequence[FileStat]) -> list[FileStat]:
-    """So that no large file begins when all others are done."""
-    return sorted(files, key=lambda file: (-file.size, file.uri))
+def _largest_first(shards: Sequence[SourceShard]) -> list[SourceShard]:
+    """So that no large shard begins when all others are done."""
+    return sorted(shards, key=lambda shard: (-shard.num_bytes, shard.key))
 
 
 def _shard(number: int, uri: str, part: CommittedPart, parts: str) -> Shard:

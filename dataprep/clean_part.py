@@ -1,4 +1,4 @@
-"""One input file to one part of the documents: read, extract, normalise, judge, sign, write.
+"""One input shard to one part of the documents: read, extract, normalise, judge, sign, write.
 
 Everything between reading and writing works on columns of some thousand texts. The sizes of these batches are
 constants, so that a part's bytes depend on its input and the settings alone.
@@ -22,10 +22,11 @@ from cluster.contracts.records import QUARANTINE_SCHEMA, Quarantined
 from dataprep import exact, minhash
 from dataprep.config import CleanConfig
 from dataprep.documents import DOCUMENT_SCHEMA, DROPPED_SCHEMA, signature_schema
-from dataprep.extract import UnreadablePage, extract
-from dataprep.normalise import normalise
-from dataprep.sources.formats import read_records
-from dataprep.sources.records import HtmlPage, PlainText, Provenance, Unwanted
+from dataprep.extraction import extracted
+from dataprep.normalise import normalise, repair_mojibake
+from dataprep.sources.readers import read_records
+from dataprep.sources.records import PlainText, Provenance, Unwanted
+from dataprep.sources.shards import Source
 from dataprep.verdicts import Verdicts, judge
 
 _BATCH_DOCUMENTS = 2048
@@ -76,42 +77,31 @@ class Tally:
             )
 
 
-def clean_part(uri: str, *, parts: str, key: str, config: CleanConfig) -> int:
-    """Clean the file at `uri` and commit the result as unit `key` of `parts`; returns how many documents it keeps."""
+def clean_part(sources: Sequence[Source], *, parts: str, key: str, config: CleanConfig) -> int:
+    """Clean what `sources` hold and commit the result as unit `key` of `parts`; returns how many documents are kept.
+
+    The sources are of one format. Rules that are made for prose do not apply to source code.
+    """
+    if sources[0].format == "code":
+        config = config.for_code()
     tally = Tally()
     with commit_part(parts, key) as part:
         with _open_tables(part, config) as tables:
-            for batch in _batches(uri, config, tally):
+            for batch in _batches(sources, config, tally):
                 _write(batch, tables, tally, config)
-        tally.check(uri)
+        tally.check(key)
         part.metrics.update(tally.figures())
     return tally.kept
 
 
-def extracted_records(uri: str, config: CleanConfig) -> Iterator[PlainText | Unwanted | Quarantined]:
-    """The records of a file, pages turned into texts."""
-    limits = config.limits
-    for record in read_records(uri, fields=config.jsonl, max_record_bytes=limits.max_record_bytes):
-        if not isinstance(record, HtmlPage):
-            yield record
-            continue
-        place = record.provenance
-        try:
-            page = extract(
-                record.body,
-                record.charset,
-                max_depth=limits.max_html_depth,
-                max_attributes=limits.max_html_attributes,
-            )
-        except UnreadablePage as problem:
-            yield Quarantined(uri, place.offset, problem.reason, problem.detail)
-        else:
-            yield PlainText(replace(place, title=page.title), page.text)
-
-
-def _batches(uri: str, config: CleanConfig, tally: Tally) -> Iterator[Batch]:
+def _batches(sources: Sequence[Source], config: CleanConfig, tally: Tally) -> Iterator[Batch]:
     batch = Batch()
-    for record in extracted_records(uri, config):
+    raw = (
+        record
+        for source in sources
+        for record in read_records(source, columns=config.columns, max_record_bytes=config.limits.max_record_bytes)
+    )
+    for record in extracted(raw, config):
         tally.read += 1
         if isinstance(record, PlainText):
             batch.texts.append(record)
@@ -127,8 +117,14 @@ def _batches(uri: str, config: CleanConfig, tally: Tally) -> Iterator[Batch]:
 
 
 def _write(batch: Batch, tables: dict[str, pq.ParquetWriter], tally: Tally, config: CleanConfig) -> None:
-    texts = normalise(pa.array([record.text for record in batch.texts], pa.large_string()))
+    texts = pa.array([record.text for record in batch.texts], pa.large_string())
+    if config.fix_mojibake:
+        texts = repair_mojibake(texts)
+    texts = normalise(texts)
     verdicts = judge(texts, config)
+    if batch.texts and batch.texts[0].language is not None:  # source code, all of it
+        known = pa.array([record.language for record in batch.texts], pa.string())
+        verdicts = replace(verdicts, languages_D=known, scores_D=np.ones(len(known), np.float32))
     _write_kept(batch, verdicts, tables, tally, config)
     _write_dropped(batch, texts, verdicts, tables["dropped"], tally)
     if batch.quarantined:

@@ -12,6 +12,7 @@ from pathlib import Path
 from dataprep.config import CleanConfig
 from dataprep.filters.settings import FineWebSettings
 from dataprep.over_shards import keep_compiled_kernels
+from dataprep.sources.shards import whole_file
 
 _PAGE = b"<html><body><p>Two words, and [1] a few more. It is no page of note, but one of the kind.</p></body></html>"
 
@@ -33,7 +34,7 @@ def compile_kernels() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / "page.jsonl"
         source.write_text('{"text": "' + "The cat sat with the dog, and that was all of it. " * 6 + '"}')
-        clean_part(str(source), parts=scratch, key="page", config=config)
+        clean_part([whole_file(str(source))], parts=scratch, key="page", config=config)
 
 
 if __name__ == "__main__":

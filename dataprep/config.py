@@ -8,15 +8,17 @@ from pydantic import Field, model_validator
 
 from cluster.contracts.config import InputFiles, InputOf, Resources, StageConfig, StrictModel, execution
 from dataprep.filters.settings import C4Settings, FineWebSettings, GopherQualitySettings, GopherRepetitionSettings
+from dataprep.sources.formats import Format, format_of
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+ExtractorName = Literal["resiliparse", "trafilatura"]
 NUM_BASE_TOKENS = 256  # a byte-level vocabulary holds every byte
 
 
-class JsonlFields(StrictModel):
-    """Which fields of a JSON Lines row hold what."""
+class Columns(StrictModel):
+    """Which fields of a JSON Lines row, or columns of a Parquet file, hold what."""
 
-    text: str = "text"  # the document; a row without it is quarantined
+    text: str = "text"  # the document; a row, or a Parquet file, without it is quarantined
     url: str | None = "url"  # None: not there; so for those below
     date: str | None = "date"
     title: str | None = "title"
@@ -33,9 +35,13 @@ class MinHashSettings(StrictModel):
 class ReadLimits(StrictModel):
     """Beyond these a record is quarantined instead of read."""
 
-    max_record_bytes: Annotated[int, Field(ge=1)] = 16 * 2**20  # of a WARC record's body or a JSON line
+    max_record_bytes: Annotated[int, Field(ge=1)] = 16 * 2**20  # of a page, a text, a JSON line or a Parquet row's text
     max_html_depth: Annotated[int, Field(ge=1)] = 2_000  # elements open at once; extraction is quadratic in it
     max_html_attributes: Annotated[int, Field(ge=1)] = 2_000  # of one tag; parsing is quadratic in them
+    extract_timeout_s: Annotated[float, Field(gt=0)] = (
+        10.0  # CPU time of one page's extraction, in a process of its own
+    )
+    extract_memory_gib: Annotated[float, Field(gt=0)] = 1.0  # what that process may grow by
 
 
 class DataConfig(StageConfig):
@@ -55,10 +61,18 @@ class DataConfig(StageConfig):
 class CleanConfig(DataConfig):
     """Raw files to documents: read, extract, normalise, identify the language, filter, sign."""
 
+    stage_version: ClassVar[int] = 2
+
     kind: Literal["clean"] = "clean"
-    inputs: Annotated[list[str], InputFiles(), Field(min_length=1)]  # .warc(.gz), .jsonl(.gz|.zst|.bz2); globs too
-    jsonl: JsonlFields = JsonlFields()  # which fields of a JSON Lines row hold what
+    # Files, directories, globs, or `.list` files with one of these a line; the README has the formats.
+    inputs: Annotated[list[str], InputFiles(), Field(min_length=1)]
+    # Of all inputs, where their names do not tell it; None: each by its name. `code` takes whole source trees.
+    format: Format | None = None
+    columns: Columns = Columns()  # which fields of JSON Lines, or columns of Parquet, hold what
+    # What takes the main text out of a page; trafilatura needs `pip install "raymill[text]"` and much more time.
+    extractor: ExtractorName = "resiliparse"
     limits: ReadLimits = ReadLimits()  # beyond these a record is quarantined
+    fix_mojibake: bool = False  # repair wrongly decoded characters ("schÃ¶n"); needs `pip install "raymill[text]"`
     languages: Annotated[list[str], Field(min_length=1)] | None = None  # ISO 639 codes to keep; None: all
     language_threshold: Fraction = 0.65  # the least confidence; a document below it is dropped
     gopher_repetition: GopherRepetitionSettings | None = GopherRepetitionSettings()  # None: off; so for those below
@@ -66,6 +80,15 @@ class CleanConfig(DataConfig):
     c4: C4Settings | None = C4Settings()
     fineweb: FineWebSettings | None = None
     minhash: MinHashSettings = MinHashSettings()
+
+    def check_input(self, uri: str) -> None:
+        """Raise `InputError` for a file of no known format."""
+        format_of(uri, self.format)
+
+    def for_code(self) -> CleanConfig:
+        """The settings as they hold for source code: no rule that is made for prose."""
+        off = ("languages", "gopher_repetition", "gopher_quality", "c4", "fineweb")
+        return self.model_copy(update={**dict.fromkeys(off), "language_threshold": 0.0, "fix_mojibake": False})
 
 
 class FuzzySettings(StrictModel):

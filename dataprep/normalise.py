@@ -43,6 +43,13 @@ def normalise(texts: pa.LargeStringArray | pa.ChunkedArray) -> pa.LargeStringArr
     return _composed(column)
 
 
+def repair_mojibake(texts: pa.LargeStringArray) -> pa.LargeStringArray:
+    """The texts with characters repaired that were decoded by the wrong charset ("schÃ¶n"), as ftfy tells them."""
+    import ftfy
+
+    return pa.array([ftfy.fix_encoding(text) for text in texts.to_pylist()], pa.large_string())
+
+
 def _composed(column: TextColumn) -> pa.LargeStringArray:
     """The texts in NFC. Python looks only at those with a character from U+0300 on: all below are NFC by themselves."""
     candidates = np.flatnonzero(_reaches_combining(column.data, column.offsets))

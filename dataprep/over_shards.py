@@ -1,8 +1,9 @@
 """The shell that clean and tokenize share: one idempotent task per shard, on Ray Data.
 
 A task gets a description of its shard and writes its own committed part; only a few figures come back, so text never
-crosses the object store. A shard that fails does not stop the others: all are tried, then the failed
-ones are named.
+crosses the object store. A shard that fails does not stop the others: all are tried, then the failed ones are named.
+A store that fails for a while is waited for; a worker that dies is replaced, though not for ever, since a shard may be
+what kills it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import os
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,11 +23,14 @@ from typing import Any
 from cluster.contracts.config import Resources
 from cluster.contracts.errors import CorruptArtifact, InputError, RaymillError, StageFailed, StorageError
 from cluster.contracts.progress import Progress
+from cluster.contracts.retry import Backoff, with_patience
 
 ShardTask = Callable[[dict[str, Any]], int]  # a shard's description (JSON) -> documents that came out; picklable
 
 _OWN_ERRORS = (InputError, StorageError, CorruptArtifact, StageFailed)
 _NAMED_FAILURES = 5  # in an error message
+_MAX_CRASHES = 6  # of workers on one shard, before it counts as failed; Ray Data alone would go on for ever
+FAILURE_LOG = "failed_shards.log"
 
 
 @dataclass(frozen=True)
@@ -44,8 +49,13 @@ def over_shards(
     max_workers: int | None,
     progress: Progress,
     before: Pace,
+    log_directory: Path | None = None,
+    backoff: Backoff | None = None,
 ) -> None:
-    """Run `task` once for each shard. Raises `StageFailed` naming the shards (by their "uri") that failed."""
+    """Run `task` once for each shard. Raises `StageFailed` naming the shards (by their "uri") that failed.
+
+    Stack traces of errors that nobody foresaw go to `FAILURE_LOG` in `log_directory`.
+    """
     import ray.data
 
     configure_ray_data()
@@ -53,36 +63,57 @@ def over_shards(
     progress.update(before.shards_done, total, "shards")
     if not shards:
         return
-    rows = [{"shard": json.dumps(shard)} for shard in shards]
+    rows = [{"index": index, "shard": json.dumps(shard)} for index, shard in enumerate(shards)]
     results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        partial(_run_one, task=task, num_threads=workers.num_threads),
+        partial(_run_one, task=task, num_threads=workers.num_threads, backoff=backoff or Backoff()),
         concurrency=max_workers,
+        max_retries=_MAX_CRASHES - 1,
         **remote_options(workers),
     )
-    failures: list[str] = []
+    results.context.max_errored_blocks = len(rows)  # a shard whose worker died too often has no row
+    failures = {index: f"{shard['uri']}: its worker died {_MAX_CRASHES} times" for index, shard in enumerate(shards)}
+    traces: list[str] = []
     started, documents = time.monotonic(), 0
     with own_errors():
         for done, row in enumerate(results.iter_rows(), start=before.shards_done + 1):
             documents += row["documents"]
+            del failures[row["index"]]
             if row["failure"]:
-                failures.append(row["failure"])
+                failures[row["index"]] = row["failure"]
+            if row["trace"]:
+                traces.append(f"{row['failure']}\n{row['trace']}")
             rate = documents / (time.monotonic() - started)
             progress.update(done, total, "shards", docs_per_s=rate, documents=before.documents_done + documents)
     if failures:
-        shown = "\n".join(f"  - {failure}" for failure in sorted(failures)[:_NAMED_FAILURES])
+        shown = "\n".join(f"  - {failure}" for failure in sorted(failures.values())[:_NAMED_FAILURES])
         raise StageFailed(
             f"{len(failures)} of {len(shards)} shards failed; run again to retry these alone\n{shown}"
             + ("\n  - ..." if len(failures) > _NAMED_FAILURES else "")
+            + _write_traces(traces, log_directory)
         )
 
 
-def _run_one(row: dict[str, str], *, task: ShardTask, num_threads: int) -> dict[str, Any]:
+def _run_one(row: dict[str, Any], *, task: ShardTask, num_threads: int, backoff: Backoff) -> dict[str, Any]:
     prepare_worker(num_threads)
     shard = json.loads(row["shard"])
+    documents, failure, trace = 0, "", ""
     try:
-        return {"documents": task(shard), "failure": ""}
-    except (RaymillError, OSError, MemoryError) as error:
-        return {"documents": 0, "failure": f"{shard['uri']}: {type(error).__name__}: {error}"}
+        documents = with_patience(partial(task, shard), backoff)
+    except Exception as error:
+        failure = f"{shard['uri']}: {type(error).__name__}: {error}"
+        if not isinstance(error, RaymillError | OSError | MemoryError):
+            trace = traceback.format_exc()
+    return {"index": row["index"], "documents": documents, "failure": failure, "trace": trace}
+
+
+def _write_traces(traces: Sequence[str], directory: Path | None) -> str:
+    """Append stack traces to the log; returns where they are, for the error message."""
+    if not traces or directory is None:
+        return ""
+    directory.mkdir(parents=True, exist_ok=True)
+    with open(directory / FAILURE_LOG, "a") as log:
+        log.write("\n".join(sorted(traces)) + "\n")
+    return f"\nstack traces: {directory / FAILURE_LOG}"
 
 
 @contextmanager

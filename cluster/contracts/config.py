@@ -29,7 +29,7 @@ class InputOf:
 
 @dataclass(frozen=True)
 class InputFiles:
-    """Marks a list of paths, directories or globs of raw inputs; size and mtime (or ETag) enter the fingerprint."""
+    """Marks a list of raw inputs, as `storage.expand` takes them; size and mtime (or ETag) enter the fingerprint."""
 
 
 def execution(**keywords: Any) -> Any:
@@ -98,6 +98,9 @@ class StageConfig(StrictModel):
             for name, info in cls.model_fields.items()
             if isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get("execution")
         )
+
+    def check_input(self, uri: str) -> None:
+        """Raise `InputError` where a raw input's name shows that the stage can't read it. Called before it runs."""
 
     def roles(self) -> list[tuple[str, int, Resources]]:
         """(role, number of processes, resources each) that run at the same time; checked against the cluster."""

@@ -19,8 +19,9 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 
-from cluster.contracts.errors import StorageError
+from cluster.contracts.errors import InputError, StorageError
 
+LIST_SUFFIX = ".list"
 _GLOB_CHARACTERS = frozenset("*?[")
 
 
@@ -93,23 +94,71 @@ def list_files(uri: str, *, recursive: bool = False) -> list[FileStat]:
 
 
 def expand(pattern: str) -> list[FileStat]:
-    """The files a path, directory or glob stands for, sorted by URI; empty where nothing matches.
+    """The files a path, directory, glob or list stands for, sorted by URI; empty where nothing matches.
 
     `*`, `?` and `[...]` match within the whole path below the first component that holds one, so
-    `s3://b/crawl/*.warc.gz` also matches in deeper folders.
+    `s3://b/crawl/*.warc.gz` also matches in deeper folders. As in a shell, neither a glob nor a directory stands
+    for what is hidden: files and folders below it whose name begins with a dot. A name that ends in `.list` is a
+    text file with one path, directory or glob a line (blank lines and those with `#` in front apart), relative
+    ones relative to the list; raises `InputError` for a line that matches nothing.
     """
+    if pattern.endswith(LIST_SUFFIX):
+        return _expand_list(pattern)
     if not _GLOB_CHARACTERS & set(pattern):
         filesystem, path = locate(pattern)
         kind = filesystem.get_file_info(path).type
         if kind == pafs.FileType.File:
             return [stat(pattern)]
-        return list_files(pattern, recursive=True) if kind == pafs.FileType.Directory else []
-    components = pattern.split("/")
-    first_glob = next(i for i, part in enumerate(components) if _GLOB_CHARACTERS & set(part))
-    root = "/".join(components[:first_glob]) or ("/" if pattern.startswith("/") else ".")
-    matching = "/".join(components[first_glob:])
+        if kind != pafs.FileType.Directory:
+            return []
+        root, matching = pattern, "*"
+    else:
+        components = pattern.split("/")
+        first_glob = next(i for i, part in enumerate(components) if _GLOB_CHARACTERS & set(part))
+        root = "/".join(components[:first_glob]) or ("/" if pattern.startswith("/") else ".")
+        matching = "/".join(components[first_glob:])
     prefix = len(root.rstrip("/")) + 1
-    return [f for f in list_files(root, recursive=True) if fnmatch.fnmatch(f.uri[prefix:], matching)]
+    named = [(file, file.uri[prefix:]) for file in list_files(root, recursive=True)]
+    return [file for file, name in named if fnmatch.fnmatch(name, matching) and not _is_hidden(name)]
+
+
+def _is_hidden(path: str) -> bool:
+    return path.startswith(".") or "/." in path
+
+
+def _expand_list(uri: str) -> list[FileStat]:
+    """The files that the lines of a list stand for. Plain paths are looked up many at once."""
+    try:
+        lines = read_bytes(uri).decode().splitlines()
+    except FileNotFoundError:
+        return []
+    except UnicodeDecodeError as error:
+        raise InputError(f"{uri} is no list of inputs: it is not UTF-8 text ({error})") from error
+    entries = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    found: dict[str, FileStat] = {}
+    plain: dict[str, list[str]] = {}  # by store
+    for entry in entries:
+        if entry.endswith(LIST_SUFFIX):
+            raise InputError(f"{uri}: {entry}: a list can't name another list")
+        resolved = entry if "://" in entry or entry.startswith("/") else join(posixpath.dirname(uri), entry)
+        if _GLOB_CHARACTERS & set(resolved):
+            matched = expand(resolved)
+            if not matched:
+                raise InputError(f"{uri}: {entry} matches no file")
+            found.update((file.uri, file) for file in matched)
+        else:
+            store = "/".join(resolved.split("/")[:3]) if "://" in resolved else ""  # "s3://bucket"
+            plain.setdefault(store, []).append(resolved)
+    for uris in plain.values():
+        filesystem = locate(uris[0])[0]
+        for target, info in zip(uris, filesystem.get_file_info([locate(u)[1] for u in uris]), strict=True):
+            if info.type == pafs.FileType.File:
+                found[target] = FileStat(target, info.size, info.mtime_ns or 0)
+            elif info.type == pafs.FileType.Directory:
+                found.update((file.uri, file) for file in expand(target))
+            else:
+                raise InputError(f"{uri}: {target} does not exist")
+    return [found[target] for target in sorted(found)]
 
 
 def read_bytes(uri: str) -> bytes:

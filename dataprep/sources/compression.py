@@ -2,7 +2,8 @@
 
 The library readers either stop silently where a stream is cut off (zstandard) or hold whatever one read
 expands to (a few kilobytes of bzip2 can hold gigabytes). Here no piece exceeds about `PIECE_BYTES` (zstd: 128 MiB
-from one feed, its format's bound), and the end of the compressed stream is seen.
+from one feed, its format's bound), the end of the compressed stream is seen, and a stream that expands beyond all
+measure is cut off: what any file can cost is bounded by its size.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ from __future__ import annotations
 import bz2
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO, Literal, Protocol
+from typing import BinaryIO, Protocol
 
 import zstandard
 
-Codec = Literal["gz", "bz2", "zst"]
+from dataprep.sources.formats import Codec
+
 PIECE_BYTES = 1 << 20
+MAX_EXPANSION = 250  # times the compressed size; text gets to 20, the deflate format ends at 1032
+FREE_BYTES = 64 << 20  # may be expanded from anything, so that short and very regular files pass
 READ_BYTES = 1 << 16  # compressed; small, since what follows the end of a member is copied
 _ZSTD_FEED_BYTES = 1 << 12  # a zstd block of 4 bytes can expand to 128 KiB
 _GZIP_WINDOW = 31  # zlib's wbits for the gzip format with the largest window
@@ -83,9 +87,11 @@ class _Bzip2Stream:
                 return
 
 
-class _ZstdFrame:
-    def __init__(self) -> None:
-        self._decompress = zstandard.ZstdDecompressor().decompressobj()
+class ZstdFrame:
+    """One frame of a zstd file, by a shared dictionary where there is one."""
+
+    def __init__(self, dictionary: zstandard.ZstdCompressionDict | None = None) -> None:
+        self._decompress = zstandard.ZstdDecompressor(dict_data=dictionary).decompressobj()
         self.ended, self.rest = False, b""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
@@ -102,23 +108,32 @@ class _ZstdFrame:
                 return
 
 
-_DECOMPRESSORS: dict[Codec, type[Decompressor]] = {"gz": GzipMember, "bz2": _Bzip2Stream, "zst": _ZstdFrame}
+_DECOMPRESSORS: dict[Codec, type[Decompressor]] = {"gz": GzipMember, "bz2": _Bzip2Stream, "zst": ZstdFrame}
 
 
 def decompressed(stream: BinaryIO, codec: Codec | None) -> Iterator[bytes]:
     """The decompressed content of `stream` in pieces; members and frames one after the other are one content.
 
-    `None` passes plain content through. Raises `DamagedStream` once all that could be read has been yielded.
+    `None` passes plain content through. Raises `DamagedStream` once all that could be read has been yielded:
+    "truncated_gz", "corrupt_gz" and their like, and "decompression_bomb" for more than `FREE_BYTES` that are
+    more than `MAX_EXPANSION` times what they were expanded from.
     """
     if codec is None:
         while chunk := stream.read(PIECE_BYTES):
             yield chunk
         return
     current: Decompressor | None = None
+    num_compressed = num_expanded = 0
     while chunk := stream.read(READ_BYTES):
+        num_compressed += len(chunk)
         while chunk:
             current = current or _DECOMPRESSORS[codec]()
-            yield from current.feed(chunk)
+            for piece in current.feed(chunk):
+                yield piece
+                num_expanded += len(piece)
+                if num_expanded > max(FREE_BYTES, MAX_EXPANSION * num_compressed):
+                    detail = f"over {num_expanded} bytes out of {num_compressed}; the rest is left alone"
+                    raise DamagedStream("decompression_bomb", detail)
             chunk = current.rest
             if not current.ended:
                 break

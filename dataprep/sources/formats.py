@@ -1,52 +1,60 @@
-"""Which reader takes which file, by its name."""
+"""Which format and compression a file has, by its name. Imports nothing heavy: a spec is checked by it.
+
+| format    | names                                   | a record                                              |
+|-----------|-----------------------------------------|-------------------------------------------------------|
+| warc      | .warc, .wet (.gz, .zst)                 | a response (HTML to extract) or a conversion (text)   |
+| jsonl     | .jsonl, .ndjson (.gz, .zst, .bz2)       | a line; `columns` maps the fields                     |
+| parquet   | .parquet                                | a row; `columns` maps the columns                     |
+| html      | .html, .htm, .xhtml (.gz, .zst, .bz2)   | the file: a page to extract                           |
+| text      | .txt (.gz, .zst, .bz2)                  | the file                                              |
+| mediawiki | .xml (.gz, .zst, .bz2)                  | a page of the dump, wiki markup to be reduced to text |
+| code      | .py, .c ... (`code_languages.py`)       | the file                                              |
+"""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
-from typing import BinaryIO, Literal, cast
+from typing import Literal, get_args
 
-from cluster.contracts import storage
 from cluster.contracts.errors import InputError
-from cluster.contracts.records import Quarantined
-from dataprep.config import JsonlFields
-from dataprep.sources.compression import Codec
-from dataprep.sources.jsonl import read_jsonl
-from dataprep.sources.records import SourceRecord
-from dataprep.sources.warc import read_warc
+from dataprep.sources.code_languages import is_source_code
 
-_READ_AHEAD_BYTES = 4 << 20  # one request to a remote store
-_CODECS: dict[str, Codec] = {".gz": "gz", ".zst": "zst", ".bz2": "bz2"}
-_SUPPORTED: dict[tuple[str, Codec | None], Literal["warc", "jsonl"]] = {
-    (".warc", None): "warc",
-    (".warc", "gz"): "warc",
-    **{(suffix, codec): "jsonl" for suffix in (".jsonl", ".ndjson") for codec in (None, "gz", "zst", "bz2")},
+Format = Literal["warc", "jsonl", "parquet", "html", "text", "mediawiki", "code"]
+Codec = Literal["gz", "bz2", "zst"]
+
+_CODECS: dict[str, Codec] = {f".{codec}": codec for codec in get_args(Codec)}
+_SUFFIXES: dict[Format, tuple[str, ...]] = {
+    "warc": (".warc", ".wet"),
+    "jsonl": (".jsonl", ".ndjson"),
+    "parquet": (".parquet",),
+    "html": (".html", ".htm", ".xhtml"),
+    "text": (".txt",),
+    "mediawiki": (".xml",),
+}
+_COMPRESSIONS: dict[Format, frozenset[Codec]] = {
+    "warc": frozenset({"gz", "zst"}),
+    "parquet": frozenset(),  # compressed inside
 }
 
 
-def format_of(uri: str) -> tuple[Literal["warc", "jsonl"], Codec | None]:
-    """The format and compression of a file. Raises `InputError` for a name that tells neither."""
+def format_of(uri: str, forced: Format | None = None) -> tuple[Format, Codec | None]:
+    """The format (`forced`, or by the name) and the compression (always by the name) of a file.
+
+    Raises `InputError` for a name that tells no format, or a compression that the format doesn't have.
+    """
     name = uri.rsplit("/", 1)[-1].lower()
     codec = next((codec for suffix, codec in _CODECS.items() if name.endswith(suffix)), None)
     stem = name.rsplit(".", 1)[0] if codec else name
-    for (suffix, compression), kind in _SUPPORTED.items():
-        if compression == codec and stem.endswith(suffix):
-            return kind, codec
-    allowed = ", ".join(sorted(suffix + (f".{codec}" if codec else "") for suffix, codec in _SUPPORTED))
-    raise InputError(f"{uri}: unknown format; a file's name must end in one of {allowed}")
-
-
-def read_records(uri: str, *, fields: JsonlFields, max_record_bytes: int) -> Iterator[SourceRecord]:
-    """All records of a file, in its order. Raises `InputError` for an unknown format, `OSError` from the store."""
-    kind, codec = format_of(uri)
-    filesystem, path = storage.locate(uri)
-    with filesystem.open_input_file(path) as file:
-        if file.size() == 0:
-            yield Quarantined(uri, -1, "empty_file")
-            return
-        stream = cast(BinaryIO, io.BufferedReader(file, _READ_AHEAD_BYTES))
-        if kind == "warc":
-            gzip_only: Literal["gz"] | None = "gz" if codec == "gz" else None
-            yield from read_warc(stream, uri, codec=gzip_only, max_record_bytes=max_record_bytes)
-        else:
-            yield from read_jsonl(stream, uri, codec=codec, fields=fields, max_record_bytes=max_record_bytes)
+    known = forced or next((kind for kind, suffixes in _SUFFIXES.items() if stem.endswith(suffixes)), None)
+    if forced == "code" or (known is None and is_source_code(uri)):
+        return "code", None
+    if known is None:
+        endings = ", ".join(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
+        raise InputError(
+            f"{uri}: unknown format; a name must end in one of {endings} (and .gz, .zst or .bz2 behind it where"
+            f" compressed) or in a programming language's, or `format` must name one of {', '.join(get_args(Format))}"
+        )
+    compressions = _COMPRESSIONS.get(known, frozenset(_CODECS.values()))
+    if codec is not None and codec not in compressions:
+        allowed = ", ".join(f".{codec}" for codec in sorted(compressions)) or "none"
+        raise InputError(f"{uri}: unknown format; {known} files can't be compressed as .{codec} (allowed: {allowed})")
+    return known, codec

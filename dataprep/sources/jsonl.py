@@ -8,8 +8,9 @@ from typing import BinaryIO
 import orjson
 
 from cluster.contracts.records import Quarantined
-from dataprep.config import JsonlFields
-from dataprep.sources.compression import Codec, DamagedStream, decompressed
+from dataprep.config import Columns
+from dataprep.sources.compression import DamagedStream, decompressed
+from dataprep.sources.formats import Codec
 from dataprep.sources.records import PlainText, Provenance, SourceRecord
 
 _SHOWN_BYTES = 120  # of a bad line, in the quarantine's detail
@@ -17,41 +18,49 @@ _BLANK = b" \t\r\n"
 
 
 def read_jsonl(
-    stream: BinaryIO, uri: str, *, codec: Codec | None, fields: JsonlFields, max_record_bytes: int
+    stream: BinaryIO,
+    uri: str,
+    *,
+    codec: Codec | None,
+    columns: Columns,
+    max_record_bytes: int,
+    start: int = 0,
+    end: int | None = None,
 ) -> Iterator[SourceRecord]:
-    """The documents of a JSON Lines file; blank lines are no records.
+    """The documents of a JSON Lines file, or of the lines that begin in bytes [start, end) of a plain, seekable one.
 
-    Quarantined, with the line's byte offset in the decompressed content: "bad_json" (invalid UTF-8 and lone surrogates
-    too), "not_an_object", "missing_text", "text_not_a_string", "record_too_large", and for the rest of
-    a file that can't be decompressed "truncated_gz", "corrupt_zst" and their like.
+    Blank lines are no records. Quarantined, with the line's byte offset in the decompressed content: "bad_json"
+    (invalid UTF-8 and lone surrogates too), "not_an_object", "missing_text", "text_not_a_string",
+    "record_too_large", and for the rest of a file that can't be decompressed "truncated_gz", "corrupt_zst",
+    "decompression_bomb" and their like.
     """
     offset = 0
+    if start:
+        stream.seek(start - 1)
     try:
-        for offset, line, length in _lines(decompressed(stream, codec), max_record_bytes):
+        for begin, line, following in _lines(decompressed(stream, codec), max_record_bytes, start, end):
             if line is None:
-                yield Quarantined(
-                    uri, offset, "record_too_large", f"a line of {length} bytes; {max_record_bytes} allowed"
-                )
+                yield Quarantined(uri, begin, "record_too_large", f"a line over {max_record_bytes} bytes")
             elif line.strip(_BLANK):
-                yield _document(line, uri, offset, fields)
-            offset += length
+                yield _document(line, uri, begin, columns)
+            offset = following
     except DamagedStream as damage:
         yield Quarantined(uri, offset, damage.reason, damage.detail)
 
 
-def _document(line: bytes, uri: str, offset: int, fields: JsonlFields) -> PlainText | Quarantined:
+def _document(line: bytes, uri: str, offset: int, columns: Columns) -> PlainText | Quarantined:
     try:
         row = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         return Quarantined(uri, offset, "bad_json", f"{error}; {_shown(line)}")
     if not isinstance(row, dict):
         return Quarantined(uri, offset, "not_an_object", _shown(line))
-    if fields.text not in row:
-        return Quarantined(uri, offset, "missing_text", f"no {fields.text!r} in {_shown(line)}")
-    text = row[fields.text]
+    if columns.text not in row:
+        return Quarantined(uri, offset, "missing_text", f"no {columns.text!r} in {_shown(line)}")
+    text = row[columns.text]
     if not isinstance(text, str):
-        return Quarantined(uri, offset, "text_not_a_string", f"{fields.text!r} is a {type(text).__name__}")
-    url, date, title = (_string(row, field) for field in (fields.url, fields.date, fields.title))
+        return Quarantined(uri, offset, "text_not_a_string", f"{columns.text!r} is a {type(text).__name__}")
+    url, date, title = (_string(row, field) for field in (columns.url, columns.date, columns.title))
     return PlainText(Provenance(uri, offset, url, date, title), text)
 
 
@@ -64,27 +73,41 @@ def _shown(line: bytes) -> str:
     return line[:_SHOWN_BYTES].decode("utf-8", errors="replace").strip()
 
 
-def _lines(pieces: Iterator[bytes], max_bytes: int) -> Iterator[tuple[int, bytes | None, int]]:
-    """(offset, line without its newline, bytes with it) of each line; no line where it is over `max_bytes`.
+def _lines(
+    pieces: Iterator[bytes], max_bytes: int, start: int, end: int | None
+) -> Iterator[tuple[int, bytes | None, int]]:
+    """(offset, line without its newline, offset of the next) of each line that begins in [start, end).
 
-    A damaged stream loses the line it was cut off in: the damage is quarantined in its stead.
+    `pieces` begin one byte before `start`, or with the file. There is no line where it is over `max_bytes`, and
+    its end is looked for in the range alone. A damaged stream loses the line it was cut off in: the damage is
+    quarantined in its stead.
     """
-    offset, pending, skipped = 0, bytearray(), 0
+    offset = max(start - 1, 0)
+    foreign = start > 0  # inside a line that begins before the range
+    pending, skipped = bytearray(), 0
     for piece in pieces:
-        start = 0
-        while (newline := piece.find(b"\n", start)) >= 0:
-            length = skipped + len(pending) + newline - start + 1
-            if length - 1 > max_bytes:
-                yield offset, None, length
+        begin = 0
+        while (newline := piece.find(b"\n", begin)) >= 0:
+            length = skipped + len(pending) + newline - begin + 1
+            if foreign:
+                foreign = False
+            elif length - 1 > max_bytes:
+                yield offset, None, offset + length
             else:
-                yield offset, bytes(pending) + piece[start:newline], length
-            offset, skipped, start = offset + length, 0, newline + 1
+                yield offset, bytes(pending) + piece[begin:newline], offset + length
+            offset, skipped, begin = offset + length, 0, newline + 1
             pending.clear()
-        pending += memoryview(piece)[start:]
-        if len(pending) > max_bytes:
+            if end is not None and offset >= end:
+                return
+        pending += memoryview(piece)[begin:]
+        if foreign or len(pending) > max_bytes:
             skipped += len(pending)
             pending.clear()
+            if end is not None and offset + skipped >= end:
+                break
+    if foreign:
+        return
     if skipped or len(pending) > max_bytes:
-        yield offset, None, skipped + len(pending)
+        yield offset, None, offset + skipped + len(pending)
     elif pending:
-        yield offset, bytes(pending), len(pending)
+        yield offset, bytes(pending), offset + len(pending)

@@ -1,4 +1,4 @@
-"""What the readers yield: one of four things for every record they meet, so that none gets lost."""
+"""What the readers yield: one of five things for every record they meet, so that none gets lost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ class Provenance:
     """Where a document comes from."""
 
     uri: str  # the input file
-    offset: int  # bytes: of the (compressed) record in a WARC, of the line in the decompressed JSON Lines
+    offset: (
+        int  # bytes: of the (compressed) record in a WARC, of the line or page in decompressed content; Parquet: rows
+    )
     url: str | None = None  # what the page was fetched from
     date: str | None = None  # as the source gives it; ISO 8601 in a WARC
     title: str | None = None
@@ -28,11 +30,20 @@ class HtmlPage:
 
 
 @dataclass(frozen=True, slots=True)
+class WikiPage:
+    """An article in wiki markup, still to be reduced to text."""
+
+    provenance: Provenance
+    wikitext: str
+
+
+@dataclass(frozen=True, slots=True)
 class PlainText:
     """A document that is text already."""
 
     provenance: Provenance
     text: str
+    language: str | None = None  # of source code; that of other texts is identified later
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,4 +55,4 @@ class Unwanted:
     head: str = ""  # what was seen, for people
 
 
-SourceRecord = HtmlPage | PlainText | Unwanted | Quarantined
+SourceRecord = HtmlPage | WikiPage | PlainText | Unwanted | Quarantined

@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import os
 import random
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from cluster.contracts.config import Resources, StageConfig
 from cluster.contracts.errors import InputError, StageFailed, StorageError
 from cluster.contracts.progress import SilentProgress
 from cluster.contracts.records import doc_id
+from cluster.contracts.retry import Backoff
 from cluster.contracts.tokens import open_shards, read_token_index
 from dataprep import clean, dedupe, tokenize, tokenizer
 from dataprep.config import CleanConfig, DedupeConfig, TokenizeConfig, TokenizerConfig
@@ -266,24 +269,53 @@ def test_a_killed_run_goes_on_and_one_more_file_costs_one_more_file(
 
 
 def _touch_or_fail(shard: dict[str, Any]) -> int:
-    if shard["uri"].endswith("bad"):
+    """Does what the shard's name says, and touches its file if it comes so far."""
+    path = Path(shard["uri"])
+    attempts = len(list(path.parent.glob(f"{path.name}.attempt-*")))
+    path.with_name(f"{path.name}.attempt-{attempts}").touch()
+    if path.name == "bad":
+        raise InputError("not to be read")
+    if path.name == "away" or (path.name == "away-twice" and attempts < 2):
         raise StorageError("the store said no")
-    Path(shard["uri"]).touch()
+    if path.name == "bug":
+        raise KeyError("nobody thought of this")
+    if path.name == "killer" or (path.name == "killed-once" and attempts < 1):
+        os.kill(os.getpid(), signal.SIGKILL)
+    path.touch()
     return 1
 
 
-def test_a_shard_that_fails_is_named_and_the_others_are_done(tmp_path: Path) -> None:
-    shards = [{"uri": str(tmp_path / name)} for name in ("a", "bad", "c")]
-    with pytest.raises(StageFailed, match=r"1 of 3 shards failed.*\n.*/bad: StorageError: the store said no"):
+def test_shards_that_fail_are_named_and_the_others_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dataprep.over_shards._MAX_CRASHES", 2)
+    names = ["a", "away", "away-twice", "bad", "bug", "killed-once", "killer", "z"]
+    with pytest.raises(StageFailed) as failed:
         over_shards(
             _touch_or_fail,
-            shards,
+            [{"uri": str(tmp_path / name)} for name in names],
             workers=HALF_CPU,
             max_workers=None,
             progress=SilentProgress(),
             before=Pace(shards_done=0, documents_done=0),
+            log_directory=tmp_path / "logs",
+            backoff=Backoff(attempts=3, first_wait_s=0.1),
         )
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c"]
+    head, *lines, log = str(failed.value).splitlines()
+    assert head.startswith("4 of 8 shards failed; run again to retry these alone")
+    assert [line.removeprefix(f"  - {tmp_path}/") for line in lines] == [
+        "away: StorageError: the store said no",
+        "bad: InputError: not to be read",
+        "bug: KeyError: 'nobody thought of this'",
+        "killer: its worker died 2 times",
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name in names) == [
+        "a", "away-twice", "killed-once", "z"
+    ]  # fmt: skip
+    attempts = {name: len(list(tmp_path.glob(f"{name}.attempt-*"))) for name in names}
+    assert attempts == dict(zip(names, [1, 3, 3, 1, 1, 2, 2, 1], strict=True))
+    trace = Path(log.removeprefix("stack traces: ")).read_text()
+    assert "nobody thought of this" in trace
+    assert "in _touch_or_fail" in trace
+    assert "the store said no" not in trace
 
 
 def test_an_error_in_a_task_comes_out_as_itself(prepared: Prepared, tmp_path: Path) -> None:

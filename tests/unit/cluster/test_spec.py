@@ -167,8 +167,26 @@ def test_an_override_replaces_one_setting(tmp_path: Path) -> None:
 
 
 def test_numbers_without_a_dot_are_numbers(tmp_path: Path) -> None:
-    (tmp_path / "spec.yaml").write_text("{name: t, storage: o, seed: 1e3, stages: {clean: {inputs: [.]}}}")
+    (tmp_path / "spec.yaml").write_text("{name: t, storage: o, seed: 1e3, stages: {clean: {inputs: [a.jsonl]}}}")
+    (tmp_path / "a.jsonl").touch()
     assert load_spec(tmp_path / "spec.yaml").head.seed == 1000
+
+
+def test_inputs_that_no_reader_takes_are_refused_with_their_place_in_the_spec(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.csv", "c.jsonl"):
+        (tmp_path / name).touch()
+    (tmp_path / "all.list").write_text("a.jsonl\ngone.jsonl\n")
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("{name: t, storage: o, stages: {clean: {inputs: [c.jsonl, '*.csv', all.list]}}}")
+    with pytest.raises(SpecError) as refused:
+        load_spec(spec)
+    assert [(p.path, p.value) for p in refused.value.problems] == [
+        ("stages.clean.inputs.1", "*.csv"),
+        ("stages.clean.inputs.2", "all.list"),
+    ]
+    assert "b.csv: unknown format" in refused.value.problems[0].message
+    assert "gone.jsonl does not exist" in refused.value.problems[1].message
+    assert load_spec(spec, {"stages.clean.format": "jsonl", "stages.clean.inputs": ["b.csv"]}).stages
 
 
 def test_an_absent_or_binary_spec_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from cluster.contracts import storage
+from cluster.contracts.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,34 @@ def test_expand_takes_files_directories_and_globs(tmp_path: Path) -> None:
     assert names(str(tmp_path)) == ["a.warc.gz", "b.warc.gz", "c.txt", "deep/d.warc.gz"]
     assert names(f"{tmp_path}/absent*") == []
     assert names(f"{tmp_path}/absent") == []
+
+
+def test_hidden_files_are_matched_by_their_own_name_alone(tmp_path: Path) -> None:
+    for name in (".git/objects/a.txt", ".hidden.txt", "deep/.b.txt", "seen.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    for pattern in (str(tmp_path), f"{tmp_path}/*.txt"):
+        assert [f.uri for f in storage.expand(pattern)] == [f"{tmp_path}/seen.txt"]
+    assert [f.uri for f in storage.expand(f"{tmp_path}/.git/objects/*.txt")] == [f"{tmp_path}/.git/objects/a.txt"]
+
+
+def test_a_list_stands_for_what_its_lines_name(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt", "deep/c.txt", "deep/d.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    uri = str(tmp_path / "inputs.list")
+    Path(uri).write_text(f"# of the first crawl\n{tmp_path}/b.txt\n\n  deep  \n./a.t*\n{tmp_path}/b.txt\n")
+    assert [Path(f.uri).name for f in storage.expand(uri)] == ["a.txt", "b.txt", "c.txt", "d.txt"]
+    assert {f.size for f in storage.expand(uri)} == {1}
+    assert storage.expand(str(tmp_path / "absent.list")) == []
+    for line, problem in (
+        ("gone.txt", "gone.txt does not exist"),
+        ("no*", "matches no file"),
+        ("x.list", "another list"),
+    ):
+        Path(uri).write_text(line)
+        with pytest.raises(InputError, match=problem):
+            storage.expand(uri)
 
 
 def test_small_files_are_replaced_whole(tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ from cluster.contracts.commit import CommittedPart, committed_part
 from cluster.contracts.errors import InputError, StageFailed
 from cluster.contracts.storage import FileStat
 from dataprep import clean_part as module
-from dataprep.clean import input_files, part_key
+from dataprep.clean import input_files
 from dataprep.clean_part import Tally, clean_part
 from dataprep.config import CleanConfig
+from dataprep.sources.shards import part_key, plan_shards, whole_file
 from dataprep.verdicts import judge
 
 SENTENCE = "The committee met on the {n}th of May and agreed that the bridge over the river should be built with care. "
@@ -33,7 +34,7 @@ def config(**settings: Any) -> CleanConfig:
 def run(directory: Path, rows: list[str], settings: CleanConfig, key: str = "k") -> CommittedPart:
     source = directory / "rows.jsonl"
     source.write_text("\n".join(rows))
-    kept = clean_part(str(source), parts=str(directory / "parts"), key=key, config=settings)
+    kept = clean_part([whole_file(str(source))], parts=str(directory / "parts"), key=key, config=settings)
     part = committed_part(str(directory / "parts"), key)
     assert part is not None
     assert part.metrics["kept"] == kept
@@ -122,6 +123,35 @@ def test_no_texts_at_all_are_judged_without_complaint() -> None:
     assert (len(verdicts.kept), len(verdicts.reasons_D)) == (0, 0)
 
 
+def test_source_code_keeps_its_language_and_is_spared_the_rules_for_prose(tmp_path: Path) -> None:
+    tree = {
+        "src/a.py": b"def add(x, y):\n    return x + y\n",
+        "src/b.hpp": b"#pragma once\nint f();\n",
+        "README.md": b"# Title\n",
+        "Makefile": b"all:\n\techo\n",
+        "LICENSE": b"All rights reserved.",
+        "logo.c": b"\0\1\2",
+        "void.js": b"",
+        ".git/config": b"[core]",
+    }
+    for name, content in tree.items():
+        (tmp_path / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "tree" / name).write_bytes(content)
+    settings = CleanConfig(inputs=[str(tmp_path / "tree")], format="code", languages=["en"])
+    (shard,) = plan_shards(input_files(settings.inputs), settings.format)
+    clean_part(shard.sources, parts=str(tmp_path / "parts"), key="k", config=settings)
+    part = committed_part(str(tmp_path / "parts"), "k")
+    assert part is not None
+    documents = {Path(d["uri"]).name: d for d in table(tmp_path, part, "documents")}
+    assert {name: d["language"] for name, d in documents.items()} == {
+        "a.py": "python", "b.hpp": "c++", "README.md": "markdown", "Makefile": "makefile"
+    }  # fmt: skip
+    assert documents["a.py"]["text"] == "def add(x, y):\n    return x + y"
+    assert part.metrics["dropped"] == {"unknown_language": 1}
+    assert part.metrics["quarantine_reasons"] == {"binary": 1, "empty_file": 1}
+    assert part.metrics["languages"] == part.metrics["languages_seen"]
+
+
 def test_an_unaccounted_row_fails_the_part() -> None:
     tally = Tally(read=3, kept=1)
     tally.dropped["language"] = 1
@@ -136,9 +166,6 @@ def test_inputs_are_expanded_sorted_and_checked(tmp_path: Path) -> None:
     assert [Path(f.uri).name for f in found] == ["a.jsonl", "b.jsonl", "c.warc.gz"]
     with pytest.raises(InputError, match="matches no file"):
         input_files([f"{tmp_path}/*.zst"])
-    (tmp_path / "notes.csv").touch()
-    with pytest.raises(InputError, match="unknown format"):
-        input_files([str(tmp_path)])
 
 
 def test_part_keys_tell_files_and_their_versions_apart() -> None:

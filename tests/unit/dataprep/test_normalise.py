@@ -6,7 +6,7 @@ import unicodedata
 import pyarrow as pa
 import pytest
 
-from dataprep.normalise import normalise
+from dataprep.normalise import normalise, repair_mojibake
 from tests.unit.dataprep import slow_twins
 
 
@@ -64,3 +64,10 @@ def test_texts_in_normal_form_are_not_copied() -> None:
 def test_slices_are_normalised_like_copies() -> None:
     texts = pa.array(["x ", "a\r\nb ", "e\u0301"], pa.large_string())
     assert normalise(texts[1:]).to_pylist() == ["a\nb", "é"]
+
+
+def test_mojibake_is_repaired_and_sound_text_left_alone() -> None:
+    sound = ["schön und größer", "naïve café", "日本語", "", "plain"]
+    broken = [text.encode().decode("windows-1252") for text in ("schön und größer", "it’s fine")]
+    repaired = repair_mojibake(pa.array([*sound, *broken], pa.large_string())).to_pylist()
+    assert repaired == [*sound, "schön und größer", "it’s fine"]

@@ -4,20 +4,22 @@ import bz2
 import gzip
 import io
 import re
+import time
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import zstandard
 
-from cluster.contracts.errors import InputError
 from cluster.contracts.records import Quarantined
-from dataprep.config import JsonlFields
+from dataprep.config import Columns
 from dataprep.sources.compression import PIECE_BYTES, DamagedStream, decompressed
-from dataprep.sources.formats import format_of, read_records
 from dataprep.sources.jsonl import read_jsonl
+from dataprep.sources.readers import read_records
 from dataprep.sources.records import HtmlPage, PlainText, SourceRecord, Unwanted
+from dataprep.sources.shards import whole_file
 from dataprep.sources.warc import read_warc
 
 COMPRESS = {"gz": gzip.compress, "bz2": bz2.compress, "zst": zstandard.compress}
@@ -95,6 +97,52 @@ def test_a_wrong_content_length_never_reaches_into_the_next_record(compressed: b
     assert quarantined[0].reason in {"bad_content_length", "truncated_record", "bad_warc_header"}
 
 
+def test_records_of_one_long_member_are_read_one_by_one() -> None:
+    """`zstd crawl.warc` and `gzip crawl.warc` make one member of a whole file."""
+    records = [warc_record(i, b"%d " % i * 5000) for i in range(200)]
+    records[50] = warc_record(50, b"l" * 300_000)
+    records[90] = re.sub(rb"Content-Length: \d+", b"Content-Length: 11", records[90], count=1)
+    content = b"".join(records)
+    expected = [str(i) for i in range(200) if i not in (50, 90)]
+    for codec, compress in (("gz", gzip.compress), ("zst", zstandard.compress)):
+        pages, quarantined = read(compress(content), codec, limit=30_000)
+        assert pages == expected
+        assert [q.reason for q in quarantined] == ["record_too_large", "bad_content_length"]
+
+
+def test_zstd_records_are_read_with_their_shared_dictionary() -> None:
+    records = [warc_record(i) for i in range(20)]
+    dictionary = zstandard.ZstdCompressionDict(b"".join(records[:3]), dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+    compressor = zstandard.ZstdCompressor(dict_data=dictionary)
+    head = (0x184D2A5D).to_bytes(4, "little") + len(dictionary.as_bytes()).to_bytes(4, "little")
+    frames = [compressor.compress(record) for record in records]
+    content = head + dictionary.as_bytes() + b"".join(frames)
+    assert read(content, "zst") == ([str(i) for i in range(20)], [])
+    pages, damage = read(content[:-10], "zst")
+    assert pages == [str(i) for i in range(19)]
+    assert [(d.offset, d.reason) for d in damage] == [(len(content) - len(frames[-1]), "truncated_zst")]
+    damaged = bytearray(content)
+    where = len(content) - sum(map(len, frames[5:]))
+    damaged[where + 6 : where + 20] = b"\xff" * 14
+    pages, damage = read(bytes(damaged), "zst")
+    assert [p for p in pages if p != "5"] == [str(i) for i in range(20) if i != 5]
+
+
+def test_a_conversion_record_is_text_already() -> None:
+    def conversion(body: bytes) -> bytes:
+        head = b"WARC/1.0\r\nWARC-Type: conversion\r\nWARC-Target-URI: https://example.org/w\r\n"
+        rest = b"WARC-Date: 2026-02-03T04:05:06Z\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s\r\n\r\n"
+        return head + rest % (len(body), body)
+
+    content = b"".join(gzip.compress(conversion(b)) for b in ("Größe".encode(), b"\xff", b"l" * 200))
+    text, bad, large = read_warc(io.BytesIO(content), "w", codec="gz", max_record_bytes=100)
+    assert isinstance(text, PlainText)
+    assert (text.text, text.provenance.url, text.provenance.date) == (
+        "Größe", "https://example.org/w", "2026-02-03T04:05:06Z"
+    )  # fmt: skip
+    assert [q.reason for q in (bad, large) if isinstance(q, Quarantined)] == ["bad_utf8", "record_too_large"]
+
+
 def test_bad_http_headers_and_oversized_bodies_are_quarantined() -> None:
     broken = warc_record(1).replace(b"HTTP/1.1 200 OK", b"garbage garbage")
     content = broken + warc_record(2, b"y" * 20_001) + warc_record(3)
@@ -118,8 +166,8 @@ def test_rubbish_is_one_quarantined_record() -> None:
 
 
 def lines(content: bytes, codec: Any = None, limit: int = 1000) -> list[SourceRecord]:
-    fields = JsonlFields(text="body", title=None)
-    return list(read_jsonl(io.BytesIO(content), "j", codec=codec, fields=fields, max_record_bytes=limit))
+    columns = Columns(text="body", title=None)
+    return list(read_jsonl(io.BytesIO(content), "j", codec=codec, columns=columns, max_record_bytes=limit))
 
 
 def test_broken_lines_are_quarantined_at_their_byte_offset() -> None:
@@ -183,6 +231,38 @@ def test_decompressed_pieces_stay_small() -> None:
         assert max(pieces) <= (PIECE_BYTES if codec != "zst" else 128 << 20)
 
 
+@pytest.mark.parametrize("codec", ["gz", "bz2", "zst"])
+def test_a_stream_that_expands_beyond_measure_is_cut_off_in_time(codec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dataprep.sources.compression.FREE_BYTES", 1 << 20)
+    bomb = COMPRESS[codec](b'{"body": "one"}\n' + b"0" * 50_000_000)
+    started = time.perf_counter()
+    first, damage = lines(bomb, codec)
+    assert time.perf_counter() - started < 2
+    assert isinstance(first, PlainText)
+    assert isinstance(damage, Quarantined)
+    assert (damage.offset, damage.reason) == (16, "decompression_bomb")
+
+
+def test_a_file_can_be_one_page_or_one_text(tmp_path: Path) -> None:
+    contents = {
+        "a.html": b"<title>T</title><p>text",
+        "b.txt": "Größe".encode("windows-1252") * 30,
+        "c.txt.gz": gzip.compress("Text größer".encode()),
+        "d.txt": b"zero \0 byte",
+        "e.txt": "mit Marke".encode("utf-16"),
+        "f.txt": b"l" * 201,
+        "g.txt.gz": gzip.compress(b"cut off" * 20)[:-9],
+    }
+    records = []
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        records += read_records(whole_file(str(tmp_path / name)), columns=Columns(), max_record_bytes=200)
+    assert isinstance(records[0], HtmlPage)
+    assert records[0].body == contents["a.html"]
+    assert [r.text for r in records if isinstance(r, PlainText)] == ["Größe" * 30, "Text größer", "mit Marke"]
+    assert [r.reason for r in records if isinstance(r, Quarantined)] == ["binary", "record_too_large", "truncated_gz"]
+
+
 def test_zero_padding_after_gzip_is_ignored_but_rubbish_is_not() -> None:
     assert b"".join(decompressed(io.BytesIO(gzip.compress(b"text") + b"\0" * 100), "gz")) == b"text"
     pieces: Iterator[bytes] = decompressed(io.BytesIO(gzip.compress(b"text") + b"rubbish"), "gz")
@@ -191,17 +271,9 @@ def test_zero_padding_after_gzip_is_ignored_but_rubbish_is_not() -> None:
         list(pieces)
 
 
-def test_formats_go_by_name() -> None:
-    assert format_of("s3://bucket/a.WARC.gz") == ("warc", "gz")
-    assert format_of("/data/x.y.jsonl.zst") == ("jsonl", "zst")
-    for unknown in ("a.csv", "a.warc.bz2", "jsonl", "a.gz"):
-        with pytest.raises(InputError, match="unknown format"):
-            format_of(unknown)
-
-
 def test_an_empty_file_is_quarantined_as_a_whole(tmp_path: Any) -> None:
     (tmp_path / "empty.jsonl").touch()
-    (record,) = read_records(str(tmp_path / "empty.jsonl"), fields=JsonlFields(), max_record_bytes=100)
+    (record,) = read_records(whole_file(str(tmp_path / "empty.jsonl")), columns=Columns(), max_record_bytes=100)
     assert isinstance(record, Quarantined)
     assert (record.offset, record.reason) == (-1, "empty_file")
 

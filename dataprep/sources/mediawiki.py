@@ -1,0 +1,95 @@
+"""MediaWiki XML dumps, streamed: the latest text of each article, still in wiki markup.
+
+Framing is our own and each page is parsed by itself, so damage costs one page, and what a document type declares
+(entities that expand to gigabytes) is never read: a page that uses such an entity does not parse.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import BinaryIO
+from urllib.parse import quote
+from xml.etree import ElementTree
+
+from cluster.contracts.records import Quarantined
+from dataprep.sources.compression import DamagedStream, decompressed
+from dataprep.sources.formats import Codec
+from dataprep.sources.records import Provenance, SourceRecord, Unwanted, WikiPage
+
+_OPEN, _CLOSE = b"<page>", b"</page>"
+_BASE_URL = re.compile(rb"<base>([^<]{1,1000}/)[^</]*</base>")
+_MAX_TAGS = 100_000  # of one page; its text holds none, since it is escaped
+_ARTICLES = "0"  # the namespace
+
+
+def read_mediawiki(stream: BinaryIO, uri: str, *, codec: Codec | None, max_record_bytes: int) -> Iterator[SourceRecord]:
+    """The articles of a dump, with the byte offset of their page in the decompressed content.
+
+    Unwanted: "namespace" (talk, templates, categories ...), "redirect", "content_model" (not wikitext). Quarantined:
+    "bad_xml", "record_too_large", "not_mediawiki" (no page in the file), and for the rest of a file that can't be
+    decompressed "truncated_bz2", "decompression_bomb" and their like.
+    """
+    base_url: str | None = None
+    offset = 0
+    found_pages = False
+    try:
+        for begin, chunk in _chunks(decompressed(stream, codec), max_record_bytes):
+            offset = begin + len(chunk or b"")
+            if chunk is None:
+                yield Quarantined(uri, begin, "record_too_large", f"a page over {max_record_bytes} bytes")
+            elif chunk.startswith(_OPEN):
+                yield _record(chunk, uri, begin, base_url)
+            else:
+                base = _BASE_URL.search(chunk)
+                base_url = base[1].decode(errors="replace") if base else None
+                continue
+            found_pages = True
+    except DamagedStream as damage:
+        yield Quarantined(uri, offset, damage.reason, damage.detail)
+    else:
+        if not found_pages:
+            yield Quarantined(uri, 0, "not_mediawiki", "no <page> in the file")
+
+
+def _chunks(pieces: Iterator[bytes], max_bytes: int) -> Iterator[tuple[int, bytes | None]]:
+    """(offset, content) of what stands before the first page, and of each page up to the next; None: over the limit."""
+    start, skipped, buffer = 0, 0, b""
+    for piece in pieces:
+        buffer += piece
+        position = 0
+        while (following := buffer.find(_OPEN, position if skipped else position + 1)) >= 0:
+            too_large = skipped or following - position > max_bytes
+            yield start, None if too_large else buffer[position:following]
+            start, position, skipped = start + skipped + following - position, following, 0
+        buffer = buffer[position:]
+        if len(buffer) > max_bytes:
+            kept = len(_OPEN) - 1
+            skipped += len(buffer) - kept
+            buffer = buffer[-kept:]
+    if buffer:
+        yield start, None if skipped else buffer
+
+
+def _record(chunk: bytes, uri: str, offset: int, base_url: str | None) -> WikiPage | Unwanted | Quarantined:
+    end = chunk.rfind(_CLOSE)
+    if end < 0:
+        return Quarantined(uri, offset, "bad_xml", "a page without an end")
+    if chunk.count(b"<") > _MAX_TAGS:
+        return Quarantined(uri, offset, "bad_xml", f"more than {_MAX_TAGS} tags in a page")
+    try:
+        page = ElementTree.fromstring(chunk[: end + len(_CLOSE)])
+    except ElementTree.ParseError as error:
+        return Quarantined(uri, offset, "bad_xml", str(error))
+    title = page.findtext("title") or ""
+    url = base_url + quote(title.replace(" ", "_"), safe="/:(),") if base_url else None
+    revisions = page.findall("revision")
+    revision = revisions[-1] if revisions else page
+    place = Provenance(uri, offset, url, revision.findtext("timestamp"), title)
+    if page.findtext("ns", _ARTICLES) != _ARTICLES:
+        return Unwanted(place, "namespace", f"namespace {page.findtext('ns')}: {title}")
+    if page.find("redirect") is not None:
+        return Unwanted(place, "redirect", title)
+    if revision.findtext("model", "wikitext") != "wikitext":
+        return Unwanted(place, "content_model", f"{revision.findtext('model')}: {title}")
+    return WikiPage(place, revision.findtext("text") or "")

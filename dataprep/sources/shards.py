@@ -1,0 +1,135 @@
+"""How input files become shards, the units of work and of caching: a file, a range of one, or a pack of small ones.
+
+- A file of many records (WARC, compressed JSON Lines) is a shard.
+- Plain JSON Lines and Parquet can be entered anywhere, so a large file becomes ranges of `RANGE_BYTES`: a record
+  belongs to the range in which its first byte (its row group's) lies, and ranges in order hold the records in order.
+- Files that are one document each are packed. Where a pack ends follows from the names in it, so one more file
+  changes one pack and not all that come after it.
+
+The sizes are constants and no settings: shard and row make a document's id, and ids must not depend on tuning.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cluster.contracts.storage import FileStat
+from dataprep.sources.formats import Codec, Format, format_of
+
+RANGE_BYTES = 256 << 20
+_PACK_FILES = 1024  # on average
+_MAX_PACK_BYTES = 256 << 20
+_MAX_PACK_FILES = 8 * _PACK_FILES
+_ONE_RECORD_FORMATS: frozenset[Format] = frozenset({"html", "text", "code"})
+_RANGE_FORMATS: frozenset[Format] = frozenset({"jsonl", "parquet"})
+_NAME_CHARACTERS = 80  # of a part's key, for people; the hash behind it is what tells parts apart
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file, or a range of one, as a reader takes it."""
+
+    uri: str
+    format: Format
+    codec: Codec | None = None
+    start: int = 0  # bytes
+    end: int | None = None  # bytes, exclusive; None: to the end of the file
+
+
+@dataclass(frozen=True, slots=True)
+class SourceShard:
+    """What one task reads and one part holds."""
+
+    key: str  # of the part's commit: another one for another file, range or version of a file
+    sources: tuple[Source, ...]  # of one format
+    num_bytes: int
+
+    @property
+    def uri(self) -> str:
+        """The input file; of a pack, the first."""
+        return self.sources[0].uri
+
+    @property
+    def label(self) -> str:
+        """For messages."""
+        first = self.sources[0]
+        if len(self.sources) > 1:
+            return f"{first.uri} and {len(self.sources) - 1} files more"
+        return first.uri if first.end is None else f"{first.uri} (bytes {first.start} to {first.end})"
+
+    def to_row(self) -> dict[str, Any]:
+        """Plain values, as a task gets them."""
+        return {"uri": self.label, "key": self.key, "sources": [asdict(source) for source in self.sources]}
+
+
+def sources_of(row: dict[str, Any]) -> list[Source]:
+    """What a task reads: the inverse of `SourceShard.to_row`."""
+    return [Source(**source) for source in row["sources"]]
+
+
+def whole_file(uri: str, forced: Format | None = None) -> Source:
+    """A file from its beginning to its end. Raises `InputError` for an unknown format."""
+    return Source(uri, *format_of(uri, forced))
+
+
+def plan_shards(
+    files: Sequence[FileStat], forced: Format | None = None, *, range_bytes: int = RANGE_BYTES
+) -> list[SourceShard]:
+    """The shards of some files, in the order of their URIs. Raises `InputError` for an unknown format."""
+    shards: list[SourceShard] = []
+    packable: dict[Format, list[FileStat]] = {}
+    for file in sorted(files, key=lambda file: file.uri):
+        source = whole_file(file.uri, forced)
+        if source.format in _ONE_RECORD_FORMATS:
+            packable.setdefault(source.format, []).append(file)
+        elif source.codec is None and source.format in _RANGE_FORMATS and file.size > range_bytes:
+            shards += _ranges(file, source.format, range_bytes)
+        else:
+            shards.append(SourceShard(part_key(file), (source,), file.size))
+    for packed in packable.values():
+        shards += (_pack(pack, forced) for pack in _packs(packed))
+    return sorted(shards, key=lambda shard: (shard.uri, shard.sources[0].start))
+
+
+def part_key(file: FileStat) -> str:
+    """The key of a whole file's part: readable, and different for another file or another version of it."""
+    return f"{_readable(file.uri)}-{_identity([file])}"
+
+
+def _ranges(file: FileStat, kind: Format, range_bytes: int) -> Iterator[SourceShard]:
+    for start in range(0, file.size, range_bytes):
+        end = min(start + range_bytes, file.size)
+        yield SourceShard(f"{part_key(file)}.{start}-{end}", (Source(file.uri, kind, None, start, end),), end - start)
+
+
+def _packs(files: Iterable[FileStat]) -> Iterator[list[FileStat]]:
+    pack: list[FileStat] = []
+    num_bytes = 0
+    for file in files:
+        pack.append(file)
+        num_bytes += file.size
+        ends_here = int.from_bytes(hashlib.sha256(file.uri.encode()).digest()[:4]) % _PACK_FILES == 0
+        if ends_here or num_bytes >= _MAX_PACK_BYTES or len(pack) >= _MAX_PACK_FILES:
+            yield pack
+            pack, num_bytes = [], 0
+    if pack:
+        yield pack
+
+
+def _pack(files: Sequence[FileStat], forced: Format | None) -> SourceShard:
+    key = f"{_readable(files[0].uri)}-{len(files)}-{_identity(files)}"
+    return SourceShard(key, tuple(whole_file(file.uri, forced) for file in files), sum(file.size for file in files))
+
+
+def _identity(files: Sequence[FileStat]) -> str:
+    lines = "\n".join(f"{file.uri}\n{file.size}\n{file.mtime_ns}" for file in files)
+    return hashlib.sha256(lines.encode()).hexdigest()[:16]
+
+
+def _readable(uri: str) -> str:
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", uri.rsplit("/", 1)[-1])[:_NAME_CHARACTERS]
+    return name.lstrip(".-_") or "part"

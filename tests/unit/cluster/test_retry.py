@@ -1,0 +1,62 @@
+"""Back-off: passing errors are waited out, lasting ones come at once, and waits grow and differ."""
+
+import errno
+
+import pytest
+
+from cluster.contracts.errors import CorruptArtifact, InputError, StorageError
+from cluster.contracts.retry import Backoff, with_patience
+
+QUICK = Backoff(attempts=4, first_wait_s=0.001)
+
+
+class Store:
+    """Fails as it is told, then answers."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors, self.calls = list(errors), 0
+
+    def __call__(self) -> str:
+        self.calls += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return "content"
+
+
+def test_a_store_that_comes_back_is_waited_for() -> None:
+    store = Store(OSError("503 slow down"), StorageError("no route"), TimeoutError())
+    assert with_patience(store, QUICK) == "content"
+    assert store.calls == 4
+
+
+def test_a_store_that_stays_away_is_an_error_after_all_attempts() -> None:
+    store = Store(*[OSError(f"{n}") for n in range(10)])
+    with pytest.raises(OSError, match="3"):
+        with_patience(store, QUICK)
+    assert store.calls == 4
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(),
+        PermissionError(),
+        OSError(errno.ENOSPC, "no space left"),
+        CorruptArtifact("x"),
+        InputError("x"),
+        KeyError("bug"),
+    ],
+)
+def test_what_will_not_pass_is_raised_at_once(error: Exception) -> None:
+    store = Store(error, error)
+    with pytest.raises(type(error)):
+        with_patience(store, QUICK)
+    assert store.calls == 1
+
+
+def test_waits_double_up_to_the_longest_and_are_spread() -> None:
+    backoff = Backoff(first_wait_s=2, max_wait_s=10)
+    for attempt, longest in ((1, 2), (2, 4), (3, 8), (4, 10), (9, 10)):
+        waits = [backoff.wait_s(attempt) for _ in range(200)]
+        assert longest / 2 <= min(waits) < 0.6 * longest
+        assert 0.9 * longest < max(waits) <= longest

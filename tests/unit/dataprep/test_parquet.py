@@ -1,0 +1,102 @@
+"""Parquet: mapped columns only, every row accounted for, a file of another kind is one quarantined record."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dataprep.config import Columns
+from dataprep.sources.parquet import read_parquet
+from dataprep.sources.records import PlainText, SourceRecord
+
+
+def read(path: Path, limit: int = 1000, **columns: Any) -> list[SourceRecord]:
+    with pa.OSFile(str(path)) as file:
+        return list(read_parquet(file, "p", columns=Columns(**columns), max_record_bytes=limit))
+
+
+def outcomes(records: list[SourceRecord]) -> list[Any]:
+    return [r.text if isinstance(r, PlainText) else (r.offset, r.reason) for r in records]  # type: ignore[union-attr]
+
+
+def test_columns_are_mapped_and_values_become_text(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "content": pa.array(["eins", "zwei"]).dictionary_encode(),
+            "when": [datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), None],
+            "link": ["https://a.example", "https://b.example"],
+            "title": [{"nested": 1}, None],
+        }
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    first, second = read(tmp_path / "a.parquet", text="content", url="link", date="when")
+    assert isinstance(first, PlainText)
+    assert (first.text, first.provenance.url) == ("eins", "https://a.example")
+    assert (first.provenance.date, first.provenance.title) == ("2026-01-02T03:04:05Z", None)
+    assert isinstance(second, PlainText)
+    assert second.provenance.date is None
+
+
+def test_bad_rows_are_quarantined_by_their_number(tmp_path: Path) -> None:
+    raw = pa.array([b"good", None, b"bad \xff", b"l" * 1001, b"sur \xed\xa0\x80", b"end"], pa.binary())
+    texts = pa.StringArray.from_buffers(len(raw), raw.buffers()[1], raw.buffers()[2], raw.buffers()[0])
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", row_group_size=4)
+    assert outcomes(read(tmp_path / "a.parquet")) == [
+        "good", (1, "missing_text"), (2, "bad_utf8"), (3, "record_too_large"), (4, "bad_utf8"), "end"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        (pa.table({"body": ["x"]}), "missing_column"),
+        (pa.table({"text": [1, 2, 3]}), "text_not_a_string"),
+        (pa.table({"text": [["a"], ["b"]]}), "text_not_a_string"),
+    ],
+)
+def test_another_schema_is_one_quarantined_record(table: pa.Table, reason: str, tmp_path: Path) -> None:
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert outcomes(read(tmp_path / "a.parquet")) == [(-1, reason)]
+
+
+def test_a_damaged_file_is_quarantined_and_its_sound_row_groups_are_read(tmp_path: Path) -> None:
+    table = pa.table({"text": [f"{i} " + "word " * 150 for i in range(60)]})
+    path = tmp_path / "a.parquet"
+    pq.write_table(table, path, row_group_size=20, compression="zstd", use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    middle = pq.ParquetFile(path).metadata.row_group(1).column(0).data_page_offset
+    content[middle : middle + 60] = b"\xff" * 60
+    path.write_bytes(bytes(content))
+    texts = table["text"].to_pylist()
+    assert outcomes(read(path)) == [*texts[:20], (20, "bad_row_group"), *texts[40:]]
+    path.write_bytes(bytes(content[:-100]))
+    assert outcomes(read(path)) == [(-1, "bad_parquet")]
+    path.write_bytes(b"no parquet at all")
+    assert outcomes(read(path)) == [(-1, "bad_parquet")]
+
+
+def test_a_store_that_fails_is_an_error_and_no_quarantine(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["x " * 300] * 50}), tmp_path / "a.parquet")
+
+    class Failing:
+        """A file whose store goes away after the footer was read."""
+
+        closed = False
+
+        def __init__(self) -> None:
+            self.file, self.reads = open(tmp_path / "a.parquet", "rb"), 0  # noqa: SIM115
+
+        def read(self, size: int = -1) -> bytes:
+            self.reads += 1
+            if self.reads > 1:
+                raise OSError("the store went away")
+            return self.file.read(size)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.file, name)
+
+    with pytest.raises(OSError, match="went away"):
+        list(read_parquet(pa.PythonFile(Failing(), mode="r"), "p", columns=Columns(), max_record_bytes=1000))
