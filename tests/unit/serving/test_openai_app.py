@@ -172,7 +172,12 @@ def test_n_choices_and_several_prompts_come_in_order(client: Client) -> None:
     body = client.post("/v1/completions", **asked).json()
     assert [choice["index"] for choice in body["choices"]] == [0, 1, 2, 3]
     assert len({choice["text"] for choice in body["choices"]}) == 4
-    assert body == {**client.post("/v1/completions", **asked).json(), "id": body["id"], "created": body["created"]}
+    again = client.post("/v1/completions", **asked).json()
+    assert again["usage"] == body["usage"]
+    for first, second in zip(body["choices"], again["choices"], strict=True):
+        # The answers are a function of the seed; the last bits of their probabilities are one of who shared the batch.
+        assert second["text"] == first["text"]
+        assert second["logprobs"]["token_logprobs"] == pytest.approx(first["logprobs"]["token_logprobs"], abs=1e-5)
     assert all(len(choice["logprobs"]["token_logprobs"]) == 5 for choice in body["choices"])
     streamed = ["", "", "", ""]
     for chunk in events_of(client.post("/v1/completions", **asked, stream=True)):
