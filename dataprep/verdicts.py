@@ -58,7 +58,7 @@ def judge(texts: pa.LargeStringArray, config: CleanConfig) -> Verdicts:
     if config.c4 is not None:
         result = c4.c4(column, config.c4)
         _set_codes(reasons, alive, result.reasons, c4.REASONS)
-        column = TextColumn(result.edited(column))
+        column = result.edited_column(column)
     column, alive = _only(column, alive, reasons)
     if config.fineweb is not None:
         codes = fineweb.fineweb(column, config.fineweb)
@@ -74,7 +74,7 @@ def _only(
     left = reasons_D[alive] == ""
     if left.all():
         return column, alive
-    return TextColumn(column.texts.filter(pa.array(left))), alive[left]
+    return column.filter(left), alive[left]
 
 
 def _set(reasons_D: npt.NDArray[Any], fails_D: npt.NDArray[np.bool_], reason: str) -> None:
