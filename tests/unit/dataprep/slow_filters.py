@@ -52,7 +52,7 @@ def gopher_quality(text: str, settings: GopherQualitySettings) -> str:
 
 def gopher_repetition(text: str, settings: GopherRepetitionSettings) -> str:
     if not text:
-        return "empty"
+        return "gopher_repetition_empty"
     num_chars = len(text)
     pairs = zip(text.splitlines(), text.splitlines(keepends=True), strict=True)
     text = "".join(line + "\n" * (line != whole) for line, whole in pairs)
@@ -131,7 +131,7 @@ def fineweb(text: str, settings: FineWebSettings) -> str:
     all_lines = text.splitlines()
     lines = [line for line in all_lines if line.strip()]
     if not lines:
-        return "empty"
+        return "fineweb_empty"
     punctuated = sum(ends_sentence(line[-1]) for line in lines)
     least = settings.min_punctuated_lines_fraction
     if least is not None and punctuated / len(lines) < least and not (punctuated == 0 and settings.keep_unpunctuated):

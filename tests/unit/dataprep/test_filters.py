@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
@@ -123,6 +124,26 @@ def test_c4_edits_like_its_twin_on_random_texts(settings: C4Settings) -> None:
     assert result.edited(column).to_pylist() == [text for _, text in expected]
 
 
+def test_scores_are_what_the_rules_read() -> None:
+    text = "- The cat, the cat! # ...\n- A {dog}\nprivacy policy\n- A {dog}"
+    column = column_of(text, "日本語")
+    scores = quality_filter.measure(column, GopherQualitySettings())
+    assert [scores[name][0] for name in quality_filter.SCORES] == [
+        10, pytest.approx(33 / 10), 1 / 21, 1 / 21, 3 / 4, 1 / 4, 10 / 21, 1
+    ]  # fmt: skip
+    assert np.isnan(scores["mean_word_length"][1])
+    assert np.isnan(scores["num_stop_words"][1])
+    repeated = repetition_filter.measure(column)
+    assert repeated["duplicate_line_fraction"][0] == 1 / 4
+    assert repeated["duplicate_line_char_fraction"][0] == 9 / len(text)
+    assert repeated["top_3_gram_char_fraction"][0] == pytest.approx(2 * len("- A {") / len(text))
+    lines = c4_filter.c4(column, C4Settings()).scores
+    assert [lines[name][0] for name in c4_filter.SCORES] == [4, 1 / 4, 0, 2, 3]
+    short = fineweb_filter.measure(column, FineWebSettings())
+    assert [short[name][0] for name in fineweb_filter.SCORES] == [4, 1 / 4, 1, 9 / (len(text) - 3), 3 / 21]
+    assert scores.struct_array().to_pylist()[1]["num_stop_words"] is None
+
+
 def test_c4_counts_the_words_that_are_left() -> None:
     column = column_of(*slow_twins.random_texts(13, 200))
     edited = c4_filter.c4(column, LOOSE_C4).edited_column(column)
@@ -223,7 +244,7 @@ class TestGopherRepetition:
         assert repetition(text[:19], max_duplicate_ngram_char_fraction={10: 0.0}) == ["keep"]
 
     def test_short_and_empty_documents(self) -> None:
-        assert repetition("", "a", max_top_ngram_char_fraction={2: 0.0}) == ["empty", "keep"]
+        assert repetition("", "a", max_top_ngram_char_fraction={2: 0.0}) == ["gopher_repetition_empty", "keep"]
         assert repetition("a b", max_top_ngram_char_fraction={2: 0.9}) == ["top_2_gram"]
 
     def test_ngram_sizes_outside_the_table_are_refused(self) -> None:
@@ -271,6 +292,9 @@ class TestC4:
         assert c4(text, min_num_sentences=5) == [text]
         assert c4(text, min_num_sentences=6) == ["<too_few_sentences>"]
 
+    def test_a_placeholder_that_is_let_through_does_not_shield_its_line(self) -> None:
+        assert c4("a\nlorem ipsum javascript", "lorem ipsum", drop_lorem_ipsum=False) == ["a", "lorem ipsum"]
+
     def test_phrases_of_one_byte_are_refused(self) -> None:
         with pytest.raises(ValueError, match="two bytes"):
             c4("a", policy_phrases=("x",))
@@ -306,4 +330,4 @@ class TestFineWeb:
         assert fineweb("a\nb c\n\nd", max_newlines_per_word=0.74) == ["list_ratio"]
 
     def test_blank_documents_are_empty(self) -> None:
-        assert fineweb("", " \n\n") == ["empty", "empty"]
+        assert fineweb("", " \n\n") == ["fineweb_empty", "fineweb_empty"]
