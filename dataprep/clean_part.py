@@ -21,12 +21,13 @@ from cluster.contracts.errors import StageFailed
 from cluster.contracts.records import QUARANTINE_SCHEMA, Quarantined
 from dataprep import exact, minhash
 from dataprep.config import CleanConfig
-from dataprep.documents import DOCUMENT_SCHEMA, DROPPED_SCHEMA, signature_schema
+from dataprep.documents import DROPPED_SCHEMA, document_schema, signature_schema
 from dataprep.extract import UnreadablePage, extract
+from dataprep.filters.families import SCORE_TYPES
 from dataprep.normalise import normalise
 from dataprep.sources.formats import read_records
 from dataprep.sources.records import HtmlPage, PlainText, Provenance, Unwanted
-from dataprep.verdicts import Verdicts, judge
+from dataprep.verdicts import Judge, Verdicts
 
 _BATCH_DOCUMENTS = 2048
 _BATCH_CHARACTERS = 16 << 20
@@ -79,10 +80,11 @@ class Tally:
 def clean_part(uri: str, *, parts: str, key: str, config: CleanConfig) -> int:
     """Clean the file at `uri` and commit the result as unit `key` of `parts`; returns how many documents it keeps."""
     tally = Tally()
+    judge = Judge(config)
     with commit_part(parts, key) as part:
         with _open_tables(part, config) as tables:
             for batch in _batches(uri, config, tally):
-                _write(batch, tables, tally, config)
+                _write(batch, judge, tables, tally, config)
         tally.check(uri)
         part.metrics.update(tally.figures())
     return tally.kept
@@ -126,9 +128,9 @@ def _batches(uri: str, config: CleanConfig, tally: Tally) -> Iterator[Batch]:
     yield batch
 
 
-def _write(batch: Batch, tables: dict[str, pq.ParquetWriter], tally: Tally, config: CleanConfig) -> None:
+def _write(batch: Batch, judge: Judge, tables: dict[str, pq.ParquetWriter], tally: Tally, config: CleanConfig) -> None:
     texts = normalise(pa.array([record.text for record in batch.texts], pa.large_string()))
-    verdicts = judge(texts, config)
+    verdicts = judge.judge(texts, [record.provenance.url for record in batch.texts])
     _write_kept(batch, verdicts, tables, tally, config)
     _write_dropped(batch, texts, verdicts, tables["dropped"], tally)
     if batch.quarantined:
@@ -148,6 +150,7 @@ def _write_kept(
     kept = np.flatnonzero(verdicts.keep_D)
     languages = verdicts.languages_D.take(pa.array(kept))
     places = _places([batch.texts[row].provenance for row in kept])
+    annotations = {name: verdicts.annotations.get(name, pa.nulls(len(kept), t)) for name, t in _score_types(config)}
     tables["documents"].write_table(
         pa.table(
             {
@@ -155,8 +158,9 @@ def _write_kept(
                 **places,
                 "language": languages,
                 "language_score": verdicts.scores_D[kept],
+                **annotations,
             },
-            schema=DOCUMENT_SCHEMA,
+            schema=document_schema(dict(_score_types(config))),
         )
     )
     settings = config.minhash
@@ -201,10 +205,15 @@ def _places(places: Sequence[Provenance]) -> dict[str, list[Any]]:
     return {name: [getattr(place, name) for place in places] for name in Provenance.__dataclass_fields__}
 
 
+def _score_types(config: CleanConfig) -> list[tuple[str, pa.StructType]]:
+    """(name, type) of the columns of scores."""
+    return [(name, SCORE_TYPES[name]) for name in config.annotated_families()]
+
+
 @contextmanager
 def _open_tables(part: PartWriter, config: CleanConfig) -> Iterator[dict[str, pq.ParquetWriter]]:
     schemas = {
-        "documents": DOCUMENT_SCHEMA,
+        "documents": document_schema(dict(_score_types(config))),
         "signatures": signature_schema(config.minhash.num_hashes, pa.from_numpy_dtype(minhash.DTYPE)),
         "dropped": DROPPED_SCHEMA,
         "quarantined": QUARANTINE_SCHEMA,

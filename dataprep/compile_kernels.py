@@ -10,7 +10,13 @@ import tempfile
 from pathlib import Path
 
 from dataprep.config import CleanConfig
-from dataprep.filters.settings import FineWebSettings
+from dataprep.filters.settings import (
+    BadWordsSettings,
+    FineWebSettings,
+    GopherQualitySettings,
+    Mc4Settings,
+    RefinedWebSettings,
+)
 from dataprep.over_shards import keep_compiled_kernels
 
 _PAGE = b"<html><body><p>Two words, and [1] a few more. It is no page of note, but one of the kind.</p></body></html>"
@@ -29,8 +35,17 @@ def compile_kernels() -> None:
     scan(_PAGE)
     band_hashes(np.zeros((1, 2), DTYPE), bands=1, rows=2)
     UnionFind(2).add(spanning_forest(np.array([[0, 1]])))
-    config = CleanConfig(inputs=["-"], gopher_quality={"min_doc_words": 0}, fineweb=FineWebSettings())
     with tempfile.TemporaryDirectory() as scratch:
+        words = Path(scratch) / "words.txt"
+        words.write_text("cat")
+        config = CleanConfig(
+            inputs=["-"],
+            gopher_quality=GopherQualitySettings(min_doc_words=0),
+            refinedweb=RefinedWebSettings(),
+            fineweb=FineWebSettings(),
+            mc4=Mc4Settings(min_long_lines=0),
+            bad_words=BadWordsSettings(files=(str(words),), keep_fraction=1.0),
+        )
         source = Path(scratch) / "page.jsonl"
         source.write_text('{"text": "' + "The cat sat with the dog, and that was all of it. " * 6 + '"}')
         clean_part(str(source), parts=scratch, key="page", config=config)

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from cluster.contracts.config import InputFiles, InputOf, Resources, StageConfig, StrictModel, execution
-from dataprep.filters.settings import C4Settings, FineWebSettings, GopherQualitySettings, GopherRepetitionSettings
+from dataprep.filters.settings import (
+    BadWordsSettings,
+    C4Settings,
+    FineWebSettings,
+    GopherQualitySettings,
+    GopherRepetitionSettings,
+    Mc4Settings,
+    RefinedWebSettings,
+    UrlBlocklistSettings,
+)
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+ProfileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 NUM_BASE_TOKENS = 256  # a byte-level vocabulary holds every byte
 
 
@@ -52,20 +62,76 @@ class DataConfig(StageConfig):
         return [("worker", 1, self.workers)]
 
 
-class CleanConfig(DataConfig):
+class FilterFamilies(StrictModel):
+    """The filters that may differ by language, in the order in which they run. None turns a family off."""
+
+    language_threshold: Fraction = 0.65  # the least confidence; a document below it is dropped
+    gopher_repetition: GopherRepetitionSettings | None = GopherRepetitionSettings()  # None: off; so for those below
+    gopher_quality: GopherQualitySettings | None = GopherQualitySettings()
+    c4: C4Settings | None = C4Settings()
+    refinedweb: RefinedWebSettings | None = None
+    mc4: Mc4Settings | None = None
+    fineweb: FineWebSettings | None = None
+    bad_words: BadWordsSettings | None = None
+
+
+class LanguageProfile(FilterFamilies):
+    """Other filter settings for some languages; what a profile does not set is as for the others."""
+
+    languages: Annotated[list[str], Field(min_length=1)]  # ISO 639 codes, each in one profile at most
+
+
+class CleanConfig(DataConfig, FilterFamilies):
     """Raw files to documents: read, extract, normalise, identify the language, filter, sign."""
 
     kind: Literal["clean"] = "clean"
     inputs: Annotated[list[str], InputFiles(), Field(min_length=1)]  # .warc(.gz), .jsonl(.gz|.zst|.bz2); globs too
     jsonl: JsonlFields = JsonlFields()  # which fields of a JSON Lines row hold what
     limits: ReadLimits = ReadLimits()  # beyond these a record is quarantined
+    url_blocklist: UrlBlocklistSettings | None = None  # None: off
     languages: Annotated[list[str], Field(min_length=1)] | None = None  # ISO 639 codes to keep; None: all
-    language_threshold: Fraction = 0.65  # the least confidence; a document below it is dropped
-    gopher_repetition: GopherRepetitionSettings | None = GopherRepetitionSettings()  # None: off; so for those below
-    gopher_quality: GopherQualitySettings | None = GopherQualitySettings()
-    c4: C4Settings | None = C4Settings()
-    fineweb: FineWebSettings | None = None
+    profiles: dict[ProfileName, LanguageProfile] = Field(
+        default_factory=dict, description="name to languages and the filter settings that differ for them"
+    )
     minhash: MinHashSettings = MinHashSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_profiles(cls, values: Any) -> Any:
+        """Give each profile the stage's own settings where it sets none, so that a resolved spec says it all."""
+        if not isinstance(values, dict) or not isinstance(values.get("profiles"), dict):
+            return values
+        shared = {name: values[name] for name in FilterFamilies.model_fields if name in values}
+        profiles = {
+            name: _merged(shared, profile) if isinstance(profile, dict) else profile
+            for name, profile in values["profiles"].items()
+        }
+        return {**values, "profiles": profiles}
+
+    @model_validator(mode="after")
+    def _one_profile_each(self) -> CleanConfig:
+        routed = [language for profile in self.profiles.values() for language in profile.languages]
+        twice = sorted({language for language in routed if routed.count(language) > 1})
+        if twice:
+            raise ValueError(f"profiles: {', '.join(twice)} stands in more than one; each language has one at most")
+        return self
+
+    def annotated_families(self) -> list[str]:
+        """The families that store their scores, for any language, in the order in which they run."""
+        groups = [self, *self.profiles.values()]
+        return [
+            name
+            for name in ("url_blocklist", *FilterFamilies.model_fields)
+            if any(getattr(getattr(group, name, None), "mode", None) == "annotate" for group in groups)
+        ]
+
+
+def _merged(base: Any, changes: Any) -> Any:
+    """`changes` over `base`, setting by setting where both are mappings."""
+    base, changes = (value.model_dump() if isinstance(value, BaseModel) else value for value in (base, changes))
+    if not isinstance(base, dict) or not isinstance(changes, dict):
+        return changes
+    return {**base, **{name: _merged(base.get(name), value) for name, value in changes.items()}}
 
 
 class FuzzySettings(StrictModel):

@@ -57,6 +57,11 @@ REMOVAL_SCHEMA = pa.schema(
 )  # a duplicate's row in its part, and the doc_id of the document that stays
 
 
+def document_schema(annotations: Mapping[str, pa.StructType]) -> pa.Schema:
+    """`DOCUMENT_SCHEMA` and a column of scores for each family that annotates, named after it."""
+    return pa.schema([*DOCUMENT_SCHEMA, *annotations.items()])
+
+
 def signature_schema(num_hashes: int, dtype: pa.DataType) -> pa.Schema:
     """The signatures beside the documents, row by row."""
     return pa.schema(

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dataprep.characters import SENTENCE_END, SPACE, character_flags, decode, flags_of, previous_start
-from dataprep.filters.scores import Limit, Scores, first_failing
+from dataprep.filters.scores import Judged, Limit, Scores, first_failing
 from dataprep.filters.settings import FineWebSettings
 from dataprep.hash_table import insert, new_table, table_mask
 from dataprep.pointers import pointer_to
@@ -26,13 +26,14 @@ SCORES: tuple[str, ...] = (
 REASONS: tuple[str, ...] = ("fineweb_empty", "line_punct_ratio", "short_line_ratio", "char_dup_ratio", "list_ratio")
 
 
-def fineweb(column: TextColumn, settings: FineWebSettings) -> npt.NDArray[np.uint8]:
-    """[D] 0 for keep, else 1 + the index into `REASONS` of the first rule that fails."""
-    return decide(measure(column, settings), settings)
+def fineweb(column: TextColumn, settings: FineWebSettings) -> Judged:
+    """Measure and judge each document."""
+    scores = measure(column, settings)
+    return Judged(decide(scores, settings), REASONS, scores)
 
 
 def decide(scores: Scores, settings: FineWebSettings) -> npt.NDArray[np.uint8]:
-    """`fineweb` from its scores."""
+    """[D] 0 for keep, else 1 + the index into `REASONS` of the first rule that fails."""
     punctuated_D = scores["punctuated_lines_fraction"]
     if settings.keep_unpunctuated:
         punctuated_D = np.where(punctuated_D == 0, np.nan, punctuated_D)

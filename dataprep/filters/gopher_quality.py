@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dataprep.characters import SPACE, character_flags, decode, flags_of, previous_start
-from dataprep.filters.scores import Limit, Scores, first_failing
+from dataprep.filters.scores import Judged, Limit, Scores, first_failing
 from dataprep.filters.settings import GopherQualitySettings
 from dataprep.hash_table import find_slot, insert, new_table
 from dataprep.hashing import hash_text
@@ -46,13 +46,14 @@ _HASH, _DOT, _DASH = 0x23, 0x2E, 0x2D
 _BULLET, _ELLIPSIS = 0x2022, 0x2026
 
 
-def gopher_quality(column: TextColumn, settings: GopherQualitySettings) -> npt.NDArray[np.uint8]:
-    """[D] 0 for keep, else 1 + the index into `REASONS` of the first rule that fails."""
-    return decide(measure(column, settings), settings)
+def gopher_quality(column: TextColumn, settings: GopherQualitySettings) -> Judged:
+    """Measure and judge each document."""
+    scores = measure(column, settings)
+    return Judged(decide(scores, settings), REASONS, scores)
 
 
 def decide(scores: Scores, settings: GopherQualitySettings) -> npt.NDArray[np.uint8]:
-    """`gopher_quality` from its scores."""
+    """[D] 0 for keep, else 1 + the index into `REASONS` of the first rule that fails."""
     limits = (
         ("num_words", settings.min_doc_words, None),
         ("num_words", None, settings.max_doc_words),

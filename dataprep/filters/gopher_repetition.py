@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dataprep.characters import SPACE, character_flags, decode, flags_of, previous_start
-from dataprep.filters.scores import Limit, Scores, first_failing
+from dataprep.filters.scores import Judged, Limit, Scores, first_failing
 from dataprep.filters.settings import GopherRepetitionSettings
 from dataprep.hash_table import find_slot, insert, new_table, table_mask
 from dataprep.hashing import NGRAM_BASE, hash_bytes, mix
@@ -43,13 +43,14 @@ _SCORE_OF_2_GRAMS = SCORES.index("top_2_gram_char_fraction")  # the score of n-g
 _NUM_SCORES = len(SCORES)
 
 
-def gopher_repetition(column: TextColumn, settings: GopherRepetitionSettings) -> npt.NDArray[np.uint8]:
-    """[D] 0 for keep, else 1 + the index into `REASONS` of the first rule that fails."""
-    return decide(measure(column), settings)
+def gopher_repetition(column: TextColumn, settings: GopherRepetitionSettings) -> Judged:
+    """Measure and judge each document."""
+    scores = measure(column)
+    return Judged(decide(scores, settings), REASONS, scores)
 
 
 def decide(scores: Scores, settings: GopherRepetitionSettings) -> npt.NDArray[np.uint8]:
-    """`gopher_repetition` from its scores."""
+    """[D] 0 for keep, else 1 + the index into `REASONS` of the first rule that fails."""
     by_size = {**settings.max_top_ngram_char_fraction, **settings.max_duplicate_ngram_char_fraction}
     upper = (
         settings.max_duplicate_paragraph_fraction,

@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from dataprep.kept_spans import KeptSpans
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -62,3 +64,13 @@ def first_failing(scores: Scores, limits: Sequence[Limit]) -> npt.NDArray[np.uin
         if limit.most is not None:
             codes_D[values_D > limit.most] = code
     return codes_D
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a family says of each document."""
+
+    codes_D: npt.NDArray[np.uint8]  # 0 for keep, else 1 + the index into `reasons` of the first rule that fails
+    reasons: tuple[str, ...]
+    scores: Scores
+    kept: KeptSpans | None = None  # of a family that edits: what it leaves of each document

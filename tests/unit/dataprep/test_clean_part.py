@@ -16,7 +16,7 @@ from dataprep import clean_part as module
 from dataprep.clean import input_files, part_key
 from dataprep.clean_part import Tally, clean_part
 from dataprep.config import CleanConfig
-from dataprep.verdicts import judge
+from dataprep.verdicts import Judge
 
 SENTENCE = "The committee met on the {n}th of May and agreed that the bridge over the river should be built with care. "
 ENGLISH = (
@@ -110,15 +110,15 @@ def test_an_empty_file_makes_a_part_with_one_quarantined_record(tmp_path: Path) 
 
 def test_the_first_failing_rule_is_the_reason_and_families_can_be_off() -> None:
     repeated = pa.array(["The same line is here and that is all of it, with care.\n" * 30], pa.large_string())
-    assert judge(repeated, config(gopher_repetition={})).reasons_D.tolist() == ["dup_line_frac"]
-    assert judge(repeated, config(fineweb={})).reasons_D.tolist() == ["char_dup_ratio"]
-    assert judge(repeated, config(gopher_quality=None)).reasons_D.tolist() == [""]
-    low = judge(pa.array(["x1 y2 zz 9"], pa.large_string()), config(language_threshold=1.0, gopher_quality=None))
+    assert Judge(config(gopher_repetition={})).judge(repeated).reasons_D.tolist() == ["dup_line_frac"]
+    assert Judge(config(fineweb={})).judge(repeated).reasons_D.tolist() == ["char_dup_ratio"]
+    assert Judge(config(gopher_quality=None)).judge(repeated).reasons_D.tolist() == [""]
+    low = Judge(config(language_threshold=1.0, gopher_quality=None)).judge(pa.array(["x1 y2 zz 9"], pa.large_string()))
     assert low.reasons_D.tolist() == ["language_score"]
 
 
 def test_no_texts_at_all_are_judged_without_complaint() -> None:
-    verdicts = judge(pa.array([], pa.large_string()), config(c4={}, gopher_repetition={}, fineweb={}))
+    verdicts = Judge(config(c4={}, gopher_repetition={}, fineweb={})).judge(pa.array([], pa.large_string()))
     assert (len(verdicts.kept), len(verdicts.reasons_D)) == (0, 0)
 
 

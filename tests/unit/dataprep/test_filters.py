@@ -1,11 +1,10 @@
 """Each filter family against its twin on random texts, and by hand at its thresholds."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pytest
 from pydantic import ValidationError
@@ -14,6 +13,7 @@ from dataprep.filters import c4 as c4_filter
 from dataprep.filters import fineweb as fineweb_filter
 from dataprep.filters import gopher_quality as quality_filter
 from dataprep.filters import gopher_repetition as repetition_filter
+from dataprep.filters.scores import Judged
 from dataprep.filters.settings import (
     C4Settings,
     FineWebSettings,
@@ -44,32 +44,36 @@ def column_of(*texts: str) -> TextColumn:
     return TextColumn(pa.array(texts, pa.large_string()))
 
 
-def names(codes: npt.NDArray[Any], reasons: Sequence[str]) -> list[str]:
-    return ["keep" if code == 0 else reasons[code - 1] for code in codes.tolist()]
+def reasons_of(judged: Judged) -> list[str]:
+    return ["keep" if code == 0 else judged.reasons[code - 1] for code in judged.codes_D.tolist()]
+
+
+def edited(judged: Judged, column: TextColumn) -> list[str]:
+    assert judged.kept is not None
+    return judged.kept.edited(column).texts.to_pylist()
 
 
 def quality(*texts: str, **settings: Any) -> list[str]:
-    codes = quality_filter.gopher_quality(column_of(*texts), LOOSE_QUALITY.model_copy(update=settings))
-    return names(codes, quality_filter.REASONS)
+    judged = quality_filter.gopher_quality(column_of(*texts), LOOSE_QUALITY.model_copy(update=settings))
+    return reasons_of(judged)
 
 
 def repetition(*texts: str, **settings: Any) -> list[str]:
-    codes = repetition_filter.gopher_repetition(column_of(*texts), LOOSE_REPETITION.model_copy(update=settings))
-    return names(codes, repetition_filter.REASONS)
+    judged = repetition_filter.gopher_repetition(column_of(*texts), LOOSE_REPETITION.model_copy(update=settings))
+    return reasons_of(judged)
 
 
 def c4(*texts: str, **settings: Any) -> list[str]:
     """The texts as edited, or the reason in angle brackets."""
     column = column_of(*texts)
     result = c4_filter.c4(column, LOOSE_C4.model_copy(update=settings))
-    edited = result.edited(column).to_pylist()
-    reasons = names(result.reasons, c4_filter.REASONS)
-    return [text if reason == "keep" else f"<{reason}>" for text, reason in zip(edited, reasons, strict=True)]
+    pairs = zip(edited(result, column), reasons_of(result), strict=True)
+    return [text if reason == "keep" else f"<{reason}>" for text, reason in pairs]
 
 
 def fineweb(*texts: str, **settings: Any) -> list[str]:
-    codes = fineweb_filter.fineweb(column_of(*texts), LOOSE_FINEWEB.model_copy(update=settings))
-    return names(codes, fineweb_filter.REASONS)
+    judged = fineweb_filter.fineweb(column_of(*texts), LOOSE_FINEWEB.model_copy(update=settings))
+    return reasons_of(judged)
 
 
 SHIFTED_QUALITY = GopherQualitySettings(
@@ -91,11 +95,6 @@ FAMILIES: list[Family] = [
     (repetition_filter.gopher_repetition, NGRAMS_ONLY, slow_filters.gopher_repetition, 4),
     (fineweb_filter.fineweb, FineWebSettings(max_duplicate_line_char_fraction=0.1), slow_filters.fineweb, 5),
 ]
-REASONS = {
-    quality_filter.gopher_quality: quality_filter.REASONS,
-    repetition_filter.gopher_repetition: repetition_filter.REASONS,
-    fineweb_filter.fineweb: fineweb_filter.REASONS,
-}
 C4_SETTINGS = [
     C4Settings(),
     LOOSE_C4,
@@ -109,7 +108,7 @@ def test_every_family_decides_like_its_twin_on_random_texts(
     kernel: Any, settings: Any, twin: Callable[[str, Any], str], variety: int
 ) -> None:
     texts = ["", " ", "\n", "\n\n", *slow_twins.random_texts(11, 500, oddities=0.25)]
-    decided = names(kernel(column_of(*texts), settings), REASONS[kernel])
+    decided = reasons_of(kernel(column_of(*texts), settings))
     assert decided == [twin(text, settings) for text in texts]
     assert len(Counter(decided)) >= variety
 
@@ -120,8 +119,8 @@ def test_c4_edits_like_its_twin_on_random_texts(settings: C4Settings) -> None:
     column = column_of(*texts)
     result = c4_filter.c4(column, settings)
     expected = [slow_filters.c4(text, settings) for text in texts]
-    assert names(result.reasons, c4_filter.REASONS) == [reason for reason, _ in expected]
-    assert result.edited(column).to_pylist() == [text for _, text in expected]
+    assert reasons_of(result) == [reason for reason, _ in expected]
+    assert edited(result, column) == [text for _, text in expected]
 
 
 def test_scores_are_what_the_rules_read() -> None:
@@ -146,8 +145,10 @@ def test_scores_are_what_the_rules_read() -> None:
 
 def test_c4_counts_the_words_that_are_left() -> None:
     column = column_of(*slow_twins.random_texts(13, 200))
-    edited = c4_filter.c4(column, LOOSE_C4).edited_column(column)
-    assert edited.num_words_D.tolist() == TextColumn(edited.texts).words.counts_D().tolist()
+    kept = c4_filter.c4(column, LOOSE_C4).kept
+    assert kept is not None
+    left = kept.edited(column)
+    assert left.num_words_D.tolist() == TextColumn(left.texts).words.counts_D().tolist()
 
 
 @pytest.mark.parametrize("family", [quality, repetition, c4, fineweb])
@@ -160,12 +161,9 @@ def test_slices_are_decided_like_copies() -> None:
     whole = pa.array(texts, pa.large_string())
     sliced, copied = TextColumn(whole[7:50]), column_of(*texts[7:50])
     for kernel, settings, _, _ in FAMILIES:
-        assert kernel(sliced, settings).tolist() == kernel(copied, settings).tolist()
+        assert reasons_of(kernel(sliced, settings)) == reasons_of(kernel(copied, settings))
     settings = C4Settings()
-    assert (
-        c4_filter.c4(sliced, settings).edited(sliced).to_pylist()
-        == c4_filter.c4(copied, settings).edited(copied).to_pylist()
-    )
+    assert edited(c4_filter.c4(sliced, settings), sliced) == edited(c4_filter.c4(copied, settings), copied)
 
 
 class TestGopherQuality:
@@ -299,12 +297,10 @@ class TestC4:
         with pytest.raises(ValueError, match="two bytes"):
             c4("a", policy_phrases=("x",))
 
-    def test_spans_of_a_dropped_document_are_the_whole_of_it(self) -> None:
+    def test_a_dropped_document_stays_whole(self) -> None:
         column = column_of("a b", "{ } c")
         result = c4_filter.c4(column, LOOSE_C4)
-        assert result.keep_starts.tolist() == [0, 3]
-        assert result.keep_ends.tolist() == [3, 8]
-        assert result.edited(column).to_pylist() == ["a b", "{ } c"]
+        assert edited(result, column) == ["a b", "{ } c"]
 
 
 class TestFineWeb:
