@@ -25,6 +25,8 @@ from dataprep.documents import DROPPED_SCHEMA, document_schema, signature_schema
 from dataprep.extract import UnreadablePage, extract
 from dataprep.filters.families import SCORE_TYPES
 from dataprep.normalise import normalise
+from dataprep.pii.redact import redact
+from dataprep.source_code import is_source_code
 from dataprep.sources.formats import read_records
 from dataprep.sources.records import HtmlPage, PlainText, Provenance, Unwanted
 from dataprep.verdicts import Judge, Verdicts
@@ -62,6 +64,8 @@ class Tally:
     quarantine_reasons: Counter[str] = field(default_factory=Counter)
     languages: Counter[str] = field(default_factory=Counter)  # of the kept
     languages_seen: Counter[str] = field(default_factory=Counter)  # of all texts
+    pii: Counter[str] = field(default_factory=Counter)  # kind -> placeholders, in the kept
+    pii_documents: int = 0  # with any
 
     def figures(self) -> dict[str, Any]:
         """The counts as plain values."""
@@ -150,11 +154,18 @@ def _write_kept(
     kept = np.flatnonzero(verdicts.keep_D)
     languages = verdicts.languages_D.take(pa.array(kept))
     places = _places([batch.texts[row].provenance for row in kept])
+    texts = column.texts
+    if config.pii is not None:
+        code = [not config.pii.source_code and is_source_code(batch.texts[row].provenance) for row in kept]
+        redacted = redact(column, config.pii, skip_D=np.array(code))
+        texts = redacted.texts
+        tally.pii.update(redacted.counts)
+        tally.pii_documents += redacted.num_documents
     annotations = {name: verdicts.annotations.get(name, pa.nulls(len(kept), t)) for name, t in _score_types(config)}
     tables["documents"].write_table(
         pa.table(
             {
-                "text": column.texts,
+                "text": texts,
                 **places,
                 "language": languages,
                 "language_score": verdicts.scores_D[kept],

@@ -6,6 +6,7 @@ filters on, since a kernel is compiled for the types it is called with.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from dataprep.filters.settings import (
     FineWebSettings,
     GopherQualitySettings,
     Mc4Settings,
+    PiiSettings,
     RefinedWebSettings,
 )
 from dataprep.over_shards import keep_compiled_kernels
@@ -45,9 +47,11 @@ def compile_kernels() -> None:
             fineweb=FineWebSettings(),
             mc4=Mc4Settings(min_long_lines=0),
             bad_words=BadWordsSettings(files=(str(words),), keep_fraction=1.0),
+            pii=PiiSettings(),
         )
         source = Path(scratch) / "page.jsonl"
-        source.write_text('{"text": "' + "The cat sat with the dog, and that was all of it. " * 6 + '"}')
+        sentence = "The cat sat with the dog, and that was all of it, said me@example.org. "
+        source.write_text(json.dumps({"text": sentence * 6}))
         clean_part(str(source), parts=scratch, key="page", config=config)
 
 

@@ -14,6 +14,7 @@ from dataprep.filters.settings import (
     GopherQualitySettings,
     GopherRepetitionSettings,
     Mc4Settings,
+    PiiSettings,
     RefinedWebSettings,
     UrlBlocklistSettings,
 )
@@ -94,6 +95,7 @@ class CleanConfig(DataConfig, FilterFamilies):
         default_factory=dict, description="name to languages and the filter settings that differ for them"
     )
     minhash: MinHashSettings = MinHashSettings()
+    pii: PiiSettings | None = None  # None: off; personal data stays in the text
 
     @model_validator(mode="before")
     @classmethod

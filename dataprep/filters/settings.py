@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from cluster.contracts.config import ReferenceFiles, StrictModel
+from dataprep.pii.kinds import KINDS, PiiKind
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -164,3 +165,19 @@ class BadWordsSettings(FamilySettings):
         0.0, description="Keep this share of the documents with more, chosen by a hash of their text, as FineWeb does"
     )
     seed: Count = Field(0, description="Chooses which")
+
+
+class PiiSettings(StrictModel):
+    """Personal data and secrets, replaced by typed placeholders in the text that is written.
+
+    Filters, signatures and decontamination see the text before that.
+    """
+
+    kinds: Annotated[tuple[PiiKind, ...], Field(min_length=1)] = Field(KINDS, description="What is replaced")
+    placeholders: dict[PiiKind, str] = Field(
+        default_factory=dict, description='What stands for a kind, where it is not its name: "<EMAIL_ADDRESS>"'
+    )
+    source_code: bool = Field(
+        False,
+        description="In source code too, told by the ending of the file's name or URL; most matches there are none",
+    )

@@ -101,6 +101,35 @@ def test_the_same_bytes_come_out_again_and_whatever_the_batches(
     assert table(tmp_path, small, "signatures") == table(tmp_path, first, "signatures")
 
 
+def test_personal_data_is_replaced_in_what_is_written_and_seen_by_the_signatures(tmp_path: Path) -> None:
+    text, other = (f"{ENGLISH} Write to {name}@example.org or call +49 30 901820." for name in ("me", "you"))
+    rows = [row(text), row(other), row(text, url="https://x.example/main.py?raw=1")]
+    part = run(tmp_path, rows, config(pii={}))
+    texts = [document["text"] for document in table(tmp_path, part, "documents")]
+    expected = f"{ENGLISH} Write to <EMAIL_ADDRESS> or call <PHONE_NUMBER>."
+    assert texts == [expected, expected, text]
+    assert part.metrics["pii"] == {"email_address": 2, "phone_number": 2}
+    assert part.metrics["pii_documents"] == 2
+    first, second, third = (signature["hash_high"] for signature in table(tmp_path, part, "signatures"))
+    assert first == third != second
+    in_code = run(tmp_path, rows, config(pii={"source_code": True}), "code")
+    assert table(tmp_path, in_code, "documents")[2]["text"] == expected
+
+
+def test_scores_of_annotating_families_are_columns_of_the_documents(tmp_path: Path) -> None:
+    annotated = {"gopher_quality": {"mode": "annotate"}, "fineweb": {"mode": "annotate"}}
+    part = run(tmp_path, [row(ENGLISH), row("Only a few words of English are here.")], config(**annotated))
+    first, second = table(tmp_path, part, "documents")
+    assert first["gopher_quality"]["num_words"] > 50 > second["gopher_quality"]["num_words"] == 8
+    assert first["fineweb"]["num_lines"] == 1.0
+    assert "c4" not in first
+    for role in ("documents", "signatures"):
+        assert len(table(tmp_path, part, role)) == part.metrics["kept"] == 2
+    nothing = run(tmp_path, [row("")], config(**annotated), "empty")
+    schema = pq.read_schema(tmp_path / "parts" / nothing.files["documents"].name)
+    assert schema.names[-2:] == ["gopher_quality", "fineweb"]
+
+
 def test_an_empty_file_makes_a_part_with_one_quarantined_record(tmp_path: Path) -> None:
     part = run(tmp_path, [], config())
     assert part.metrics["read"] == 1
