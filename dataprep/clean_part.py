@@ -21,7 +21,7 @@ from cluster.contracts.errors import StageFailed
 from cluster.contracts.records import QUARANTINE_SCHEMA, Quarantined
 from dataprep import exact, minhash
 from dataprep.config import CleanConfig
-from dataprep.documents import DROPPED_SCHEMA, document_schema, signature_schema
+from dataprep.documents import CONTAMINATION_SCHEMA, DROPPED_SCHEMA, document_schema, signature_schema
 from dataprep.extract import UnreadablePage, extract
 from dataprep.filters.families import SCORE_TYPES
 from dataprep.normalise import normalise
@@ -29,7 +29,7 @@ from dataprep.pii.redact import redact
 from dataprep.source_code import is_source_code
 from dataprep.sources.formats import read_records
 from dataprep.sources.records import HtmlPage, PlainText, Provenance, Unwanted
-from dataprep.verdicts import Judge, Verdicts
+from dataprep.verdicts import Judge, Passage, Verdicts
 
 _BATCH_DOCUMENTS = 2048
 _BATCH_CHARACTERS = 16 << 20
@@ -66,6 +66,7 @@ class Tally:
     languages_seen: Counter[str] = field(default_factory=Counter)  # of all texts
     pii: Counter[str] = field(default_factory=Counter)  # kind -> placeholders, in the kept
     pii_documents: int = 0  # with any
+    contamination: Counter[str] = field(default_factory=Counter)  # evaluation file -> passages found
 
     def figures(self) -> dict[str, Any]:
         """The counts as plain values."""
@@ -137,6 +138,7 @@ def _write(batch: Batch, judge: Judge, tables: dict[str, pq.ParquetWriter], tall
     verdicts = judge.judge(texts, [record.provenance.url for record in batch.texts])
     _write_kept(batch, verdicts, tables, tally, config)
     _write_dropped(batch, texts, verdicts, tables["dropped"], tally)
+    _write_contamination(batch, verdicts.passages, tables, tally)
     if batch.quarantined:
         tables["quarantined"].write_table(
             pa.Table.from_pylist([asdict(q) for q in batch.quarantined], schema=QUARANTINE_SCHEMA)
@@ -212,6 +214,26 @@ def _write_dropped(
     tally.dropped.update(reasons)
 
 
+def _write_contamination(
+    batch: Batch, passages: Sequence[Passage], tables: dict[str, pq.ParquetWriter], tally: Tally
+) -> None:
+    if not passages:
+        return
+    rows = [
+        {
+            "uri": batch.texts[passage.row].provenance.uri,
+            "offset": batch.texts[passage.row].provenance.offset,
+            "url": batch.texts[passage.row].provenance.url,
+            "evaluation_file": passage.source.file,
+            "evaluation_line": passage.source.line,
+            "passage": passage.text[:_HEAD_CHARACTERS],
+        }
+        for passage in passages
+    ]
+    tables["contamination"].write_table(pa.Table.from_pylist(rows, schema=CONTAMINATION_SCHEMA))
+    tally.contamination.update(passage.source.file.rsplit("/", 1)[-1] for passage in passages)
+
+
 def _places(places: Sequence[Provenance]) -> dict[str, list[Any]]:
     return {name: [getattr(place, name) for place in places] for name in Provenance.__dataclass_fields__}
 
@@ -228,6 +250,7 @@ def _open_tables(part: PartWriter, config: CleanConfig) -> Iterator[dict[str, pq
         "signatures": signature_schema(config.minhash.num_hashes, pa.from_numpy_dtype(minhash.DTYPE)),
         "dropped": DROPPED_SCHEMA,
         "quarantined": QUARANTINE_SCHEMA,
+        **({} if config.decontamination is None else {"contamination": CONTAMINATION_SCHEMA}),
     }
     with ExitStack() as stack:
         yield {

@@ -13,6 +13,7 @@ from pathlib import Path
 from dataprep.config import CleanConfig
 from dataprep.filters.settings import (
     BadWordsSettings,
+    DecontaminationSettings,
     FineWebSettings,
     GopherQualitySettings,
     Mc4Settings,
@@ -47,6 +48,7 @@ def compile_kernels() -> None:
             fineweb=FineWebSettings(),
             mc4=Mc4Settings(min_long_lines=0),
             bad_words=BadWordsSettings(files=(str(words),), keep_fraction=1.0),
+            decontamination=DecontaminationSettings(files=(str(words),), min_terms=1),
             pii=PiiSettings(),
         )
         source = Path(scratch) / "page.jsonl"

@@ -10,6 +10,7 @@ from cluster.contracts.config import InputFiles, InputOf, Resources, StageConfig
 from dataprep.filters.settings import (
     BadWordsSettings,
     C4Settings,
+    DecontaminationSettings,
     FineWebSettings,
     GopherQualitySettings,
     GopherRepetitionSettings,
@@ -94,6 +95,7 @@ class CleanConfig(DataConfig, FilterFamilies):
     profiles: dict[ProfileName, LanguageProfile] = Field(
         default_factory=dict, description="name to languages and the filter settings that differ for them"
     )
+    decontamination: DecontaminationSettings | None = None  # None: off; runs last, on what the filters left
     minhash: MinHashSettings = MinHashSettings()
     pii: PiiSettings | None = None  # None: off; personal data stays in the text
 
@@ -123,7 +125,7 @@ class CleanConfig(DataConfig, FilterFamilies):
         groups = [self, *self.profiles.values()]
         return [
             name
-            for name in ("url_blocklist", *FilterFamilies.model_fields)
+            for name in ("url_blocklist", *FilterFamilies.model_fields, "decontamination")
             if any(getattr(getattr(group, name, None), "mode", None) == "annotate" for group in groups)
         ]
 

@@ -1,4 +1,4 @@
-"""What becomes of a batch of texts: URL, language, then the filter families of the language's profile.
+"""What becomes of a batch of texts: URL, language, the filter families of the language's profile, decontamination.
 
 Each text's first failing rule is its reason. All hashes and signatures see what the families left of the text.
 
@@ -9,21 +9,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from dataprep.config import CleanConfig
+from dataprep.decontaminate import EvaluationIndex
+from dataprep.evaluation_sets import EvaluationText
 from dataprep.filters.families import Families, FamilyVerdicts
 from dataprep.filters.scores import struct_type
+from dataprep.filters.settings import DecontaminationSettings
 from dataprep.filters.url_blocklist import UrlBlocklist
 from dataprep.language import identify
 from dataprep.text_column import TextColumn
 
-EMPTY, LANGUAGE, LANGUAGE_SCORE = "empty_text", "language", "language_score"
+EMPTY, LANGUAGE, LANGUAGE_SCORE, CONTAMINATED = "empty_text", "language", "language_score", "contaminated"
 URL_BLOCKLIST = "url_blocklist"
+
+
+class Passage(NamedTuple):
+    """A passage that a text shares with an evaluation set."""
+
+    row: int  # of the batch
+    text: str
+    source: EvaluationText
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,7 @@ class Verdicts:
     scores_D: npt.NDArray[np.float32]  # of the language
     kept: TextColumn  # the K kept texts after their edits
     annotations: Mapping[str, pa.StructArray] = field(default_factory=dict)  # family -> its K scores
+    passages: Sequence[Passage] = ()  # of evaluation sets, in kept and dropped texts
 
     @property
     def keep_D(self) -> npt.NDArray[np.bool_]:
@@ -48,6 +60,7 @@ class Judge:
         """Raises `InputError` for a list that can't be read."""
         self._config = config
         self._blocklist = None if config.url_blocklist is None else UrlBlocklist(config.url_blocklist)
+        self._index = None if config.decontamination is None else EvaluationIndex.read(config.decontamination)
         profiles = list(config.profiles.values())
         self._families = [Families(config), *map(Families, profiles)]
         self._thresholds = np.array([settings.language_threshold for settings in (config, *profiles)])
@@ -77,9 +90,12 @@ class Judge:
                 reasons_D[rows] = found.reasons_D
                 parts.append((rows[found.rows_K], found))
         kept, annotations = _in_order(parts)
+        passages: list[Passage] = []
+        if self._index is not None and config.decontamination is not None:
+            kept, passages = _decontaminate(kept, reasons_D, annotations, self._index, config.decontamination)
         if blocked is not None and URL_BLOCKLIST in config.annotated_families():
             annotations[URL_BLOCKLIST] = blocked.scores.take(np.flatnonzero(reasons_D == "")).struct_array()
-        return Verdicts(reasons_D, pa.array(languages_D, pa.string()), scores_D, kept, annotations)
+        return Verdicts(reasons_D, pa.array(languages_D, pa.string()), scores_D, kept, annotations, passages)
 
 
 def _in_order(
@@ -100,6 +116,35 @@ def _in_order(
         ]
         annotations[name] = pa.concat_arrays(pieces).take(order)
     return TextColumn(texts), annotations
+
+
+def _decontaminate(
+    kept: TextColumn,
+    reasons_D: npt.NDArray[Any],
+    annotations: dict[str, pa.StructArray],
+    index: EvaluationIndex,
+    settings: DecontaminationSettings,
+) -> tuple[TextColumn, list[Passage]]:
+    """(what is left of the kept texts, the passages found); sets the reasons of those that go."""
+    hits = index.find(kept)
+    rows = np.flatnonzero(reasons_D == "")
+    places = np.repeat(np.arange(len(kept)), np.diff(hits.doc_offsets))
+    passages = [
+        Passage(int(rows[place]), kept.data[start:end].tobytes().decode(), index.texts[number])
+        for place, start, end, number in zip(places, hits.starts, hits.ends, hits.texts, strict=True)
+    ]
+    if settings.mode == "annotate":
+        annotations["decontamination"] = hits.scores(kept).struct_array()
+        return kept, passages
+    if settings.action == "cut":
+        kept = hits.without(kept).edited(kept)
+        left = kept.num_chars_D > 0
+    else:
+        left = np.diff(hits.doc_offsets) == 0
+    reasons_D[rows[~left]] = CONTAMINATED
+    for name in annotations:
+        annotations[name] = annotations[name].filter(pa.array(left))
+    return kept.filter(left), passages
 
 
 def _set(reasons_D: npt.NDArray[Any], fails_D: npt.NDArray[np.bool_], reason: str) -> None:

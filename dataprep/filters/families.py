@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from dataprep import decontaminate
 from dataprep.config import FilterFamilies
 from dataprep.filters import (
     bad_words,
@@ -34,7 +35,8 @@ from dataprep.text_column import TextColumn
 
 _MODULES = (url_blocklist, gopher_repetition, gopher_quality, c4, refinedweb, mc4, fineweb, bad_words)
 SCORE_TYPES: dict[str, pa.StructType] = {
-    module.__name__.rsplit(".", 1)[1]: struct_type(module.SCORES) for module in _MODULES
+    **{module.__name__.rsplit(".", 1)[1]: struct_type(module.SCORES) for module in _MODULES},
+    "decontamination": struct_type(decontaminate.SCORES),
 }  # what a family's column of scores holds
 _Step = tuple[str, Callable[[TextColumn], Judged], bool]  # name, what judges, whether it only annotates
 

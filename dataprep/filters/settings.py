@@ -167,6 +167,22 @@ class BadWordsSettings(FamilySettings):
     seed: Count = Field(0, description="Chooses which")
 
 
+class DecontaminationSettings(FamilySettings):
+    """Passages that documents share with evaluation sets (Brown et al. 2020, arXiv:2005.14165, appendix C)."""
+
+    files: Annotated[tuple[str, ...], ReferenceFiles(), Field(min_length=1)] = Field(
+        description="Evaluation sets: JSON Lines, or text (a paragraph is an item); plain, .gz, .bz2, .zst"
+    )
+    fields: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
+        None, description="Fields of a JSON row to take; null: every string in it"
+    )
+    ngram: Annotated[int, Field(ge=1)] = Field(13, description="Words in a row that count as an overlap")
+    min_terms: Annotated[int, Field(ge=1)] = Field(
+        8, description="An item of fewer words than `ngram` is looked for whole, if it has so many"
+    )
+    action: Literal["drop", "cut"] = Field("drop", description="Drop the document, or cut the passages out of it")
+
+
 class PiiSettings(StrictModel):
     """Personal data and secrets, replaced by typed placeholders in the text that is written.
 
