@@ -86,6 +86,8 @@ class LanguageProfile(FilterFamilies):
 class CleanConfig(DataConfig, FilterFamilies):
     """Raw files to documents: read, extract, normalise, identify the language, filter, sign."""
 
+    stage_version: ClassVar[int] = 2
+
     kind: Literal["clean"] = "clean"
     inputs: Annotated[list[str], InputFiles(), Field(min_length=1)]  # .warc(.gz), .jsonl(.gz|.zst|.bz2); globs too
     jsonl: JsonlFields = JsonlFields()  # which fields of a JSON Lines row hold what

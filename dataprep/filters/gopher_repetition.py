@@ -3,6 +3,9 @@
 Source: Rae et al. 2021, arXiv:2112.11446, table A1, in datatrove's order. An n-gram can only occur twice where both its
 (n-1)-grams do, so each n looks at the positions that the one before left over: in ordinary text almost none from
 n = 5 on, which makes one pass for all n = 2 to 10 cost little more than the first.
+
+In a document most of whose words are letters of scripts without spaces, an n-gram is one of 2n letters: words of
+Chinese and Japanese have about two, and five letters in a row recur in any text on one subject.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from dataprep.hash_table import find_slot, insert, new_table, table_mask
 from dataprep.hashing import NGRAM_BASE, hash_bytes, mix
 from dataprep.pointers import pointer_to
 from dataprep.text_column import TextColumn
+from dataprep.words import IS_UNSPACED
 
 _TOP_SIZES, _DUPLICATE_SIZES = range(2, 5), range(5, 11)
 SCORES: tuple[str, ...] = (
@@ -41,6 +45,7 @@ REASONS: tuple[str, ...] = (
 _LAST_TOP, _LAST_DUPLICATE = _TOP_SIZES[-1], _DUPLICATE_SIZES[-1]
 _SCORE_OF_2_GRAMS = SCORES.index("top_2_gram_char_fraction")  # the score of n-grams is n more, less 2
 _NUM_SCORES = len(SCORES)
+LETTERS_PER_WORD = 2  # in scripts without spaces
 
 
 def gopher_repetition(column: TextColumn, settings: GopherRepetitionSettings) -> Judged:
@@ -80,7 +85,7 @@ def measure(column: TextColumn) -> Scores:
         SCORES,
         _gopher_repetition(
             column.data, column.offsets, column.num_chars_D, words.doc_offsets, words.hashes, words.num_chars,
-            lines.doc_offsets, lines.starts, lines.ends, lines.hashes, lines.num_chars, character_flags(),
+            words.kinds, lines.doc_offsets, lines.starts, lines.ends, lines.hashes, lines.num_chars, character_flags(),
             *scratch, counts,
         ),
     )  # fmt: skip
@@ -88,9 +93,9 @@ def measure(column: TextColumn) -> Scores:
 
 @numba.njit(cache=True)
 def _gopher_repetition(  # type: ignore[no-untyped-def]
-    data_array, offsets, doc_chars, word_offsets, word_hashes, word_chars, line_offsets, line_starts, line_ends,
-    line_hashes, line_chars, flags_array, keys_array, stamps_array, positions_array, prefix_array, slots_array,
-    grams_array, counts_array,
+    data_array, offsets, doc_chars, word_offsets, word_hashes, word_chars, word_kinds, line_offsets, line_starts,
+    line_ends, line_hashes, line_chars, flags_array, keys_array, stamps_array, positions_array, prefix_array,
+    slots_array, grams_array, counts_array,
 ):  # fmt: skip
     data, flags = pointer_to(data_array), pointer_to(flags_array)
     num_documents = offsets.size - 1
@@ -124,14 +129,17 @@ def _gopher_repetition(  # type: ignore[no-untyped-def]
         first = word_offsets[d]
         num_words = word_offsets[d + 1] - first
         prefix[0] = 0
+        num_unspaced = 0
         for w in range(num_words):
             prefix[w + 1] = prefix[w] + word_chars[first + w]
+            num_unspaced += word_kinds[first + w] & IS_UNSPACED != 0
         stamp += 2
+        unit = LETTERS_PER_WORD if 2 * num_unspaced > num_words else 1
         _repeated_ngrams(
             all_word_hashes, first, num_words, num_chars, prefix, keys, stamps, counts, positions, slots, grams,
-            stamp, scores_SD, d,
+            stamp, unit, scores_SD, d,
         )  # fmt: skip
-        stamp += _LAST_DUPLICATE
+        stamp += _LAST_DUPLICATE * LETTERS_PER_WORD
     return scores_SD
 
 
@@ -201,9 +209,23 @@ def _duplicate_lines(starts, ends, hashes, chars, first, last, stop, keys, stamp
 
 @numba.njit(cache=True)
 def _repeated_ngrams(  # type: ignore[no-untyped-def]
-    hashes, first, num_words, num_chars, prefix, keys, stamps, counts, positions, slots, grams, stamp, scores_SD, d
+    hashes,
+    first,
+    num_words,
+    num_chars,
+    prefix,
+    keys,
+    stamps,
+    counts,
+    positions,
+    slots,
+    grams,
+    stamp,
+    unit,
+    scores_SD,
+    d,
 ):
-    """Write the scores of all n-gram rules of document `d`.
+    """Write the scores of all n-gram rules of document `d`, whose words are `unit` pieces each.
 
     `positions` are the places, in order, that can still begin an n-gram that occurs twice; `grams[p]` is the
     polynomial hash of the n words from place p on, `slots` the table slot of each position's n-gram.
@@ -214,9 +236,10 @@ def _repeated_ngrams(  # type: ignore[no-untyped-def]
     for p in range(num_words):
         positions[p] = p
         grams[p] = hashes[first + p]
-    for n in range(2, _LAST_DUPLICATE + 1):
+    for n in range(2, _LAST_DUPLICATE * unit + 1):
         if num_words < n:
             return
+        size = n // unit if n % unit == 0 else 0  # in words; 0: of no rule
         while num_positions > 0 and positions[num_positions - 1] + n > num_words:
             num_positions -= 1
         stamp += 1
@@ -233,17 +256,17 @@ def _repeated_ngrams(  # type: ignore[no-untyped-def]
             else:
                 keys[slot], stamps[slot], counts[slot] = key, stamp, 1
             slots[k] = slot
-        if n <= _LAST_TOP:
+        if 2 <= size <= _LAST_TOP:
             if most > 1:  # of equally frequent n-grams, the one that came first
                 k = 0
                 while counts[slots[k]] < most:
                     k += 1
                 best = positions[k]
-            length = prefix[best + n] - prefix[best] + n - 1
-            scores_SD[_SCORE_OF_2_GRAMS + n - 2, d] = length * most / num_chars
-        elif most > 1:
+            length = prefix[best + n] - prefix[best] + (n - 1 if unit == 1 else 0)  # with the spaces between
+            scores_SD[_SCORE_OF_2_GRAMS + size - 2, d] = length * most / num_chars
+        elif size > _LAST_TOP and most > 1:
             duplicate_chars = _duplicate_chars(n, num_positions, prefix, counts, positions, slots)
-            scores_SD[_SCORE_OF_2_GRAMS + n - 2, d] = duplicate_chars / num_chars
+            scores_SD[_SCORE_OF_2_GRAMS + size - 2, d] = duplicate_chars / num_chars
         if most == 1:
             num_positions = 0
         left = 0

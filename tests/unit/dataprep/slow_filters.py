@@ -72,11 +72,13 @@ def gopher_repetition(text: str, settings: GopherRepetitionSettings) -> str:
         if most_chars is not None and chars / num_chars > most_chars:
             return f"dup_{name}_char_frac"
     words = slow_twins.words(text)
+    unspaced = 2 * sum(slow_twins.is_unspaced(word) for word in words) > len(words)
+    unit, space = (2, "") if unspaced else (1, " ")
     for n, most in sorted(settings.max_top_ngram_char_fraction.items()):
-        if slow_twins.top_ngram_chars(words, n) / num_chars > most:
+        if slow_twins.top_ngram_chars(words, unit * n, space) / num_chars > most:
             return f"top_{n}_gram"
     for n, most in sorted(settings.max_duplicate_ngram_char_fraction.items()):
-        if slow_twins.duplicate_ngram_chars(words, n) / num_chars > most:
+        if slow_twins.duplicate_ngram_chars(words, unit * n) / num_chars > most:
             return f"duplicated_{n}_n_grams"
     return "keep"
 

@@ -1,5 +1,6 @@
 """Each filter family against its twin on random texts, and by hand at its thresholds."""
 
+import random
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -111,6 +112,22 @@ def test_every_family_decides_like_its_twin_on_random_texts(
     decided = reasons_of(kernel(column_of(*texts), settings))
     assert decided == [twin(text, settings) for text in texts]
     assert len(Counter(decided)) >= variety
+
+
+def test_repetition_in_unspaced_scripts_is_decided_like_by_the_twin() -> None:
+    rng = random.Random(15)
+    letters = "日本語の文章は、กขค x9"
+    parts = [rng.choices(letters, k=rng.randint(1, 14)) for _ in range(500)]
+    texts = ["".join(part * rng.randint(1, 4) + rng.choices(letters, k=rng.randint(0, 60))) for part in parts]
+    settings = LOOSE_REPETITION.model_copy(
+        update={
+            "max_top_ngram_char_fraction": {2: 0.8, 4: 0.5},
+            "max_duplicate_ngram_char_fraction": {5: 0.5, 6: 0.3, 8: 0.01},
+        }
+    )
+    decided = reasons_of(repetition_filter.gopher_repetition(column_of(*texts), settings))
+    assert decided == [slow_filters.gopher_repetition(text, settings) for text in texts]
+    assert len(Counter(decided)) >= 5
 
 
 @pytest.mark.parametrize("settings", C4_SETTINGS)
@@ -240,6 +257,13 @@ class TestGopherRepetition:
         assert repetition(text, max_duplicate_ngram_char_fraction={5: 0.34}) == ["duplicated_5_n_grams"]
         assert repetition(text, max_duplicate_ngram_char_fraction={10: 0.0}) == ["duplicated_10_n_grams"]
         assert repetition(text[:19], max_duplicate_ngram_char_fraction={10: 0.0}) == ["keep"]
+
+    def test_ngrams_of_unspaced_scripts_are_of_twice_as_many_letters(self) -> None:
+        text = "委員会は委員会の委員会を委員会と"  # "委員会" four times: no two-gram of four letters recurs
+        assert repetition(text, max_top_ngram_char_fraction={2: 0.25}) == ["keep"]
+        text = "今日は晴れ今日は雨"  # "今日は" twice, and once more than four letters only with what follows
+        assert repetition(text, max_top_ngram_char_fraction={2: 4 / 9}) == ["keep"]
+        assert repetition("今日晴れ雨今日晴れ", max_top_ngram_char_fraction={2: 0.88}) == ["top_2_gram"]
 
     def test_short_and_empty_documents(self) -> None:
         assert repetition("", "a", max_top_ngram_char_fraction={2: 0.0}) == ["gopher_repetition_empty", "keep"]
