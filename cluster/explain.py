@@ -32,7 +32,15 @@ def _walk(model: type[BaseModel], prefix: str) -> list[tuple[str, FieldInfo, str
     for name, info in model.model_fields.items():
         rows.append((prefix + name, info, _meaning(info) or comments.get(name, "")))
         nested = _nested_model(info.annotation)
-        if nested is not None:
+        if nested is not None and typing.get_origin(info.annotation) is dict:
+            below = f"{prefix}{name}.NAME."
+            explained = tuple(
+                below + known
+                for known, field in nested.model_fields.items()
+                if known in model.model_fields and model.model_fields[known].annotation == field.annotation
+            )
+            rows += [row for row in _walk(nested, below) if not row[0].startswith(explained)]
+        elif nested is not None:
             rows += _walk(nested, f"{prefix}{name}.")
     return rows
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from cluster.contracts import storage
-from cluster.contracts.config import StageConfig
+from cluster.contracts.config import StageConfig, set_at
 
 HEX_DIGITS = 16  # 64 bits: at a million artifacts, one chance in 37 million of any collision
 
@@ -26,9 +26,16 @@ def digest(value: Any) -> str:
 
 
 def result_settings(config: StageConfig) -> dict[str, Any]:
-    """The settings of a stage that change its results: neither inputs, nor raw paths, nor execution."""
+    """The settings of a stage that change its results: neither inputs, nor raw paths, nor execution.
+
+    Where a setting names files, the content of these stands for it.
+    """
     left_out = {*config.execution_fields(), *config.input_fields(), *config.file_fields()}
-    return config.model_dump(mode="json", exclude=left_out)
+    settings = config.model_dump(mode="json", exclude=left_out)
+    for path, patterns in config.reference_files().items():
+        files = (file for pattern in patterns for file in storage.expand(pattern))
+        set_at(settings, path, sorted(_content_hash(file.uri) for file in files))
+    return settings
 
 
 def settings_fingerprint(config: StageConfig, seed: int) -> str:

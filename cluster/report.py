@@ -112,9 +112,11 @@ def _render(record: RunRecord, artifacts: Mapping[str, Artifact], figures: Mappi
     cleans = [a for a in artifacts.values() if a.manifest.kind == "clean"]
     languages: dict[str, int] = {}
     reasons: dict[str, int] = {}
+    pii: dict[str, int] = {}
     for artifact in cleans:
         _add(languages, artifact.manifest.metrics["languages_seen"])
         _add(reasons, artifact.manifest.metrics["quarantine_reasons"])
+        _add(pii, artifact.manifest.metrics.get("pii", {}))
     top_languages = dict(sorted(languages.items(), key=lambda item: -item[1])[:12])
     total = sum(stage["wall_s"] or 0 for stage in figures["stages"].values())
     return environment.get_template("report.html.j2").render(
@@ -126,6 +128,7 @@ def _render(record: RunRecord, artifacts: Mapping[str, Artifact], figures: Mappi
         funnel=bar_chart(_funnel(figures["balance"]), "documents"),
         languages=bar_chart(top_languages, "documents") if top_languages else None,
         quarantine_reasons=reasons,
+        pii=pii,
         quarantined=_quarantined(cleans),
         quarantined_conversations=_quarantined_conversations(artifacts),
         dropped_examples=_dropped_examples(cleans),

@@ -142,6 +142,8 @@ def parse_spec(raw: object, *, source: str, directory: Path) -> JobSpec:
     order = _check_graph(raw_stages, kinds, problems, directory)
     for name, kind in kinds.items():
         _check_files(name, kind.config_class(), stages.get(name), raw_stages[name] or {}, directory, problems)
+    for name, config in stages.items():
+        _check_reference_files(name, config, problems)
     _check_splits(stages, problems)
     if problems or head is None:
         raise SpecError(problems, source)
@@ -354,6 +356,16 @@ def _input_problems(where: str, pattern: str, directory: Path, config: StageConf
         yield Problem(where, pattern, str(error))
 
 
+def _check_reference_files(name: str, config: StageConfig, problems: list[Problem]) -> None:
+    """Check the files that settings name, in a config whose paths are absolute."""
+    for path, patterns in config.reference_files().items():
+        for index, pattern in enumerate(patterns):
+            if not storage.expand(pattern):
+                problems.append(
+                    Problem(f"stages.{name}.{path}.{index}", pattern, "matches no file", "a file, directory or glob")
+                )
+
+
 def _check_splits(stages: Mapping[str, StageConfig], problems: list[Problem]) -> None:
     """Stages that split the same conversations must agree how, or one trains on what another reports as held out."""
     first: dict[str, tuple[str, tuple[object, object]]] = {}
@@ -382,7 +394,13 @@ def _resolve_paths(config: StageConfig, directory: Path) -> StageConfig:
     for role, target in stage_inputs(config).items():
         if is_outside_reference(target):
             updates[role] = _absolute(target, directory)
-    return config.model_copy(update=updates)
+    resolved = config.model_copy(update=updates)
+    references = config.reference_files()
+    if not references:
+        return resolved
+    return resolved.with_reference_files(
+        {path: [_absolute(pattern, directory) for pattern in patterns] for path, patterns in references.items()}
+    )
 
 
 def _absolute(uri: str, directory: Path) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from cluster.contracts import storage
+from cluster.contracts.config import set_at
 from cluster.contracts.errors import InputError, Problem, ResourceError, SpecError
 from cluster.spec import JobSpec, is_outside_reference, stage_inputs
 
@@ -92,17 +93,23 @@ def _stage_inputs(spec: JobSpec, stage: str, values: dict[str, Any], directory: 
     if problems:
         raise SpecError(problems, spec.source)
     for field, patterns in config.raw_inputs().items():
-        staged = []
-        for pattern in patterns:
-            for file in storage.expand(pattern):
-                if storage.is_local(file.uri):
-                    relative = Path("inputs", *storage.local_path(file.uri).parts[1:])
-                    (directory / relative).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copy2(storage.local_path(file.uri), directory / relative)
-                    staged.append(str(relative))
-                else:
-                    staged.append(file.uri)
-        values[field] = staged or None
+        values[field] = _stage_files(patterns, directory) or None
+    for path, files in config.reference_files().items():
+        set_at(values, path, _stage_files(files, directory))
+
+
+def _stage_files(patterns: Iterable[str], directory: Path) -> list[str]:
+    """Copy the local files of `patterns` to `inputs/` below `directory`; returns where all files are for the job."""
+    staged = []
+    for file in (file for pattern in patterns for file in storage.expand(pattern)):
+        if storage.is_local(file.uri):
+            relative = Path("inputs", *storage.local_path(file.uri).parts[1:])
+            (directory / relative).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(storage.local_path(file.uri), directory / relative)
+            staged.append(str(relative))
+        else:
+            staged.append(file.uri)
+    return staged
 
 
 def _runtime_env(spec: JobSpec, directory: Path) -> dict[str, Any]:

@@ -102,6 +102,7 @@ def _shard(number: int, uri: str, part: CommittedPart, parts: str) -> Shard:
         signatures=part.files["signatures"],
         dropped=part.files["dropped"],
         quarantined=part.files["quarantined"],
+        contamination=part.files.get("contamination"),
     )
 
 
@@ -132,6 +133,9 @@ def _metrics(parts: Sequence[Mapping[str, Any]], *, bytes_in: int) -> dict[str, 
         "quarantine_reasons": quarantine_reasons,
         "languages": totals("languages"),
         "languages_seen": totals("languages_seen"),
+        "pii": totals("pii"),
+        "pii_documents": total("pii_documents"),
+        "contamination": totals("contamination"),
         "bytes_in": bytes_in,
         "characters_kept": total("characters_kept"),
         "shards": len(parts),

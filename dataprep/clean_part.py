@@ -21,13 +21,15 @@ from cluster.contracts.errors import StageFailed
 from cluster.contracts.records import QUARANTINE_SCHEMA, Quarantined
 from dataprep import exact, minhash
 from dataprep.config import CleanConfig
-from dataprep.documents import DOCUMENT_SCHEMA, DROPPED_SCHEMA, signature_schema
+from dataprep.documents import CONTAMINATION_SCHEMA, DROPPED_SCHEMA, document_schema, signature_schema
 from dataprep.extraction import extracted
+from dataprep.filters.families import SCORE_TYPES
 from dataprep.normalise import normalise, repair_mojibake
+from dataprep.pii.redact import redact
 from dataprep.sources.readers import read_records
 from dataprep.sources.records import PlainText, Provenance, Unwanted
 from dataprep.sources.shards import Source
-from dataprep.verdicts import Verdicts, judge
+from dataprep.verdicts import Judge, Passage, Verdicts
 
 _BATCH_DOCUMENTS = 2048
 _BATCH_CHARACTERS = 16 << 20
@@ -62,6 +64,9 @@ class Tally:
     quarantine_reasons: Counter[str] = field(default_factory=Counter)
     languages: Counter[str] = field(default_factory=Counter)  # of the kept
     languages_seen: Counter[str] = field(default_factory=Counter)  # of all texts
+    pii: Counter[str] = field(default_factory=Counter)  # kind -> placeholders, in the kept
+    pii_documents: int = 0  # with any
+    contamination: Counter[str] = field(default_factory=Counter)  # evaluation file -> passages found
 
     def figures(self) -> dict[str, Any]:
         """The counts as plain values."""
@@ -85,10 +90,11 @@ def clean_part(sources: Sequence[Source], *, parts: str, key: str, config: Clean
     if sources[0].format == "code":
         config = config.for_code()
     tally = Tally()
+    judge = Judge(config)
     with commit_part(parts, key) as part:
         with _open_tables(part, config) as tables:
             for batch in _batches(sources, config, tally):
-                _write(batch, tables, tally, config)
+                _write(batch, judge, tables, tally, config)
         tally.check(key)
         part.metrics.update(tally.figures())
     return tally.kept
@@ -116,17 +122,18 @@ def _batches(sources: Sequence[Source], config: CleanConfig, tally: Tally) -> It
     yield batch
 
 
-def _write(batch: Batch, tables: dict[str, pq.ParquetWriter], tally: Tally, config: CleanConfig) -> None:
+def _write(batch: Batch, judge: Judge, tables: dict[str, pq.ParquetWriter], tally: Tally, config: CleanConfig) -> None:
     texts = pa.array([record.text for record in batch.texts], pa.large_string())
     if config.fix_mojibake:
         texts = repair_mojibake(texts)
     texts = normalise(texts)
-    verdicts = judge(texts, config)
+    verdicts = judge.judge(texts, [record.provenance.url for record in batch.texts])
     if batch.texts and batch.texts[0].language is not None:  # source code, all of it
         known = pa.array([record.language for record in batch.texts], pa.string())
         verdicts = replace(verdicts, languages_D=known, scores_D=np.ones(len(known), np.float32))
     _write_kept(batch, verdicts, tables, tally, config)
     _write_dropped(batch, texts, verdicts, tables["dropped"], tally)
+    _write_contamination(batch, verdicts.passages, tables, tally)
     if batch.quarantined:
         tables["quarantined"].write_table(
             pa.Table.from_pylist([asdict(q) for q in batch.quarantined], schema=QUARANTINE_SCHEMA)
@@ -144,15 +151,24 @@ def _write_kept(
     kept = np.flatnonzero(verdicts.keep_D)
     languages = verdicts.languages_D.take(pa.array(kept))
     places = _places([batch.texts[row].provenance for row in kept])
+    texts = column.texts
+    if config.pii is not None:
+        code = [not config.pii.source_code and batch.texts[row].language is not None for row in kept]
+        redacted = redact(column, config.pii, skip_D=np.array(code))
+        texts = redacted.texts
+        tally.pii.update(redacted.counts)
+        tally.pii_documents += redacted.num_documents
+    annotations = {name: verdicts.annotations.get(name, pa.nulls(len(kept), t)) for name, t in _score_types(config)}
     tables["documents"].write_table(
         pa.table(
             {
-                "text": column.texts,
+                "text": texts,
                 **places,
                 "language": languages,
                 "language_score": verdicts.scores_D[kept],
+                **annotations,
             },
-            schema=DOCUMENT_SCHEMA,
+            schema=document_schema(dict(_score_types(config))),
         )
     )
     settings = config.minhash
@@ -193,17 +209,43 @@ def _write_dropped(
     tally.dropped.update(reasons)
 
 
+def _write_contamination(
+    batch: Batch, passages: Sequence[Passage], tables: dict[str, pq.ParquetWriter], tally: Tally
+) -> None:
+    if not passages:
+        return
+    rows = [
+        {
+            "uri": batch.texts[passage.row].provenance.uri,
+            "offset": batch.texts[passage.row].provenance.offset,
+            "url": batch.texts[passage.row].provenance.url,
+            "evaluation_file": passage.source.file,
+            "evaluation_line": passage.source.line,
+            "passage": passage.text[:_HEAD_CHARACTERS],
+        }
+        for passage in passages
+    ]
+    tables["contamination"].write_table(pa.Table.from_pylist(rows, schema=CONTAMINATION_SCHEMA))
+    tally.contamination.update(passage.source.file.rsplit("/", 1)[-1] for passage in passages)
+
+
 def _places(places: Sequence[Provenance]) -> dict[str, list[Any]]:
     return {name: [getattr(place, name) for place in places] for name in Provenance.__dataclass_fields__}
+
+
+def _score_types(config: CleanConfig) -> list[tuple[str, pa.StructType]]:
+    """(name, type) of the columns of scores."""
+    return [(name, SCORE_TYPES[name]) for name in config.annotated_families()]
 
 
 @contextmanager
 def _open_tables(part: PartWriter, config: CleanConfig) -> Iterator[dict[str, pq.ParquetWriter]]:
     schemas = {
-        "documents": DOCUMENT_SCHEMA,
+        "documents": document_schema(dict(_score_types(config))),
         "signatures": signature_schema(config.minhash.num_hashes, pa.from_numpy_dtype(minhash.DTYPE)),
         "dropped": DROPPED_SCHEMA,
         "quarantined": QUARANTINE_SCHEMA,
+        **({} if config.decontamination is None else {"contamination": CONTAMINATION_SCHEMA}),
     }
     with ExitStack() as stack:
         yield {

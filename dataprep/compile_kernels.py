@@ -6,11 +6,20 @@ filters on, since a kernel is compiled for the types it is called with.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 
 from dataprep.config import CleanConfig
-from dataprep.filters.settings import FineWebSettings
+from dataprep.filters.settings import (
+    BadWordsSettings,
+    DecontaminationSettings,
+    FineWebSettings,
+    GopherQualitySettings,
+    Mc4Settings,
+    PiiSettings,
+    RefinedWebSettings,
+)
 from dataprep.over_shards import keep_compiled_kernels
 from dataprep.sources.shards import whole_file
 
@@ -30,10 +39,22 @@ def compile_kernels() -> None:
     scan(_PAGE)
     band_hashes(np.zeros((1, 2), DTYPE), bands=1, rows=2)
     UnionFind(2).add(spanning_forest(np.array([[0, 1]])))
-    config = CleanConfig(inputs=["-"], gopher_quality={"min_doc_words": 0}, fineweb=FineWebSettings())
     with tempfile.TemporaryDirectory() as scratch:
+        words = Path(scratch) / "words.txt"
+        words.write_text("cat")
+        config = CleanConfig(
+            inputs=["-"],
+            gopher_quality=GopherQualitySettings(min_doc_words=0),
+            refinedweb=RefinedWebSettings(),
+            fineweb=FineWebSettings(),
+            mc4=Mc4Settings(min_long_lines=0),
+            bad_words=BadWordsSettings(files=(str(words),), keep_fraction=1.0),
+            decontamination=DecontaminationSettings(files=(str(words),), min_terms=1),
+            pii=PiiSettings(),
+        )
         source = Path(scratch) / "page.jsonl"
-        source.write_text('{"text": "' + "The cat sat with the dog, and that was all of it. " * 6 + '"}')
+        sentence = "The cat sat with the dog, and that was all of it, said me@example.org. "
+        source.write_text(json.dumps({"text": sentence * 6}))
         clean_part([whole_file(str(source))], parts=scratch, key="page", config=config)
 
 

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from cluster.contracts.config import InputFiles, InputOf, Resources, StageConfig, StrictModel, execution
-from dataprep.filters.settings import C4Settings, FineWebSettings, GopherQualitySettings, GopherRepetitionSettings
+from dataprep.filters.settings import (
+    BadWordsSettings,
+    C4Settings,
+    DecontaminationSettings,
+    FineWebSettings,
+    GopherQualitySettings,
+    GopherRepetitionSettings,
+    Mc4Settings,
+    PiiSettings,
+    RefinedWebSettings,
+    UrlBlocklistSettings,
+)
 from dataprep.sources.formats import Format, format_of
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 ExtractorName = Literal["resiliparse", "trafilatura"]
+ProfileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 NUM_BASE_TOKENS = 256  # a byte-level vocabulary holds every byte
 
 
@@ -58,7 +70,26 @@ class DataConfig(StageConfig):
         return [("worker", 1, self.workers)]
 
 
-class CleanConfig(DataConfig):
+class FilterFamilies(StrictModel):
+    """The filters that may differ by language, in the order in which they run. None turns a family off."""
+
+    language_threshold: Fraction = 0.65  # the least confidence; a document below it is dropped
+    gopher_repetition: GopherRepetitionSettings | None = GopherRepetitionSettings()  # None: off; so for those below
+    gopher_quality: GopherQualitySettings | None = GopherQualitySettings()
+    c4: C4Settings | None = C4Settings()
+    refinedweb: RefinedWebSettings | None = None
+    mc4: Mc4Settings | None = None
+    fineweb: FineWebSettings | None = None
+    bad_words: BadWordsSettings | None = None
+
+
+class LanguageProfile(FilterFamilies):
+    """Other filter settings for some languages; what a profile does not set is as for the others."""
+
+    languages: Annotated[list[str], Field(min_length=1)]  # ISO 639 codes, each in one profile at most
+
+
+class CleanConfig(DataConfig, FilterFamilies):
     """Raw files to documents: read, extract, normalise, identify the language, filter, sign."""
 
     stage_version: ClassVar[int] = 2
@@ -73,13 +104,44 @@ class CleanConfig(DataConfig):
     extractor: ExtractorName = "resiliparse"
     limits: ReadLimits = ReadLimits()  # beyond these a record is quarantined
     fix_mojibake: bool = False  # repair wrongly decoded characters ("schÃ¶n"); needs `pip install "raymill[text]"`
+    url_blocklist: UrlBlocklistSettings | None = None  # None: off
     languages: Annotated[list[str], Field(min_length=1)] | None = None  # ISO 639 codes to keep; None: all
-    language_threshold: Fraction = 0.65  # the least confidence; a document below it is dropped
-    gopher_repetition: GopherRepetitionSettings | None = GopherRepetitionSettings()  # None: off; so for those below
-    gopher_quality: GopherQualitySettings | None = GopherQualitySettings()
-    c4: C4Settings | None = C4Settings()
-    fineweb: FineWebSettings | None = None
+    profiles: dict[ProfileName, LanguageProfile] = Field(
+        default_factory=dict, description="name to languages and the filter settings that differ for them"
+    )
+    decontamination: DecontaminationSettings | None = None  # None: off; runs last, on what the filters left
     minhash: MinHashSettings = MinHashSettings()
+    pii: PiiSettings | None = None  # None: off; personal data stays in the text
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_profiles(cls, values: Any) -> Any:
+        """Give each profile the stage's own settings where it sets none, so that a resolved spec says it all."""
+        if not isinstance(values, dict) or not isinstance(values.get("profiles"), dict):
+            return values
+        shared = {name: values[name] for name in FilterFamilies.model_fields if name in values}
+        profiles = {
+            name: _merged(shared, profile) if isinstance(profile, dict) else profile
+            for name, profile in values["profiles"].items()
+        }
+        return {**values, "profiles": profiles}
+
+    @model_validator(mode="after")
+    def _one_profile_each(self) -> CleanConfig:
+        routed = [language for profile in self.profiles.values() for language in profile.languages]
+        twice = sorted({language for language in routed if routed.count(language) > 1})
+        if twice:
+            raise ValueError(f"profiles: {', '.join(twice)} stands in more than one; each language has one at most")
+        return self
+
+    def annotated_families(self) -> list[str]:
+        """The families that store their scores, for any language, in the order in which they run."""
+        groups = [self, *self.profiles.values()]
+        return [
+            name
+            for name in ("url_blocklist", *FilterFamilies.model_fields, "decontamination")
+            if any(getattr(getattr(group, name, None), "mode", None) == "annotate" for group in groups)
+        ]
 
     def check_input(self, uri: str) -> None:
         """Raise `InputError` for a file of no known format."""
@@ -87,8 +149,16 @@ class CleanConfig(DataConfig):
 
     def for_code(self) -> CleanConfig:
         """The settings as they hold for source code: no rule that is made for prose."""
-        off = ("languages", "gopher_repetition", "gopher_quality", "c4", "fineweb")
-        return self.model_copy(update={**dict.fromkeys(off), "language_threshold": 0.0, "fix_mojibake": False})
+        off = dict.fromkeys(["languages", *FilterFamilies.model_fields])
+        return self.model_copy(update={**off, "language_threshold": 0.0, "profiles": {}, "fix_mojibake": False})
+
+
+def _merged(base: Any, changes: Any) -> Any:
+    """`changes` over `base`, setting by setting where both are mappings."""
+    base, changes = (value.model_dump() if isinstance(value, BaseModel) else value for value in (base, changes))
+    if not isinstance(base, dict) or not isinstance(changes, dict):
+        return changes
+    return {**base, **{name: _merged(base.get(name), value) for name, value in changes.items()}}
 
 
 class FuzzySettings(StrictModel):

@@ -52,9 +52,24 @@ DROPPED_SCHEMA = pa.schema(
         ("head", pa.string()),  # the first characters of the text, or what was seen instead
     ]
 )
+CONTAMINATION_SCHEMA = pa.schema(
+    [
+        ("uri", pa.string()),  # the document's place, as in DOCUMENT_SCHEMA
+        ("offset", pa.int64()),
+        ("url", pa.string()),
+        ("evaluation_file", pa.string()),
+        ("evaluation_line", pa.int64()),  # of the item that has the passage too, from 1
+        ("passage", pa.string()),  # its first characters, as the document has it
+    ]
+)
 REMOVAL_SCHEMA = pa.schema(
     [("row", pa.int64()), ("reason", pa.dictionary(pa.int8(), pa.string())), ("survivor", pa.int64())]
 )  # a duplicate's row in its part, and the doc_id of the document that stays
+
+
+def document_schema(annotations: Mapping[str, pa.StructType]) -> pa.Schema:
+    """`DOCUMENT_SCHEMA` and a column of scores for each family that annotates, named after it."""
+    return pa.schema([*DOCUMENT_SCHEMA, *annotations.items()])
 
 
 def signature_schema(num_hashes: int, dtype: pa.DataType) -> pa.Schema:
@@ -85,6 +100,7 @@ class Shard:
     quarantined: WrittenFile
     removals: WrittenFile | None = None  # set by dedupe where it removed any
     num_removed: int = 0
+    contamination: WrittenFile | None = None  # passages of evaluation sets, where they were looked for
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Shard:
@@ -93,7 +109,7 @@ class Shard:
         return cls(**fields)
 
 
-_FILE_ROLES = ("documents", "signatures", "dropped", "quarantined", "removals")
+_FILE_ROLES = ("documents", "signatures", "dropped", "quarantined", "removals", "contamination")
 _FILE_TYPE = pa.struct([("name", pa.string()), ("size", pa.int64()), ("sha256", pa.string())])
 _SHARD_SCHEMA = pa.schema(
     [

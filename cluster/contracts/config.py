@@ -32,6 +32,15 @@ class InputFiles:
     """Marks a list of raw inputs, as `storage.expand` takes them; size and mtime (or ETag) enter the fingerprint."""
 
 
+@dataclass(frozen=True)
+class ReferenceFiles:
+    """Marks a list of files that belong to the settings (word lists, evaluation sets), at any depth of a config.
+
+    Unlike raw inputs they bear on every part of a stage's output, so their content stands for them in the fingerprint
+    of the settings, whatever they are called and wherever they lie.
+    """
+
+
 def execution(**keywords: Any) -> Any:
     """A Pydantic field that is left out of the fingerprint."""
     return Field(**keywords, json_schema_extra={"execution": True})
@@ -102,6 +111,17 @@ class StageConfig(StrictModel):
     def check_input(self, uri: str) -> None:
         """Raise `InputError` where a raw input's name shows that the stage can't read it. Called before it runs."""
 
+    def reference_files(self) -> dict[str, tuple[str, ...]]:
+        """The paths, directories and globs of all `ReferenceFiles`, by dotted path of the setting."""
+        return dict(_reference_files(self, ""))
+
+    def with_reference_files(self, replaced: Mapping[str, Sequence[str]]) -> Self:
+        """A copy in which the settings at these dotted paths name other files."""
+        values = self.model_dump()
+        for path, files in replaced.items():
+            set_at(values, path, tuple(files))
+        return type(self).model_validate(values)
+
     def roles(self) -> list[tuple[str, int, Resources]]:
         """(role, number of processes, resources each) that run at the same time; checked against the cluster."""
         return []
@@ -123,3 +143,22 @@ def _marked(cls: type[BaseModel], mark: type) -> dict[str, Any]:
         for name, info in cls.model_fields.items()
         if any(isinstance(m, mark) for m in info.metadata)
     }
+
+
+def set_at(values: dict[str, Any], path: str, value: Any) -> None:
+    """Set the entry at a dotted path of nested dictionaries."""
+    *parents, last = path.split(".")
+    for parent in parents:
+        values = values[parent]
+    values[last] = value
+
+
+def _reference_files(model: BaseModel, prefix: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for name, info in type(model).model_fields.items():
+        value = getattr(model, name)
+        if any(isinstance(mark, ReferenceFiles) for mark in info.metadata):
+            yield prefix + name, tuple(value)
+        children = value.items() if isinstance(value, dict) else [(None, value)]
+        for key, child in children:
+            if isinstance(child, BaseModel):
+                yield from _reference_files(child, f"{prefix}{name}." if key is None else f"{prefix}{name}.{key}.")

@@ -1,27 +1,30 @@
 """C4's rules: lines are cut (policy notices, script warnings, fragments), pages are dropped, citations are cut out.
 
 Source: Raffel et al. 2020, section 2.2, and C4's published code, in datatrove's order. The kernel reads the words and
-lines of the original and answers in spans over it; `C4Result.edited` copies the text once.
-
-Shape letters: D documents, S spans.
+lines of the original and answers in spans over it; `KeptSpans.edited` copies the text once.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numba
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 
-from dataprep.characters import DIGIT, SPACE, character_flags, decode, flags_of, previous_start
+from dataprep.characters import DIGIT, character_flags, decode, flags_of
 from dataprep.filters.limits import at_least, at_most
+from dataprep.filters.scores import Judged, Scores
 from dataprep.filters.settings import C4Settings
+from dataprep.kept_spans import KeptSpans
 from dataprep.pointers import pointer_to
 from dataprep.text_column import TextColumn
 from dataprep.words import ABBREVIATION_HASHES, ENDS_SENTENCE, IS_PUNCTUATION, words_between
 
+SCORES: tuple[str, ...] = (
+    "num_lines",
+    "cut_lines_fraction",  # by the line rules that are on
+    "lorem_ipsum_lines",  # of those not cut before; so for the next
+    "curly_bracket_lines",
+    "num_sentences",  # in the lines kept
+)
 REASONS: tuple[str, ...] = ("lorem_ipsum", "curly_bracket", "too_few_sentences")
 
 # What a line holds: the category of each phrase, and of "{" and a citation.
@@ -31,37 +34,12 @@ _EDIT = np.frombuffer(b"edit]", np.uint8)
 _CITATION_NEEDED = np.frombuffer(b"citation needed]", np.uint8)
 
 
-@dataclass(frozen=True)
-class C4Result:
-    """The verdicts, and what is left of each document as spans over the column's buffer."""
+def c4(column: TextColumn, settings: C4Settings) -> Judged:
+    """Judge each document and find what is kept of it. A dropped document stays whole.
 
-    reasons: npt.NDArray[np.uint8]  # [D] 0 for keep, else 1 + index into REASONS
-    doc_offsets: npt.NDArray[np.int64]  # [D+1] document d keeps the spans doc_offsets[d]:doc_offsets[d+1]
-    keep_starts: npt.NDArray[np.int64]  # [S] first byte
-    keep_ends: npt.NDArray[np.int64]  # [S] one past the last byte
-    begins_line: npt.NDArray[np.bool_]  # [S] whether a line break goes before it (but for a document's first)
-    num_words_D: npt.NDArray[np.int64]  # words in what is kept
-
-    def edited(self, column: TextColumn) -> pa.LargeStringArray:
-        """The documents after the cuts, white space at their ends stripped. Dropped documents are as they were."""
-        if len(column) == 0:
-            return column.texts
-        offsets, data = _materialise(
-            column.data, column.offsets, self.reasons, self.doc_offsets, self.keep_starts, self.keep_ends,
-            self.begins_line, character_flags(),
-        )  # fmt: skip
-        return pa.LargeStringArray.from_buffers(len(column), pa.py_buffer(offsets), pa.py_buffer(data))
-
-    def edited_column(self, column: TextColumn) -> TextColumn:
-        """`edited` as a column that knows its numbers of words."""
-        return TextColumn(self.edited(column), self.num_words_D)
-
-
-def c4(column: TextColumn, settings: C4Settings) -> C4Result:
-    """Judge each document and find what is kept of it. A dropped document has one span: all of it."""
-    phrases: list[tuple[str, int]] = []
-    if settings.drop_lorem_ipsum:
-        phrases.append(("lorem ipsum", _LOREM_IPSUM))
+    Raises `ValueError` for a policy phrase of one byte.
+    """
+    phrases = [("lorem ipsum", _LOREM_IPSUM)]
     if settings.cut_javascript_lines:
         phrases.append(("javascript", _JAVASCRIPT))
     phrases += [(phrase, _POLICY) for phrase in settings.policy_phrases]
@@ -78,7 +56,13 @@ def c4(column: TextColumn, settings: C4Settings) -> C4Result:
         [at_most(settings.max_word_length), at_least(settings.min_words_per_line), at_least(settings.min_num_sentences)]
     )
     switches = np.array(
-        [settings.remove_citations, settings.require_terminal_punctuation, settings.drop_curly_bracket], np.bool_
+        [
+            settings.remove_citations,
+            settings.require_terminal_punctuation,
+            settings.drop_lorem_ipsum,
+            settings.drop_curly_bracket,
+        ],
+        np.bool_,
     )
     words, lines = column.words, column.lines
     brackets = np.count_nonzero(column.data[column.offsets[0] : column.offsets[-1]] == _OPEN_BRACKET)
@@ -86,13 +70,13 @@ def c4(column: TextColumn, settings: C4Settings) -> C4Result:
     spans = (np.empty(most_spans, np.int64), np.empty(most_spans, np.int64), np.empty(most_spans, np.bool_))
     room = int((lines.ends - lines.starts).max(initial=0)) if brackets else 0  # for a line with citations cut out
     scratch = [np.empty(room, dtype) for dtype in (np.uint8, np.int64, np.int64, np.uint64, np.int32, np.uint8)]
-    return C4Result(
-        *_c4(
-            column.data, column.offsets, words.doc_offsets, words.starts, words.ends, words.num_chars, words.kinds,
-            lines.doc_offsets, lines.starts, lines.ends, character_flags(), ABBREVIATION_HASHES,
-            first_pairs, phrase_data, phrase_offsets, categories, limits, switches, *spans, *scratch,
-        )
+    codes_D, scores_SD, doc_offsets, starts, ends, begins_line, num_words_D = _c4(
+        column.data, column.offsets, words.doc_offsets, words.starts, words.ends, words.num_chars, words.kinds,
+        lines.doc_offsets, lines.starts, lines.ends, character_flags(), ABBREVIATION_HASHES,
+        first_pairs, phrase_data, phrase_offsets, categories, limits, switches, *spans, *scratch,
     )  # fmt: skip
+    kept = KeptSpans(doc_offsets, starts, ends, begins_line, codes_D > 0, num_words_D)
+    return Judged(codes_D, REASONS, Scores(SCORES, scores_SD), kept)
 
 
 def _lower(phrase: bytes) -> bytes:
@@ -114,7 +98,7 @@ def _c4(  # type: ignore[no-untyped-def]
         pointer_to(categories), categories.size,
     )  # fmt: skip
     max_word_length, min_words, min_sentences = limits
-    remove_citations, require_terminal, drop_curly = switches[0], switches[1], switches[2]
+    remove_citations, require_terminal, drop_lorem_ipsum, drop_curly = switches
     num_documents = offsets.size - 1
 
     scratch = pointer_to(scratch_array)
@@ -124,12 +108,13 @@ def _c4(  # type: ignore[no-untyped-def]
     )  # fmt: skip
     keep_starts_p, keep_ends_p = pointer_to(keep_starts), pointer_to(keep_ends)
     reasons = np.zeros(num_documents, np.uint8)
+    scores_SD = np.zeros((5, num_documents))
     doc_offsets = np.zeros(num_documents + 1, np.int64)
     word_counts = np.zeros(num_documents, np.int64)
     n = 0
     for d in range(num_documents):
         first_span = n
-        sentences = kept_words = 0
+        sentences = kept_words = kept_lines = lorem_ipsum_lines = curly_lines = 0
         word = word_offsets[d]
         last_word = word_offsets[d + 1]
         for line in range(line_offsets[d], line_offsets[d + 1]):
@@ -158,13 +143,15 @@ def _c4(  # type: ignore[no-untyped-def]
             if spaced_words < min_words:
                 continue
             if found & _LOREM_IPSUM:
-                reasons[d] = 1
-                break
+                lorem_ipsum_lines += 1
+                if drop_lorem_ipsum and reasons[d] == 0:
+                    reasons[d] = 1
             if found & _JAVASCRIPT:
                 continue
-            if drop_curly and found & _CURLY:
-                reasons[d] = 2
-                break
+            if found & _CURLY:
+                curly_lines += 1
+                if drop_curly and reasons[d] == 0:
+                    reasons[d] = 2
             if found & _POLICY:
                 continue
             if not is_cut:
@@ -176,19 +163,22 @@ def _c4(  # type: ignore[no-untyped-def]
                 )
                 sentences += _count_sentences(scratch_columns[4], 0, num_words)
             kept_words += num_words
+            kept_lines += 1
             for span in range(n, spans + 1):
                 begins_line[span] = span == n
             n = spans + 1
+        num_lines = line_offsets[d + 1] - line_offsets[d]
+        scores_SD[0, d] = num_lines
+        scores_SD[1, d] = (num_lines - kept_lines) / num_lines if num_lines else np.nan
+        scores_SD[2, d], scores_SD[3, d], scores_SD[4, d] = lorem_ipsum_lines, curly_lines, sentences
         if reasons[d] == 0 and sentences < min_sentences:
             reasons[d] = 3
         if reasons[d]:
             n = first_span
             kept_words = last_word - word_offsets[d]
-            keep_starts[n], keep_ends[n], begins_line[n] = offsets[d], offsets[d + 1], True
-            n += 1
         word_counts[d] = kept_words
         doc_offsets[d + 1] = n
-    return reasons, doc_offsets, keep_starts[:n], keep_ends[:n], begins_line[:n], word_counts
+    return reasons, scores_SD, doc_offsets, keep_starts[:n], keep_ends[:n], begins_line[:n], word_counts
 
 
 @numba.njit(cache=True)
@@ -307,40 +297,3 @@ def _count_sentences(kinds, first, last):  # type: ignore[no-untyped-def]
             count += 1
             ended = False
     return count
-
-
-@numba.njit(cache=True)
-def _materialise(  # type: ignore[no-untyped-def]
-    data_array, offsets, reasons, doc_offsets, keep_starts, keep_ends, begins_line, flags_array
-):
-    data, flags = pointer_to(data_array), pointer_to(flags_array)
-    num_documents = reasons.size
-    room = keep_starts.size
-    for span in range(keep_starts.size):
-        room += keep_ends[span] - keep_starts[span]
-    out_array = np.empty(room, np.uint8)
-    out = pointer_to(out_array)
-    out_offsets = np.zeros(num_documents + 1, np.int64)
-    position = 0
-    for d in range(num_documents):
-        begin = position
-        for span in range(doc_offsets[d], doc_offsets[d + 1]):
-            if reasons[d] == 0 and begins_line[span] and span > doc_offsets[d] and position > begin:
-                out[position] = 0x0A
-                position += 1
-            i, end = keep_starts[span], keep_ends[span]
-            while reasons[d] == 0 and position == begin and i < end:
-                code, width = decode(data, i, end)
-                if flags_of(code, flags) & SPACE == 0:
-                    break
-                i += width
-            for k in range(i, end):
-                out[position + k - i] = data[k]
-            position += end - i
-        while reasons[d] == 0 and position > begin:
-            at = previous_start(out, position, begin)
-            if flags_of(decode(out, at, position)[0], flags) & SPACE == 0:
-                break
-            position = at
-        out_offsets[d + 1] = position
-    return out_offsets, out_array[:position].copy()

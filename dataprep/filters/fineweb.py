@@ -10,44 +10,67 @@ import numpy as np
 import numpy.typing as npt
 
 from dataprep.characters import SENTENCE_END, SPACE, character_flags, decode, flags_of, previous_start
-from dataprep.filters.limits import at_least, at_most
+from dataprep.filters.scores import Judged, Limit, Scores, first_failing
 from dataprep.filters.settings import FineWebSettings
 from dataprep.hash_table import insert, new_table, table_mask
 from dataprep.pointers import pointer_to
 from dataprep.text_column import TextColumn
 
-REASONS: tuple[str, ...] = ("empty", "line_punct_ratio", "short_line_ratio", "char_dup_ratio", "list_ratio")
+SCORES: tuple[str, ...] = (
+    "num_lines",
+    "punctuated_lines_fraction",
+    "short_lines_fraction",
+    "duplicate_line_char_fraction",
+    "newlines_per_word",
+)
+REASONS: tuple[str, ...] = ("fineweb_empty", "line_punct_ratio", "short_line_ratio", "char_dup_ratio", "list_ratio")
 
 
-def fineweb(column: TextColumn, settings: FineWebSettings) -> npt.NDArray[np.uint8]:
+def fineweb(column: TextColumn, settings: FineWebSettings) -> Judged:
+    """Measure and judge each document."""
+    scores = measure(column, settings)
+    return Judged(decide(scores, settings), REASONS, scores)
+
+
+def decide(scores: Scores, settings: FineWebSettings) -> npt.NDArray[np.uint8]:
     """[D] 0 for keep, else 1 + the index into `REASONS` of the first rule that fails."""
-    limits = np.array(
-        [
-            at_least(settings.min_punctuated_lines_fraction),
-            at_most(settings.max_short_lines_fraction),
-            at_most(settings.max_duplicate_line_char_fraction),
-            at_most(settings.max_newlines_per_word),
-        ]
+    punctuated_D = scores["punctuated_lines_fraction"]
+    if settings.keep_unpunctuated:
+        punctuated_D = np.where(punctuated_D == 0, np.nan, punctuated_D)
+        scores = Scores(scores.names, np.stack([scores.values_SD[0], punctuated_D, *scores.values_SD[2:]]))
+    limits = (
+        ("num_lines", 1, None),
+        ("punctuated_lines_fraction", settings.min_punctuated_lines_fraction, None),
+        ("short_lines_fraction", None, settings.max_short_lines_fraction),
+        ("duplicate_line_char_fraction", None, settings.max_duplicate_line_char_fraction),
+        ("newlines_per_word", None, settings.max_newlines_per_word),
     )
+    return first_failing(scores, [Limit(reason, *limit) for reason, limit in zip(REASONS, limits, strict=True)])
+
+
+def measure(column: TextColumn, settings: FineWebSettings) -> Scores:
+    """The `SCORES` of each document; NaN but for the number of lines where all of them are blank."""
     lines = column.lines
     keys, stamps = new_table(int(lines.counts_D().max(initial=0)))
-    return _fineweb(
-        column.data, column.offsets, column.num_words_D, lines.doc_offsets, lines.starts, lines.ends,
-        lines.hashes, lines.num_chars, character_flags(), limits, settings.keep_unpunctuated,
-        settings.short_line_length, keys, stamps,
+    return Scores(
+        SCORES,
+        _fineweb(
+            column.data, column.offsets, column.num_words_D, lines.doc_offsets, lines.starts, lines.ends,
+            lines.hashes, lines.num_chars, character_flags(), settings.short_line_length, keys, stamps,
+        ),
     )  # fmt: skip
 
 
 @numba.njit(cache=True)
 def _fineweb(  # type: ignore[no-untyped-def]
     data_array, offsets, word_counts, line_offsets, line_starts, line_ends, line_hashes, line_chars, flags_array,
-    limits, keep_unpunctuated, short_line_length, keys_array, stamps_array,
+    short_line_length, keys_array, stamps_array,
 ):  # fmt: skip
     data, flags = pointer_to(data_array), pointer_to(flags_array)
     num_documents = offsets.size - 1
     keys, stamps = pointer_to(keys_array), pointer_to(stamps_array)
 
-    reasons = np.zeros(num_documents, np.uint8)
+    scores_SD = np.full((5, num_documents), np.nan)
     for d in range(num_documents):
         first, last = line_offsets[d], line_offsets[d + 1]
         mask = table_mask(last - first)
@@ -63,19 +86,15 @@ def _fineweb(  # type: ignore[no-untyped-def]
             short += line_chars[line] <= short_line_length
             if not insert(keys, stamps, mask, line_hashes[line], d + 1):
                 duplicate_chars += line_chars[line]
+        scores_SD[0, d] = lines
         if lines == 0:
-            reasons[d] = 1
             continue
         newlines = last - first - (line_ends[last - 1] == offsets[d + 1])
-        if punctuated / lines < limits[0] and not (punctuated == 0 and keep_unpunctuated):
-            reasons[d] = 2
-        elif short / lines > limits[1]:
-            reasons[d] = 3
-        elif duplicate_chars / num_chars > limits[2]:
-            reasons[d] = 4
-        elif newlines / word_counts[d] > limits[3]:
-            reasons[d] = 5
-    return reasons
+        scores_SD[1, d] = punctuated / lines
+        scores_SD[2, d] = short / lines
+        scores_SD[3, d] = duplicate_chars / num_chars
+        scores_SD[4, d] = newlines / word_counts[d]
+    return scores_SD
 
 
 @numba.njit(cache=True)

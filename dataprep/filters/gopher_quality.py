@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dataprep.characters import SPACE, character_flags, decode, flags_of, previous_start
-from dataprep.filters.limits import at_least, at_most
+from dataprep.filters.scores import Judged, Limit, Scores, first_failing
 from dataprep.filters.settings import GopherQualitySettings
 from dataprep.hash_table import find_slot, insert, new_table
 from dataprep.hashing import hash_text
@@ -20,6 +20,16 @@ from dataprep.pointers import pointer_to
 from dataprep.text_column import TextColumn
 from dataprep.words import HAS_ALPHA, IS_SYMBOL, IS_UNSPACED
 
+SCORES: tuple[str, ...] = (
+    "num_words",  # but for symbols alone
+    "mean_word_length",  # characters, of the same words
+    "hash_word_ratio",
+    "ellipsis_word_ratio",
+    "bullet_lines_fraction",
+    "ellipsis_lines_fraction",
+    "alpha_words_fraction",
+    "num_stop_words",  # different ones
+)
 REASONS: tuple[str, ...] = (
     "gopher_short_doc",
     "gopher_long_doc",
@@ -36,36 +46,49 @@ _HASH, _DOT, _DASH = 0x23, 0x2E, 0x2D
 _BULLET, _ELLIPSIS = 0x2022, 0x2026
 
 
-def gopher_quality(column: TextColumn, settings: GopherQualitySettings) -> npt.NDArray[np.uint8]:
+def gopher_quality(column: TextColumn, settings: GopherQualitySettings) -> Judged:
+    """Measure and judge each document."""
+    scores = measure(column, settings)
+    return Judged(decide(scores, settings), REASONS, scores)
+
+
+def decide(scores: Scores, settings: GopherQualitySettings) -> npt.NDArray[np.uint8]:
     """[D] 0 for keep, else 1 + the index into `REASONS` of the first rule that fails."""
-    limits = np.array(
-        [
-            at_least(settings.min_doc_words),
-            at_most(settings.max_doc_words),
-            at_least(settings.min_avg_word_length),
-            at_most(settings.max_avg_word_length),
-            at_most(settings.max_symbol_word_ratio),
-            at_most(settings.max_bullet_lines_fraction),
-            at_most(settings.max_ellipsis_lines_fraction),
-            at_least(settings.min_alpha_words_fraction),
-            at_least(settings.min_stop_words),
-        ]
+    limits = (
+        ("num_words", settings.min_doc_words, None),
+        ("num_words", None, settings.max_doc_words),
+        ("mean_word_length", settings.min_avg_word_length, None),
+        ("mean_word_length", None, settings.max_avg_word_length),
+        ("hash_word_ratio", None, settings.max_symbol_word_ratio),
+        ("ellipsis_word_ratio", None, settings.max_symbol_word_ratio),
+        ("bullet_lines_fraction", None, settings.max_bullet_lines_fraction),
+        ("ellipsis_lines_fraction", None, settings.max_ellipsis_lines_fraction),
+        ("alpha_words_fraction", settings.min_alpha_words_fraction, None),
+        ("num_stop_words", settings.min_stop_words, None),
     )
+    return first_failing(scores, [Limit(reason, *limit) for reason, limit in zip(REASONS, limits, strict=True)])
+
+
+def measure(column: TextColumn, settings: GopherQualitySettings) -> Scores:
+    """The `SCORES` of each document; NaN for a ratio of nothing and where a document is exempt from the rule."""
     stop_words = np.array([hash_text(word) for word in settings.stop_words], np.uint64)
     stop_keys, stop_stamps = new_table(len(stop_words))
     longest_stop_word = max((len(word) for word in settings.stop_words), default=0)
     words, lines = column.words, column.lines
-    return _gopher_quality(
-        column.data, column.offsets, words.doc_offsets, words.hashes, words.num_chars, words.kinds,
-        lines.doc_offsets, lines.starts, lines.ends, character_flags(), limits, stop_words, stop_keys, stop_stamps,
-        longest_stop_word,
+    return Scores(
+        SCORES,
+        _gopher_quality(
+            column.data, column.offsets, words.doc_offsets, words.hashes, words.num_chars, words.kinds,
+            lines.doc_offsets, lines.starts, lines.ends, character_flags(), stop_words, stop_keys, stop_stamps,
+            longest_stop_word,
+        ),
     )  # fmt: skip
 
 
 @numba.njit(cache=True)
 def _gopher_quality(  # type: ignore[no-untyped-def]
     data_array, offsets, word_offsets, hashes, num_chars, kinds, line_offsets, line_starts, line_ends, flags_array,
-    limits, stop_words, stop_keys, stop_stamps, longest_stop_word,
+    stop_words, stop_keys, stop_stamps, longest_stop_word,
 ):  # fmt: skip
     data, flags = pointer_to(data_array), pointer_to(flags_array)
     mask = np.uint64(stop_keys.size - 1)
@@ -74,8 +97,8 @@ def _gopher_quality(  # type: ignore[no-untyped-def]
         insert(stop_keys_p, stop_stamps_p, mask, stop_word, 1)
     seen = np.full(stop_keys.size, -1, np.int64)  # the last document in which each stop word occurred
 
-    reasons = np.zeros(offsets.size - 1, np.uint8)
-    for d in range(reasons.size):
+    scores_SD = np.full((8, offsets.size - 1), np.nan)
+    for d in range(offsets.size - 1):
         first, last = word_offsets[d], word_offsets[d + 1]
         num_words = last - first
         num_textual = num_alpha = num_unspaced = textual_chars = num_stop_words = 0
@@ -93,42 +116,24 @@ def _gopher_quality(  # type: ignore[no-untyped-def]
                         seen[slot] = d
                         num_stop_words += 1
 
-        spaced = 2 * num_unspaced <= num_textual
-        if num_textual < limits[0]:
-            reasons[d] = 1
+        scores_SD[0, d] = num_textual
+        if 2 * num_unspaced <= num_textual:
+            scores_SD[1, d] = textual_chars / max(num_textual, 1)
+            scores_SD[7, d] = num_stop_words
+        if num_words == 0:
             continue
-        if num_textual > limits[1]:
-            reasons[d] = 2
-            continue
-        if spaced:
-            average = textual_chars / max(num_textual, 1)
-            if average < limits[2]:
-                reasons[d] = 3
-                continue
-            if average > limits[3]:
-                reasons[d] = 4
-                continue
         num_hashes, num_ellipses = _count_symbols(data, offsets[d], offsets[d + 1])
-        if num_hashes > 0 and num_hashes / num_words > limits[4]:
-            reasons[d] = 5
-            continue
-        if num_ellipses > 0 and num_ellipses / num_words > limits[4]:
-            reasons[d] = 6
-            continue
+        scores_SD[2, d] = num_hashes / num_words
+        scores_SD[3, d] = num_ellipses / num_words
         num_lines = line_offsets[d + 1] - line_offsets[d]
         bullets = ellipses = 0
         for line in range(line_offsets[d], line_offsets[d + 1]):
             bullets += _begins_with_bullet(data, line_starts[line], line_ends[line], flags)
             ellipses += _ends_with_ellipsis(data, line_starts[line], line_ends[line], flags)
-        if num_lines > 0 and bullets / num_lines > limits[5]:
-            reasons[d] = 7
-        elif num_lines > 0 and ellipses / num_lines > limits[6]:
-            reasons[d] = 8
-        elif num_words > 0 and num_alpha / num_words < limits[7]:
-            reasons[d] = 9
-        elif spaced and num_stop_words < limits[8]:
-            reasons[d] = 10
-    return reasons
+        scores_SD[4, d] = bullets / num_lines
+        scores_SD[5, d] = ellipses / num_lines
+        scores_SD[6, d] = num_alpha / num_words
+    return scores_SD
 
 
 @numba.njit(cache=True)

@@ -3,6 +3,9 @@
 Source: Rae et al. 2021, arXiv:2112.11446, table A1, in datatrove's order. An n-gram can only occur twice where both its
 (n-1)-grams do, so each n looks at the positions that the one before left over: in ordinary text almost none from
 n = 5 on, which makes one pass for all n = 2 to 10 cost little more than the first.
+
+In a document most of whose words are letters of scripts without spaces, an n-gram is one of 2n letters: words of
+Chinese and Japanese have about two, and five letters in a row recur in any text on one subject.
 """
 
 from __future__ import annotations
@@ -12,38 +15,62 @@ import numpy as np
 import numpy.typing as npt
 
 from dataprep.characters import SPACE, character_flags, decode, flags_of, previous_start
-from dataprep.filters.limits import at_most
+from dataprep.filters.scores import Judged, Limit, Scores, first_failing
 from dataprep.filters.settings import GopherRepetitionSettings
 from dataprep.hash_table import find_slot, insert, new_table, table_mask
 from dataprep.hashing import NGRAM_BASE, hash_bytes, mix
 from dataprep.pointers import pointer_to
 from dataprep.text_column import TextColumn
+from dataprep.words import IS_UNSPACED
 
+_TOP_SIZES, _DUPLICATE_SIZES = range(2, 5), range(5, 11)
+SCORES: tuple[str, ...] = (
+    "num_characters",
+    "duplicate_paragraph_fraction",
+    "duplicate_paragraph_char_fraction",
+    "duplicate_line_fraction",
+    "duplicate_line_char_fraction",
+    *(f"top_{n}_gram_char_fraction" for n in _TOP_SIZES),
+    *(f"duplicate_{n}_gram_char_fraction" for n in _DUPLICATE_SIZES),
+)
 REASONS: tuple[str, ...] = (
-    "empty",
+    "gopher_repetition_empty",
     "dup_para_frac",
     "dup_para_char_frac",
     "dup_line_frac",
     "dup_line_char_frac",
-    *(f"top_{n}_gram" for n in range(2, 5)),
-    *(f"duplicated_{n}_n_grams" for n in range(5, 11)),
+    *(f"top_{n}_gram" for n in _TOP_SIZES),
+    *(f"duplicated_{n}_n_grams" for n in _DUPLICATE_SIZES),
 )
-_LAST_TOP, _LAST_DUPLICATE = 4, 10
-_REASON_OF_2_GRAMS = 6  # the reason of n-grams is n more, less 2
+_LAST_TOP, _LAST_DUPLICATE = _TOP_SIZES[-1], _DUPLICATE_SIZES[-1]
+_SCORE_OF_2_GRAMS = SCORES.index("top_2_gram_char_fraction")  # the score of n-grams is n more, less 2
+_NUM_SCORES = len(SCORES)
+LETTERS_PER_WORD = 2  # in scripts without spaces
 
 
-def gopher_repetition(column: TextColumn, settings: GopherRepetitionSettings) -> npt.NDArray[np.uint8]:
+def gopher_repetition(column: TextColumn, settings: GopherRepetitionSettings) -> Judged:
+    """Measure and judge each document."""
+    scores = measure(column)
+    return Judged(decide(scores, settings), REASONS, scores)
+
+
+def decide(scores: Scores, settings: GopherRepetitionSettings) -> npt.NDArray[np.uint8]:
     """[D] 0 for keep, else 1 + the index into `REASONS` of the first rule that fails."""
-    limits = np.array(
-        [
-            at_most(settings.max_duplicate_paragraph_fraction),
-            at_most(settings.max_duplicate_paragraph_char_fraction),
-            at_most(settings.max_duplicate_line_fraction),
-            at_most(settings.max_duplicate_line_char_fraction),
-        ]
-    )
     by_size = {**settings.max_top_ngram_char_fraction, **settings.max_duplicate_ngram_char_fraction}
-    ngram_limits = np.array([at_most(by_size.get(n)) for n in range(_LAST_DUPLICATE + 1)])
+    upper = (
+        settings.max_duplicate_paragraph_fraction,
+        settings.max_duplicate_paragraph_char_fraction,
+        settings.max_duplicate_line_fraction,
+        settings.max_duplicate_line_char_fraction,
+        *(by_size.get(n) for n in (*_TOP_SIZES, *_DUPLICATE_SIZES)),
+    )
+    rules = zip(REASONS[1:], SCORES[1:], upper, strict=True)
+    limits = [Limit(reason, score, most=most) for reason, score, most in rules]
+    return first_failing(scores, [Limit(REASONS[0], SCORES[0], least=1), *limits])
+
+
+def measure(column: TextColumn) -> Scores:
+    """The `SCORES` of each document; NaN but for the number of characters where that is 0."""
     words, lines = column.words, column.lines
     most = int(max(words.counts_D().max(initial=0), lines.counts_D().max(initial=0))) + 1
     scratch = (
@@ -54,18 +81,21 @@ def gopher_repetition(column: TextColumn, settings: GopherRepetitionSettings) ->
         np.empty(most + 1, np.uint64),  # grams
     )
     counts = np.empty(len(scratch[0]), np.int32)
-    return _gopher_repetition(
-        column.data, column.offsets, column.num_chars_D, words.doc_offsets, words.hashes, words.num_chars,
-        lines.doc_offsets, lines.starts, lines.ends, lines.hashes, lines.num_chars, character_flags(),
-        limits, ngram_limits, *scratch, counts,
+    return Scores(
+        SCORES,
+        _gopher_repetition(
+            column.data, column.offsets, column.num_chars_D, words.doc_offsets, words.hashes, words.num_chars,
+            words.kinds, lines.doc_offsets, lines.starts, lines.ends, lines.hashes, lines.num_chars, character_flags(),
+            *scratch, counts,
+        ),
     )  # fmt: skip
 
 
 @numba.njit(cache=True)
 def _gopher_repetition(  # type: ignore[no-untyped-def]
-    data_array, offsets, doc_chars, word_offsets, word_hashes, word_chars, line_offsets, line_starts, line_ends,
-    line_hashes, line_chars, flags_array, limits, ngram_limits, keys_array, stamps_array, positions_array,
-    prefix_array, slots_array, grams_array, counts_array,
+    data_array, offsets, doc_chars, word_offsets, word_hashes, word_chars, word_kinds, line_offsets, line_starts,
+    line_ends, line_hashes, line_chars, flags_array, keys_array, stamps_array, positions_array, prefix_array,
+    slots_array, grams_array, counts_array,
 ):  # fmt: skip
     data, flags = pointer_to(data_array), pointer_to(flags_array)
     num_documents = offsets.size - 1
@@ -74,50 +104,43 @@ def _gopher_repetition(  # type: ignore[no-untyped-def]
     grams, prefix = pointer_to(grams_array), pointer_to(prefix_array)
     all_line_starts, all_line_ends = pointer_to(line_starts), pointer_to(line_ends)
     all_line_hashes, all_line_chars = pointer_to(line_hashes), pointer_to(line_chars)
-    all_word_hashes, limits_by_size = pointer_to(word_hashes), pointer_to(ngram_limits)
+    all_word_hashes = pointer_to(word_hashes)
 
-    reasons = np.zeros(num_documents, np.uint8)
+    scores_SD = np.full((_NUM_SCORES, num_documents), np.nan)
     stamp = 0
     for d in range(num_documents):
         num_chars = doc_chars[d]
+        scores_SD[0, d] = num_chars
         if num_chars == 0:
-            reasons[d] = 1
             continue
         first, last = line_offsets[d], line_offsets[d + 1]
         paragraphs, duplicates, duplicate_chars = _duplicate_paragraphs(
             data, all_line_starts, all_line_ends, all_line_hashes, all_line_chars, first, last, flags,
             keys, stamps, stamp + 1,
         )  # fmt: skip
-        if duplicates / paragraphs > limits[0]:
-            reasons[d] = 2
-            stamp += 1
-            continue
-        if duplicate_chars / num_chars > limits[1]:
-            reasons[d] = 3
-            stamp += 1
-            continue
+        scores_SD[1, d] = duplicates / paragraphs
+        scores_SD[2, d] = duplicate_chars / num_chars
         lines, duplicates, duplicate_chars = _duplicate_lines(
             all_line_starts, all_line_ends, all_line_hashes, all_line_chars, first, last, offsets[d + 1],
             keys, stamps, stamp + 2,
         )  # fmt: skip
-        stamp += 2
-        if duplicates / lines > limits[2]:
-            reasons[d] = 4
-            continue
-        if duplicate_chars / num_chars > limits[3]:
-            reasons[d] = 5
-            continue
+        scores_SD[3, d] = duplicates / lines
+        scores_SD[4, d] = duplicate_chars / num_chars
         first = word_offsets[d]
         num_words = word_offsets[d + 1] - first
         prefix[0] = 0
+        num_unspaced = 0
         for w in range(num_words):
             prefix[w + 1] = prefix[w] + word_chars[first + w]
-        reasons[d] = _repeated_ngrams(
-            all_word_hashes, first, num_words, num_chars, limits_by_size, prefix,
-            keys, stamps, counts, positions, slots, grams, stamp,
+            num_unspaced += word_kinds[first + w] & IS_UNSPACED != 0
+        stamp += 2
+        unit = LETTERS_PER_WORD if 2 * num_unspaced > num_words else 1
+        _repeated_ngrams(
+            all_word_hashes, first, num_words, num_chars, prefix, keys, stamps, counts, positions, slots, grams,
+            stamp, unit, scores_SD, d,
         )  # fmt: skip
-        stamp += _LAST_DUPLICATE * 2
-    return reasons
+        stamp += _LAST_DUPLICATE * LETTERS_PER_WORD
+    return scores_SD
 
 
 @numba.njit(cache=True)
@@ -186,20 +209,37 @@ def _duplicate_lines(starts, ends, hashes, chars, first, last, stop, keys, stamp
 
 @numba.njit(cache=True)
 def _repeated_ngrams(  # type: ignore[no-untyped-def]
-    hashes, first, num_words, num_chars, limits, prefix, keys, stamps, counts, positions, slots, grams, stamp
+    hashes,
+    first,
+    num_words,
+    num_chars,
+    prefix,
+    keys,
+    stamps,
+    counts,
+    positions,
+    slots,
+    grams,
+    stamp,
+    unit,
+    scores_SD,
+    d,
 ):
-    """The reason of the first n-gram rule that fails, or 0.
+    """Write the scores of all n-gram rules of document `d`, whose words are `unit` pieces each.
 
     `positions` are the places, in order, that can still begin an n-gram that occurs twice; `grams[p]` is the
     polynomial hash of the n words from place p on, `slots` the table slot of each position's n-gram.
     """
+    for n in range(2, _LAST_DUPLICATE + 1):
+        scores_SD[_SCORE_OF_2_GRAMS + n - 2, d] = 0.0
     num_positions = num_words
     for p in range(num_words):
         positions[p] = p
         grams[p] = hashes[first + p]
-    for n in range(2, _LAST_DUPLICATE + 1):
+    for n in range(2, _LAST_DUPLICATE * unit + 1):
         if num_words < n:
-            return 0
+            return
+        size = n // unit if n % unit == 0 else 0  # in words; 0: of no rule
         while num_positions > 0 and positions[num_positions - 1] + n > num_words:
             num_positions -= 1
         stamp += 1
@@ -216,19 +256,17 @@ def _repeated_ngrams(  # type: ignore[no-untyped-def]
             else:
                 keys[slot], stamps[slot], counts[slot] = key, stamp, 1
             slots[k] = slot
-        if n <= _LAST_TOP:
+        if 2 <= size <= _LAST_TOP:
             if most > 1:  # of equally frequent n-grams, the one that came first
                 k = 0
                 while counts[slots[k]] < most:
                     k += 1
                 best = positions[k]
-            length = prefix[best + n] - prefix[best] + n - 1
-            if length * most / num_chars > limits[n]:
-                return _REASON_OF_2_GRAMS + n - 2
-        elif most > 1:
+            length = prefix[best + n] - prefix[best] + (n - 1 if unit == 1 else 0)  # with the spaces between
+            scores_SD[_SCORE_OF_2_GRAMS + size - 2, d] = length * most / num_chars
+        elif size > _LAST_TOP and most > 1:
             duplicate_chars = _duplicate_chars(n, num_positions, prefix, counts, positions, slots)
-            if duplicate_chars / num_chars > limits[n]:
-                return _REASON_OF_2_GRAMS + n - 2
+            scores_SD[_SCORE_OF_2_GRAMS + size - 2, d] = duplicate_chars / num_chars
         if most == 1:
             num_positions = 0
         left = 0
@@ -238,7 +276,6 @@ def _repeated_ngrams(  # type: ignore[no-untyped-def]
                 positions[left] = p
                 left += 1
         num_positions = left
-    return 0
 
 
 @numba.njit(cache=True)

@@ -5,17 +5,37 @@ Kept apart from the kernels so that a job spec is checked without loading Numba.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from cluster.contracts.config import StrictModel
+from cluster.contracts.config import ReferenceFiles, StrictModel
+from dataprep.pii.kinds import KINDS, PiiKind
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 
 
-class GopherQualitySettings(StrictModel):
+class FamilySettings(StrictModel):
+    """What every family has."""
+
+    mode: Literal["filter", "annotate"] = Field(
+        "filter", description="annotate: drop and cut nothing, store the scores with the documents that are kept"
+    )
+
+
+class UrlBlocklistSettings(FamilySettings):
+    """Pages of listed sites, or with listed words in their URL. Documents without a URL pass."""
+
+    domains: tuple[str, ...] = Field((), description="Host names, each with all its subdomains")
+    domain_files: Annotated[tuple[str, ...], ReferenceFiles()] = Field(
+        (), description='Files of such names, one a line; "#" begins a comment'
+    )
+    words: tuple[str, ...] = Field((), description="Words: runs of letters and digits in the URL, whatever their case")
+    word_files: Annotated[tuple[str, ...], ReferenceFiles()] = Field((), description="Files of such words")
+
+
+class GopherQualitySettings(FamilySettings):
     """Gopher's quality rules (Rae et al. 2021, arXiv:2112.11446, appendix A.1)."""
 
     min_doc_words: Count | None = Field(50, description="Fewest words that are not symbols alone")
@@ -37,7 +57,7 @@ class GopherQualitySettings(StrictModel):
     )
 
 
-class GopherRepetitionSettings(StrictModel):
+class GopherRepetitionSettings(FamilySettings):
     """Gopher's repetition rules (Rae et al. 2021, arXiv:2112.11446, table A1). Fractions are of all characters."""
 
     max_duplicate_paragraph_fraction: Fraction | None = Field(
@@ -72,7 +92,7 @@ class GopherRepetitionSettings(StrictModel):
         return value
 
 
-class C4Settings(StrictModel):
+class C4Settings(FamilySettings):
     """C4's line and page rules (Raffel et al. 2020, section 2.2, and its published code)."""
 
     require_terminal_punctuation: bool = Field(
@@ -91,7 +111,7 @@ class C4Settings(StrictModel):
     min_num_sentences: Count | None = Field(5, description="Drop documents with fewer sentences in the lines kept")
 
 
-class FineWebSettings(StrictModel):
+class FineWebSettings(FamilySettings):
     """FineWeb's own quality rules (Penedo et al. 2024, arXiv:2406.17557, section 3.6)."""
 
     min_punctuated_lines_fraction: Fraction | None = Field(
@@ -104,3 +124,76 @@ class FineWebSettings(StrictModel):
         0.01, description="Most characters in lines that occurred before"
     )
     max_newlines_per_word: Annotated[float, Field(ge=0)] | None = Field(0.3, description="Most line breaks per word")
+
+
+class RefinedWebSettings(FamilySettings):
+    """RefinedWeb's line-wise corrections (Penedo et al. 2023, arXiv:2306.01116, appendix G.2).
+
+    The paper gives the rules and the 5%; the shares, word lists and phrases are those of its examples. Lines are cut,
+    and documents that lose too much are dropped.
+    """
+
+    max_uppercase_fraction: Fraction | None = Field(0.5, description="Cut lines with more capitals, of all characters")
+    cut_numeric_lines: bool = Field(True, description="Cut lines of digits alone")
+    counter_words: tuple[str, ...] = Field(
+        ("likes", "shares", "comments", "replies", "retweets", "reposts", "views", "followers", "downloads", "votes"),
+        description='Cut lines that are a number and one of these: "3 likes"',
+    )
+    min_words_per_line: Count | None = Field(2, description="Cut lines of fewer words between white space")
+    short_line_words: Count = Field(10, description="Words up to which a line may lose the phrases below")
+    start_phrases: tuple[str, ...] = Field(("sign-in", "sign in"), description="Cut from the start of short lines")
+    end_phrases: tuple[str, ...] = Field(("read more...", "read more…"), description="Cut from the end of short lines")
+    inner_phrases: tuple[str, ...] = Field(("items in cart",), description="Cut from anywhere in short lines")
+    max_cut_words_fraction: Fraction | None = Field(0.05, description="Drop documents that lose more of their words")
+
+
+class Mc4Settings(FamilySettings):
+    """mC4's rule (Xue et al. 2021, arXiv:2010.11934, section 3.1): enough long lines."""
+
+    min_long_lines: Count = Field(3, description="Fewest lines of `long_line_characters` or more")
+    long_line_characters: Count = Field(200, description="Characters from which a line is long")
+
+
+class BadWordsSettings(FamilySettings):
+    """C4's bad-words rule (Raffel et al. 2020, section 2.2), with a list of your own: none is shipped."""
+
+    files: Annotated[tuple[str, ...], ReferenceFiles(), Field(min_length=1)] = Field(
+        description='Files of words and phrases, one a line; "#" begins a comment'
+    )
+    max_bad_words: Count = Field(0, description="Most occurrences of any of them")
+    keep_fraction: Fraction = Field(
+        0.0, description="Keep this share of the documents with more, chosen by a hash of their text, as FineWeb does"
+    )
+    seed: Count = Field(0, description="Chooses which")
+
+
+class DecontaminationSettings(FamilySettings):
+    """Passages that documents share with evaluation sets (Brown et al. 2020, arXiv:2005.14165, appendix C)."""
+
+    files: Annotated[tuple[str, ...], ReferenceFiles(), Field(min_length=1)] = Field(
+        description="Evaluation sets: JSON Lines, or text (a paragraph is an item); plain, .gz, .bz2, .zst"
+    )
+    fields: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
+        None, description="Fields of a JSON row to take; null: every string in it"
+    )
+    ngram: Annotated[int, Field(ge=1)] = Field(13, description="Words in a row that count as an overlap")
+    min_terms: Annotated[int, Field(ge=1)] = Field(
+        8, description="An item of fewer words than `ngram` is looked for whole, if it has so many"
+    )
+    action: Literal["drop", "cut"] = Field("drop", description="Drop the document, or cut the passages out of it")
+
+
+class PiiSettings(StrictModel):
+    """Personal data and secrets, replaced by typed placeholders in the text that is written.
+
+    Filters, signatures and decontamination see the text before that.
+    """
+
+    kinds: Annotated[tuple[PiiKind, ...], Field(min_length=1)] = Field(KINDS, description="What is replaced")
+    placeholders: dict[PiiKind, str] = Field(
+        default_factory=dict, description='What stands for a kind, where it is not its name: "<EMAIL_ADDRESS>"'
+    )
+    source_code: bool = Field(
+        False,
+        description="In source code too, told by the ending of the file's name or URL; most matches there are none",
+    )

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from cluster.fingerprint import settings_fingerprint
 from cluster.plan import make_plan
 from cluster.spec import parse_spec
+from dataprep.config import CleanConfig
 
 
 def _fingerprints(tmp_path: Path, **changes: Any) -> dict[str, str]:
@@ -75,3 +77,17 @@ def test_a_touched_input_counts_by_stat_but_not_by_content(tmp_path: Path) -> No
     assert _changed(by_content, _fingerprints(tmp_path, fingerprint_inputs="content")) == set()
     (tmp_path / "pages.jsonl").write_text('{"text": "y"}\n')
     assert "clean" in _changed(by_content, _fingerprints(tmp_path, fingerprint_inputs="content"))
+
+
+def test_files_that_settings_name_count_by_their_content_wherever_they_lie(tmp_path: Path) -> None:
+    for folder, words in (("a", "one\ntwo"), ("b", "one\ntwo"), ("c", "one\nthree")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "words.txt").write_text(words)
+
+    def fingerprint(folder: str) -> str:
+        files = [str(tmp_path / folder / "words.txt")]
+        blocked = {"word_files": files}
+        profiles = {"de": {"languages": ["de"], "bad_words": {"files": files}}}
+        return settings_fingerprint(CleanConfig(inputs=["x"], url_blocklist=blocked, profiles=profiles), 0)  # type: ignore[arg-type]
+
+    assert fingerprint("a") == fingerprint("b") != fingerprint("c")

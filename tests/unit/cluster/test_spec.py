@@ -7,6 +7,7 @@ import pytest
 
 from cluster.contracts.errors import SpecError
 from cluster.spec import JobSpec, load_spec
+from cluster.submit import staged_job
 
 GOOD = """
     name: test
@@ -195,3 +196,41 @@ def test_an_absent_or_binary_spec_is_refused(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SpecError, match="UTF-8"):
         load_spec(tmp_path / "binary.yaml")
+
+
+LISTS = """
+    name: test
+    storage: out
+    stages:
+      clean:
+        inputs: [pages.jsonl]
+        url_blocklist: {domain_files: [lists/domains.txt]}
+        profiles:
+          german: {languages: [de], bad_words: {files: [lists/de.txt]}}
+    """
+
+
+def test_files_that_settings_name_are_found_beside_the_spec_at_any_depth(tmp_path: Path) -> None:
+    assert {path: "matches no file" in problem for path, problem in _problems(tmp_path, LISTS).items()} == {
+        "stages.clean.url_blocklist.domain_files.0": True,
+        "stages.clean.profiles.german.bad_words.files.0": True,
+    }
+    (tmp_path / "lists").mkdir()
+    for name in ("domains.txt", "de.txt"):
+        (tmp_path / "lists" / name).write_text("x")
+    assert _load(tmp_path, LISTS).stages["clean"].reference_files() == {
+        "url_blocklist.domain_files": (str(tmp_path / "lists" / "domains.txt"),),
+        "url_blocklist.word_files": (),
+        "profiles.german.bad_words.files": (str(tmp_path / "lists" / "de.txt"),),
+    }
+
+
+def test_a_submission_carries_the_files_that_settings_name(tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    for name in ("domains.txt", "de.txt"):
+        (tmp_path / "lists" / name).write_text(name)
+    with staged_job(_load(tmp_path, LISTS)) as directory:
+        staged = load_spec(directory / "spec.yaml").stages["clean"].reference_files()
+        (words,) = staged["profiles.german.bad_words.files"]
+        assert Path(words).is_relative_to(directory)
+        assert Path(words).read_text() == "de.txt"

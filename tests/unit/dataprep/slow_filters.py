@@ -52,7 +52,7 @@ def gopher_quality(text: str, settings: GopherQualitySettings) -> str:
 
 def gopher_repetition(text: str, settings: GopherRepetitionSettings) -> str:
     if not text:
-        return "empty"
+        return "gopher_repetition_empty"
     num_chars = len(text)
     pairs = zip(text.splitlines(), text.splitlines(keepends=True), strict=True)
     text = "".join(line + "\n" * (line != whole) for line, whole in pairs)
@@ -72,11 +72,13 @@ def gopher_repetition(text: str, settings: GopherRepetitionSettings) -> str:
         if most_chars is not None and chars / num_chars > most_chars:
             return f"dup_{name}_char_frac"
     words = slow_twins.words(text)
+    unspaced = 2 * sum(slow_twins.is_unspaced(word) for word in words) > len(words)
+    unit, space = (2, "") if unspaced else (1, " ")
     for n, most in sorted(settings.max_top_ngram_char_fraction.items()):
-        if slow_twins.top_ngram_chars(words, n) / num_chars > most:
+        if slow_twins.top_ngram_chars(words, unit * n, space) / num_chars > most:
             return f"top_{n}_gram"
     for n, most in sorted(settings.max_duplicate_ngram_char_fraction.items()):
-        if slow_twins.duplicate_ngram_chars(words, n) / num_chars > most:
+        if slow_twins.duplicate_ngram_chars(words, unit * n) / num_chars > most:
             return f"duplicated_{n}_n_grams"
     return "keep"
 
@@ -131,7 +133,7 @@ def fineweb(text: str, settings: FineWebSettings) -> str:
     all_lines = text.splitlines()
     lines = [line for line in all_lines if line.strip()]
     if not lines:
-        return "empty"
+        return "fineweb_empty"
     punctuated = sum(ends_sentence(line[-1]) for line in lines)
     least = settings.min_punctuated_lines_fraction
     if least is not None and punctuated / len(lines) < least and not (punctuated == 0 and settings.keep_unpunctuated):

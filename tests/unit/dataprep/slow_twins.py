@@ -193,14 +193,14 @@ def duplicates(items: list[str]) -> tuple[int, int]:
     return count, chars
 
 
-def top_ngram_chars(all_words: list[str], n: int) -> int:
-    """Characters, spaces between the words included, of all occurrences of the most frequent n-gram."""
-    ngrams = [" ".join(all_words[i : i + n]) for i in range(len(all_words) - n + 1)]
+def top_ngram_chars(all_words: list[str], n: int, space: str = " ") -> int:
+    """Characters, `space` between the words included, of all occurrences of the most frequent n-gram."""
+    ngrams = [tuple(all_words[i : i + n]) for i in range(len(all_words) - n + 1)]
     if not ngrams:
         return 0
     counts = Counter(ngrams)
     most = max(counts.values())
-    return most * len(next(ngram for ngram in ngrams if counts[ngram] == most))
+    return most * len(space.join(next(ngram for ngram in ngrams if counts[ngram] == most)))
 
 
 def duplicate_ngram_chars(all_words: list[str], n: int) -> int:

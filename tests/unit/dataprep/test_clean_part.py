@@ -17,7 +17,7 @@ from dataprep.clean import input_files
 from dataprep.clean_part import Tally, clean_part
 from dataprep.config import CleanConfig
 from dataprep.sources.shards import part_key, plan_shards, whole_file
-from dataprep.verdicts import judge
+from dataprep.verdicts import Judge
 
 SENTENCE = "The committee met on the {n}th of May and agreed that the bridge over the river should be built with care. "
 ENGLISH = (
@@ -102,6 +102,33 @@ def test_the_same_bytes_come_out_again_and_whatever_the_batches(
     assert table(tmp_path, small, "signatures") == table(tmp_path, first, "signatures")
 
 
+def test_personal_data_is_replaced_in_what_is_written_and_seen_by_the_signatures(tmp_path: Path) -> None:
+    text, other = (f"{ENGLISH} Write to {name}@example.org or call +49 30 901820." for name in ("me", "you"))
+    part = run(tmp_path, [row(text), row(other), row(ENGLISH)], config(pii={}))
+    texts = [document["text"] for document in table(tmp_path, part, "documents")]
+    expected = f"{ENGLISH} Write to <EMAIL_ADDRESS> or call <PHONE_NUMBER>."
+    assert texts == [expected, expected, ENGLISH]
+    assert part.metrics["pii"] == {"email_address": 2, "phone_number": 2}
+    assert part.metrics["pii_documents"] == 2
+    first, second, third = (signature["hash_high"] for signature in table(tmp_path, part, "signatures"))
+    assert first != second
+    assert third not in (first, second)
+
+
+def test_scores_of_annotating_families_are_columns_of_the_documents(tmp_path: Path) -> None:
+    annotated = {"gopher_quality": {"mode": "annotate"}, "fineweb": {"mode": "annotate"}}
+    part = run(tmp_path, [row(ENGLISH), row("Only a few words of English are here.")], config(**annotated))
+    first, second = table(tmp_path, part, "documents")
+    assert first["gopher_quality"]["num_words"] > 50 > second["gopher_quality"]["num_words"] == 8
+    assert first["fineweb"]["num_lines"] == 1.0
+    assert "c4" not in first
+    for role in ("documents", "signatures"):
+        assert len(table(tmp_path, part, role)) == part.metrics["kept"] == 2
+    nothing = run(tmp_path, [row("")], config(**annotated), "empty")
+    schema = pq.read_schema(tmp_path / "parts" / nothing.files["documents"].name)
+    assert schema.names[-2:] == ["gopher_quality", "fineweb"]
+
+
 def test_an_empty_file_makes_a_part_with_one_quarantined_record(tmp_path: Path) -> None:
     part = run(tmp_path, [], config())
     assert part.metrics["read"] == 1
@@ -111,21 +138,21 @@ def test_an_empty_file_makes_a_part_with_one_quarantined_record(tmp_path: Path) 
 
 def test_the_first_failing_rule_is_the_reason_and_families_can_be_off() -> None:
     repeated = pa.array(["The same line is here and that is all of it, with care.\n" * 30], pa.large_string())
-    assert judge(repeated, config(gopher_repetition={})).reasons_D.tolist() == ["dup_line_frac"]
-    assert judge(repeated, config(fineweb={})).reasons_D.tolist() == ["char_dup_ratio"]
-    assert judge(repeated, config(gopher_quality=None)).reasons_D.tolist() == [""]
-    low = judge(pa.array(["x1 y2 zz 9"], pa.large_string()), config(language_threshold=1.0, gopher_quality=None))
+    assert Judge(config(gopher_repetition={})).judge(repeated).reasons_D.tolist() == ["dup_line_frac"]
+    assert Judge(config(fineweb={})).judge(repeated).reasons_D.tolist() == ["char_dup_ratio"]
+    assert Judge(config(gopher_quality=None)).judge(repeated).reasons_D.tolist() == [""]
+    low = Judge(config(language_threshold=1.0, gopher_quality=None)).judge(pa.array(["x1 y2 zz 9"], pa.large_string()))
     assert low.reasons_D.tolist() == ["language_score"]
 
 
 def test_no_texts_at_all_are_judged_without_complaint() -> None:
-    verdicts = judge(pa.array([], pa.large_string()), config(c4={}, gopher_repetition={}, fineweb={}))
+    verdicts = Judge(config(c4={}, gopher_repetition={}, fineweb={})).judge(pa.array([], pa.large_string()))
     assert (len(verdicts.kept), len(verdicts.reasons_D)) == (0, 0)
 
 
 def test_source_code_keeps_its_language_and_is_spared_the_rules_for_prose(tmp_path: Path) -> None:
     tree = {
-        "src/a.py": b"def add(x, y):\n    return x + y\n",
+        "src/a.py": b"# by me@example.org\ndef add(x, y):\n    return x + y\n",
         "src/b.hpp": b"#pragma once\nint f();\n",
         "README.md": b"# Title\n",
         "Makefile": b"all:\n\techo\n",
@@ -137,7 +164,7 @@ def test_source_code_keeps_its_language_and_is_spared_the_rules_for_prose(tmp_pa
     for name, content in tree.items():
         (tmp_path / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "tree" / name).write_bytes(content)
-    settings = CleanConfig(inputs=[str(tmp_path / "tree")], format="code", languages=["en"])
+    settings = CleanConfig(inputs=[str(tmp_path / "tree")], format="code", languages=["en"], pii={})
     (shard,) = plan_shards(input_files(settings.inputs), settings.format)
     clean_part(shard.sources, parts=str(tmp_path / "parts"), key="k", config=settings)
     part = committed_part(str(tmp_path / "parts"), "k")
@@ -146,7 +173,7 @@ def test_source_code_keeps_its_language_and_is_spared_the_rules_for_prose(tmp_pa
     assert {name: d["language"] for name, d in documents.items()} == {
         "a.py": "python", "b.hpp": "c++", "README.md": "markdown", "Makefile": "makefile"
     }  # fmt: skip
-    assert documents["a.py"]["text"] == "def add(x, y):\n    return x + y"
+    assert documents["a.py"]["text"] == "# by me@example.org\ndef add(x, y):\n    return x + y"
     assert part.metrics["dropped"] == {"unknown_language": 1}
     assert part.metrics["quarantine_reasons"] == {"binary": 1, "empty_file": 1}
     assert part.metrics["languages"] == part.metrics["languages_seen"]

@@ -1,0 +1,107 @@
+"""The filter families one after another, as a profile sets them: which documents stay, in what words, with what scores.
+
+Gopher's rules see the normalised text. C4, then RefinedWeb's corrections, cut lines out of it; all later families see
+what these left. A family that annotates changes nothing: it neither drops nor cuts.
+
+Shape letters: D documents, K of them kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from dataprep import decontaminate
+from dataprep.config import FilterFamilies
+from dataprep.filters import (
+    bad_words,
+    c4,
+    fineweb,
+    gopher_quality,
+    gopher_repetition,
+    mc4,
+    refinedweb,
+    url_blocklist,
+)
+from dataprep.filters.scores import Judged, Scores, struct_type
+from dataprep.filters.settings import FamilySettings
+from dataprep.text_column import TextColumn
+
+_MODULES = (url_blocklist, gopher_repetition, gopher_quality, c4, refinedweb, mc4, fineweb, bad_words)
+SCORE_TYPES: dict[str, pa.StructType] = {
+    **{module.__name__.rsplit(".", 1)[1]: struct_type(module.SCORES) for module in _MODULES},
+    "decontamination": struct_type(decontaminate.SCORES),
+}  # what a family's column of scores holds
+_Step = tuple[str, Callable[[TextColumn], Judged], bool]  # name, what judges, whether it only annotates
+
+
+@dataclass(frozen=True)
+class FamilyVerdicts:
+    """The outcome for D documents."""
+
+    reasons_D: npt.NDArray[Any]  # object: the first failing rule; "" for keep
+    kept: TextColumn  # the K kept documents after their edits
+    rows_K: npt.NDArray[np.int64]  # their places among the D
+    scores: dict[str, Scores]  # of the K kept ones, by annotating family
+
+
+class Families:
+    """The families of one profile, with the files they need read."""
+
+    def __init__(self, settings: FilterFamilies) -> None:
+        """Raises `InputError` for a list that can't be read."""
+        self._steps = list(_steps(settings))
+
+    def judge(self, column: TextColumn) -> FamilyVerdicts:
+        """Judge each document by every family that is on."""
+        reasons_D = np.full(len(column), "", object)
+        rows = np.arange(len(column))
+        scores: dict[str, Scores] = {}
+        for name, step, only_annotates in self._steps:
+            judged = step(column)
+            if only_annotates:
+                scores[name] = judged.scores
+                continue
+            undecided = (judged.codes_D > 0) & (reasons_D[rows] == "")
+            reasons_D[rows[undecided]] = np.array(["", *judged.reasons], object)[judged.codes_D[undecided]]
+            if judged.kept is not None:
+                column, rows, scores = _without_dropped(judged.kept.edited(column), rows, scores, reasons_D)
+        return FamilyVerdicts(reasons_D, *_without_dropped(column, rows, scores, reasons_D))
+
+
+def _without_dropped(
+    column: TextColumn, rows: npt.NDArray[np.int64], scores: dict[str, Scores], reasons_D: npt.NDArray[Any]
+) -> tuple[TextColumn, npt.NDArray[np.int64], dict[str, Scores]]:
+    left = reasons_D[rows] == ""
+    if left.all():
+        return column, rows, scores
+    places = np.flatnonzero(left)
+    return column.filter(left), rows[left], {name: found.take(places) for name, found in scores.items()}
+
+
+def _steps(settings: FilterFamilies) -> Iterator[_Step]:
+    """The families that are on, in order."""
+
+    def step(name: str, judge: Callable[..., Judged], family: FamilySettings) -> _Step:
+        return name, partial(judge, settings=family), family.mode == "annotate"
+
+    if settings.gopher_repetition is not None:
+        yield step("gopher_repetition", gopher_repetition.gopher_repetition, settings.gopher_repetition)
+    if settings.gopher_quality is not None:
+        yield step("gopher_quality", gopher_quality.gopher_quality, settings.gopher_quality)
+    if settings.c4 is not None:
+        yield step("c4", c4.c4, settings.c4)
+    if settings.refinedweb is not None:
+        yield step("refinedweb", refinedweb.refinedweb, settings.refinedweb)
+    if settings.mc4 is not None:
+        yield step("mc4", mc4.mc4, settings.mc4)
+    if settings.fineweb is not None:
+        yield step("fineweb", fineweb.fineweb, settings.fineweb)
+    if settings.bad_words is not None:
+        yield step("bad_words", bad_words.BadWords.read(settings.bad_words).judge, settings.bad_words)

@@ -1,0 +1,23 @@
+"""mC4's rule: a page needs some lines of running text.
+
+Source: Xue et al. 2021, arXiv:2010.11934, section 3.1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dataprep.filters.scores import Judged, Limit, Scores, first_failing
+from dataprep.filters.settings import Mc4Settings
+from dataprep.text_column import TextColumn
+
+SCORES: tuple[str, ...] = ("num_long_lines",)
+REASONS: tuple[str, ...] = ("too_few_long_lines",)
+
+
+def mc4(column: TextColumn, settings: Mc4Settings) -> Judged:
+    """Measure and judge each document."""
+    lines = column.lines
+    long_lines = np.concatenate([[0], np.cumsum(lines.num_chars >= settings.long_line_characters)])
+    scores = Scores(SCORES, np.diff(long_lines[lines.doc_offsets])[None].astype(np.float64))
+    return Judged(first_failing(scores, [Limit(REASONS[0], SCORES[0], least=settings.min_long_lines)]), REASONS, scores)

@@ -1,0 +1,67 @@
+"""Documents by where they come from: listed domains with their subdomains, and listed words in the URL.
+
+RefinedWeb (Penedo et al. 2023, appendix G.1) and FineWeb begin with such lists. A word is a run of ASCII letters and
+digits, so "sex" is found in "/sex-shop/" and not in "/essex/".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from urllib.parse import unquote
+
+import numpy as np
+
+from cluster.contracts.errors import InputError
+from dataprep.filters.scores import Judged, Limit, Scores, first_failing
+from dataprep.filters.settings import UrlBlocklistSettings
+from dataprep.word_lists import listed
+
+SCORES: tuple[str, ...] = ("blocked_domain", "blocked_words")  # 0 or 1; how many different ones
+REASONS: tuple[str, ...] = ("url_domain", "url_word")
+_LIMITS = [Limit(reason, score, most=0) for reason, score in zip(REASONS, SCORES, strict=True)]
+_HOST = re.compile(r"(?:[a-z][a-z0-9+.-]*:)?//(?:[^/?#@]*@)?(\[[^\]]*\]|[^/?#:]*)")
+_WORD = re.compile(r"[a-z0-9]+")
+
+
+class UrlBlocklist:
+    """The lists of a spec, read once."""
+
+    def __init__(self, settings: UrlBlocklistSettings) -> None:
+        """Raises `InputError` for an entry that is no domain or no word."""
+        self.domains = frozenset(map(_domain, listed(settings.domains, settings.domain_files)))
+        self.words = listed(settings.words, settings.word_files)
+        wrong = sorted(word for word in self.words if not _WORD.fullmatch(word))
+        if wrong:
+            raise InputError(f"url_blocklist: {wrong[0]!r} is no word; give letters a to z and digits alone")
+
+    def judge(self, urls: Sequence[str | None]) -> Judged:
+        """Judge each document by its URL; those without one pass."""
+        scores = Scores(SCORES, np.zeros((len(SCORES), len(urls))))
+        for d, url in enumerate(urls):
+            if url:
+                url = url.lower()
+                scores.values_SD[0, d] = self._lists_domain_of(url)
+                scores.values_SD[1, d] = len(self.words.intersection(_WORD.findall(unquote(url)))) if self.words else 0
+        return Judged(first_failing(scores, _LIMITS), REASONS, scores)
+
+    def _lists_domain_of(self, url: str) -> bool:
+        host = host_of(url)
+        while host:
+            if host in self.domains:
+                return True
+            _, _, host = host.partition(".")
+        return False
+
+
+def host_of(url: str) -> str:
+    """The host name of a URL in lower case, without user, port and final dot; "" where there is none."""
+    match = _HOST.match(url.lower())
+    return match[1].rstrip(".") if match else ""
+
+
+def _domain(entry: str) -> str:
+    domain = entry.removeprefix("*.").strip(".")
+    if not domain or re.search(r"[\s/:*?#@]", domain):
+        raise InputError(f"url_blocklist: {entry!r} is no domain; give a host name like example.org")
+    return domain

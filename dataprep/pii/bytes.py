@@ -1,0 +1,35 @@
+"""Classes of ASCII bytes, for compiled loops."""
+
+from __future__ import annotations
+
+import numba
+
+
+@numba.njit(cache=True)
+def is_digit(byte):  # type: ignore[no-untyped-def]
+    return 0x30 <= byte <= 0x39
+
+
+@numba.njit(cache=True)
+def is_letter(byte):  # type: ignore[no-untyped-def]
+    return 0x61 <= (byte | 0x20) <= 0x7A
+
+
+@numba.njit(cache=True)
+def is_alnum(byte):  # type: ignore[no-untyped-def]
+    return is_digit(byte) or is_letter(byte)
+
+
+@numba.njit(cache=True)
+def is_word(byte):  # type: ignore[no-untyped-def]
+    """Whether an ASCII byte belongs to a word. Beyond ASCII none does: Chinese and its quotes touch what they quote."""
+    return is_alnum(byte) or byte == 0x5F
+
+
+@numba.njit(cache=True)
+def hex_value(byte):  # type: ignore[no-untyped-def]
+    """0 to 15, or -1."""
+    if is_digit(byte):
+        return byte - 0x30
+    lower = byte | 0x20
+    return lower - 0x57 if 0x61 <= lower <= 0x66 else -1
