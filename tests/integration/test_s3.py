@@ -11,6 +11,8 @@ from pathlib import Path
 from textwrap import dedent
 
 import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cluster.contracts import storage
@@ -106,6 +108,10 @@ def test_the_data_stages_run_from_a_bucket_into_a_bucket(bucket: str, tmp_path: 
     rows = [{"text": f"Document {i} tells the story of number {i}, and of the {i} things that it has with it. " * 12}
             for i in range(40)]  # fmt: skip
     storage.write_bytes(f"{bucket}/raw/rows.jsonl", "\n".join(json.dumps(r) for r in [*rows, rows[3]]).encode())
+    table = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist([{"text": f"Row {i} of the table. " * 20} for i in range(5)]), table)
+    storage.write_bytes(f"{bucket}/more/table.parquet", table.getvalue().to_pybytes())
+    storage.write_bytes(f"{bucket}/more/inputs.list", f"table.parquet\n{bucket}/raw/*.jsonl\n".encode())
     spec = tmp_path / "spec.yaml"
     spec.write_text(
         dedent(
@@ -114,7 +120,7 @@ def test_the_data_stages_run_from_a_bucket_into_a_bucket(bucket: str, tmp_path: 
             storage: {bucket}/store
             resources: {{cpus: 2, memory_gib: 1, object_store_gib: 0.2}}
             stages:
-              clean: {{inputs: ["{bucket}/raw/*.jsonl"], gopher_repetition: null, gopher_quality: null, c4: null}}
+              clean: {{inputs: ["{bucket}/more/inputs.list"], gopher_repetition: null, gopher_quality: null, c4: null}}
               dedupe: {{parts: clean, fuzzy: null}}
               tokenizer: {{documents: dedupe, vocab_size: 300}}
               tokenize: {{documents: dedupe, tokenizer: tokenizer, heldout_fraction: 0.1}}
@@ -126,7 +132,7 @@ def test_the_data_stages_run_from_a_bucket_into_a_bucket(bucket: str, tmp_path: 
     assert done.returncode == 0, done.stdout + done.stderr
     record = read_run("remote", f"{bucket}/store")
     metrics = {name: a.manifest.metrics for name, a in record.artifacts().items()}
-    assert metrics["clean"]["read"] == 41
+    assert (metrics["clean"]["read"], metrics["clean"]["shards"]) == (41 + 5, 2)
     assert metrics["dedupe"]["removed"]["exact_duplicate"] == 1
     assert metrics["tokenize"]["documents"] + metrics["tokenize"]["heldout_documents"] >= metrics["dedupe"]["kept"]
     assert storage.exists(f"{bucket}/store/runs/remote/report.html")
