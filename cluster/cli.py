@@ -113,13 +113,14 @@ def serve(
     host: Annotated[str, typer.Option(help="address to bind; beyond loopback only with keys")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     key_file: Annotated[Path | None, typer.Option(help="file with one API key a line (or RAYMILL_API_KEYS)")] = None,
-    cpus: Annotated[int, typer.Option(min=1, help="CPUs of the embedded Ray")] = 2,
+    cpus: Annotated[int, typer.Option(min=1, help="CPUs that the servers share")] = 2,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs that the servers share; 0: they run on CPUs")] = 0,
 ) -> None:
     """Answer on HTTP: /v1/chat/completions, /v1/completions and /v1/score."""
     record = read_run(run_name, storage)
     from cluster.serve import serve_run
 
-    serve_run(record, stage=model, host=host, port=port, key_file=key_file, cpus=cpus)
+    serve_run(record, stage=model, host=host, port=port, key_file=key_file, cpus=cpus, gpus=gpus)
 
 
 @app.command()

@@ -53,8 +53,8 @@ def make_plan(spec: JobSpec) -> list[PlannedStage]:
                 uris[role] = planned[target].uri
                 fingerprints[role] = planned[target].fingerprint
         files = {
-            field: file_identities(getattr(config, field), spec.head.fingerprint_inputs)
-            for field in type(config).file_fields()
+            field: file_identities(patterns, spec.head.fingerprint_inputs)
+            for field, patterns in config.raw_inputs().items()
         }
         fingerprint = stage_fingerprint(config, seed=seed, inputs=fingerprints, files=files)
         uri = storage.join(spec.head.storage, config.kind, fingerprint)

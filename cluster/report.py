@@ -21,6 +21,7 @@ from cluster.contracts.errors import StageFailed
 from cluster.display import duration
 from cluster.plots import bar_chart, curve_panels
 from cluster.runs import RunRecord, run_uri
+from cluster.yardsticks import readings
 from dataprep.documents import read_dropped, read_quarantined, read_shard_table
 from training.conversations import QUARANTINE_FILE
 
@@ -36,17 +37,6 @@ CURVES: dict[str, tuple[tuple[str, str], ...]] = {
     "reward_model": (("loss", "pair loss"),),
     "dpo": (("loss", "DPO loss"), ("rewards/margins", "reward margin")),
     "ppo": (("reward", "mean reward"), ("kl", "KL to the reference, nats per answer")),
-}
-
-# Per kind: (figure, the yardstick it is read against, which of them should be higher).
-YARDSTICKS: dict[str, tuple[tuple[str, str, str], ...]] = {
-    "pretrain": (("heldout_loss", "unigram_entropy", "lower"),),
-    "sft": (("heldout_answer_loss", "base_heldout_answer_loss", "lower"),),
-    "reward_model": (
-        ("heldout_pair_accuracy", "length_baseline_accuracy", "higher"),
-        ("heldout_pair_accuracy", "bag_of_words_baseline_accuracy", "higher"),
-    ),
-    "ppo": (("heldout_reward_after", "heldout_reward_before", "higher"),),
 }
 
 
@@ -139,7 +129,7 @@ def _render(record: RunRecord, artifacts: Mapping[str, Artifact], figures: Mappi
         quarantined=_quarantined(cleans),
         quarantined_conversations=_quarantined_conversations(artifacts),
         dropped_examples=_dropped_examples(cleans),
-        yardsticks=_yardsticks(artifacts),
+        yardsticks={name: readings(a.manifest.kind, a.manifest.metrics) for name, a in artifacts.items()},
         curves={name: svg for name, a in artifacts.items() if (svg := _curves(a)) is not None},
         evaluation=evaluation.manifest.metrics if evaluation else None,
         inputs={name: _input_names(name, artifacts) for name in artifacts},
@@ -189,29 +179,6 @@ def _dropped_examples(cleans: Sequence[Artifact]) -> list[dict[str, Any]]:
                 if len(examples) < EXAMPLES_PER_REASON:
                     examples.append({**row, "head": (row["head"] or "")[:200]})
     return [row for reason in sorted(found) for row in found[reason]]
-
-
-def _yardsticks(artifacts: Mapping[str, Artifact]) -> list[dict[str, Any]]:
-    rows = []
-    for name, artifact in artifacts.items():
-        metrics = artifact.manifest.metrics
-        for figure, against, direction in YARDSTICKS.get(artifact.manifest.kind, ()):
-            if figure in metrics and against in metrics:
-                ahead = (
-                    metrics[figure] < metrics[against] if direction == "lower" else metrics[figure] > metrics[against]
-                )
-                rows.append(
-                    {
-                        "stage": name,
-                        "figure": figure,
-                        "value": metrics[figure],
-                        "against": against,
-                        "yardstick": metrics[against],
-                        "direction": direction,
-                        "ahead": ahead,
-                    }
-                )
-    return rows
 
 
 def _curves(artifact: Artifact) -> str | None:

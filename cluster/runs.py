@@ -1,6 +1,6 @@
 """A run: one JSON file that says which spec, and which artifact each of its stages became.
 
-`<storage>/runs/<name>.json` is what `serve`, `chat`, `report` and `lineage` take; the report stands beside it in
+`<storage>/runs/<name>.json` is what `serve`, `chat` and `report` take; the report stands beside it in
 `<storage>/runs/<name>/`.
 """
 

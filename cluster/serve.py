@@ -21,8 +21,10 @@ from serving.chat import chat_loop
 MOST_ALIGNED = ("ppo", "dpo", "sft", "pretrain")  # which model a run is served by, where the user names none
 
 
-def serve_run(record: RunRecord, *, stage: str | None, host: str, port: int, key_file: Path | None, cpus: int) -> None:
-    """Serve a run's model, and its reward model where it has one, until Ctrl-C."""
+def serve_run(
+    record: RunRecord, *, stage: str | None, host: str, port: int, key_file: Path | None, cpus: int, gpus: int
+) -> None:
+    """Serve a run's model, and its reward model where it has one, until Ctrl-C; they share the CPUs and GPUs."""
     from serving.http import check_address
 
     policy = served_stage(record, stage)
@@ -33,7 +35,8 @@ def serve_run(record: RunRecord, *, stage: str | None, host: str, port: int, key
         signal.signal(name, lambda *_: stop.set())
     with quiet_screen(_log_path(record)) as screen:
         screen.line(f"starting the servers of run {record.name}", style="dim")
-        with _servers(record, policy, host=host, port=port, keys=keys, cpus=cpus) as url:
+        reward = record.newest_of("reward_model")
+        with _servers(record, policy, reward, host=host, port=port, keys=keys, cpus=cpus, gpus=gpus) as url:
             screen.line(f"{record.name} ({policy.kind} {policy.fingerprint}) answers at {url}")
             screen.line(f"    POST {url}/v1/chat/completions   /v1/completions   /v1/score   GET /v1/models")
             screen.line(f"    raymill chat --url {url}" + ("   (with a key in RAYMILL_API_KEYS)" if keys else ""))
@@ -48,11 +51,10 @@ def chat_with_run(record: RunRecord, *, stage: str | None) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    with (
-        quiet_screen(_log_path(record)) as screen,
-        _servers(record, policy, host="127.0.0.1", port=port, keys=[], cpus=2) as url,
-    ):
-        _chat(url, write=lambda text: screen.console.out(text, end="", highlight=False))
+    with quiet_screen(_log_path(record)) as screen:
+        screen.line(f"starting the {policy.kind} model of run {record.name}", style="dim")
+        with _servers(record, policy, None, host="127.0.0.1", port=port, keys=[], cpus=2, gpus=0) as url:
+            _chat(url, write=lambda text: screen.console.out(text, end="", highlight=False))
 
 
 def chat_with_url(url: str) -> None:
@@ -77,15 +79,25 @@ def served_stage(record: RunRecord, stage: str | None) -> RunStage:
 
 
 @contextmanager
-def _servers(record: RunRecord, policy: RunStage, *, host: str, port: int, keys: list[str], cpus: int) -> Iterator[str]:
+def _servers(
+    record: RunRecord,
+    policy: RunStage,
+    reward: RunStage | None,
+    *,
+    host: str,
+    port: int,
+    keys: list[str],
+    cpus: int,
+    gpus: int,
+) -> Iterator[str]:
     from cluster.ray_session import ray_session
     from serving.config import ServerConfig
     from serving.http import serve_models
 
-    reward = record.newest_of("reward_model")
-    share = ServerConfig(cpus=cpus / 2 if reward else cpus)
+    num_servers = 2 if reward else 1
+    share = ServerConfig(cpus=cpus / num_servers, gpus=gpus / num_servers)
     with (
-        ray_session(ClusterResources(cpus=cpus, gpus=0), None, {}),
+        ray_session(ClusterResources(cpus=cpus, gpus=gpus), None, {}),
         serve_models(
             policy.uri,
             reward.uri if reward else None,

@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from cluster.contracts import storage
-from cluster.contracts.config import StageConfig, StrictModel
+from cluster.contracts.config import ClashingSettings, StageConfig, StrictModel
 from cluster.contracts.errors import InputError, Problem, SpecError
 from cluster.stages import STAGE_KINDS, StageKind
 
@@ -201,21 +201,42 @@ def _validate(
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        problems.extend(_problem(model, detail, path, also_allowed) for detail in error.errors(include_url=False))
-        return None
+        details = error.errors(include_url=False)
+    for detail in details:
+        problems.extend(_problems(model, detail, path, also_allowed))
+    # Pydantic looks at how settings go together only where each is right by itself: so without the wrong ones.
+    wrong = {detail["loc"][0] for detail in details if detail["loc"]}
+    right = {key: value for key, value in values.items() if key not in wrong}
+    if len(right) < len(values):
+        try:
+            model.model_validate(right)
+        except ValidationError as error:
+            for detail in error.errors(include_url=False):
+                if not detail["loc"]:
+                    problems.extend(_problems(model, detail, path, also_allowed))
+    return None
 
 
-def _problem(model: type[BaseModel], detail: ErrorDetails, path: str, also_allowed: Sequence[str]) -> Problem:
+def _problems(
+    model: type[BaseModel], detail: ErrorDetails, path: str, also_allowed: Sequence[str]
+) -> Iterator[Problem]:
     location = [str(part) for part in detail["loc"]]
     full = ".".join([*([path] if path else []), *location])
+    cause = detail.get("ctx", {}).get("error")
+    if isinstance(cause, ClashingSettings):
+        for setting, message in cause.clashes:
+            yield Problem(f"{full}.{setting}", detail["input"].get(setting), message)
+        return
     if detail["type"] == "extra_forbidden":
         known = [*_fields_at(model, detail["loc"][:-1]), *also_allowed]
-        return Problem(full, detail["input"], "is not a setting", _suggest(location[-1], known))
+        yield Problem(full, detail["input"], "is not a setting", _suggest(location[-1], known))
+        return
     if detail["type"] == "missing":
-        return Problem(full, None, "is required", _description(model, detail["loc"]))
+        yield Problem(full, None, "is required", _description(model, detail["loc"]))
+        return
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     shown = detail["input"] if not isinstance(detail["input"], dict) else None
-    return Problem(full, shown, message[:1].lower() + message[1:], _description(model, detail["loc"]))
+    yield Problem(full, shown, message[:1].lower() + message[1:], _description(model, detail["loc"]))
 
 
 def _model_at(model: type[BaseModel], location: Sequence[int | str]) -> type[BaseModel] | None:
@@ -314,10 +335,6 @@ def _check_files(
     """Check raw inputs, also of stages whose other settings are wrong (`config` is None)."""
     for field in config_class.file_fields():
         patterns = values.get(field)
-        if patterns == []:
-            problems.append(
-                Problem(f"stages.{name}.{field}", patterns, "is empty", "at least one file, directory or glob")
-            )
         for index, pattern in enumerate(patterns if isinstance(patterns, list) else ()):
             if isinstance(pattern, str):
                 where = f"stages.{name}.{field}.{index}"
@@ -358,8 +375,9 @@ def _check_splits(stages: Mapping[str, StageConfig], problems: list[Problem]) ->
 def _resolve_paths(config: StageConfig, directory: Path) -> StageConfig:
     """The config with the relative paths of its raw inputs and outside references made absolute."""
     updates: dict[str, Any] = {
-        field: [_absolute(pattern, directory) for pattern in getattr(config, field)]
-        for field in type(config).file_fields()
+        field: [_absolute(pattern, directory) for pattern in patterns]
+        for field, patterns in config.raw_inputs().items()
+        if patterns
     }
     for role, target in stage_inputs(config).items():
         if is_outside_reference(target):

@@ -91,9 +91,9 @@ def _stage_inputs(spec: JobSpec, stage: str, values: dict[str, Any], directory: 
     ]
     if problems:
         raise SpecError(problems, spec.source)
-    for field in type(config).file_fields():
+    for field, patterns in config.raw_inputs().items():
         staged = []
-        for pattern in getattr(config, field):
+        for pattern in patterns:
             for file in storage.expand(pattern):
                 if storage.is_local(file.uri):
                     relative = Path("inputs", *storage.local_path(file.uri).parts[1:])
@@ -102,7 +102,7 @@ def _stage_inputs(spec: JobSpec, stage: str, values: dict[str, Any], directory: 
                     staged.append(str(relative))
                 else:
                     staged.append(file.uri)
-        values[field] = staged
+        values[field] = staged or None
 
 
 def _runtime_env(spec: JobSpec, directory: Path) -> dict[str, Any]:

@@ -5,9 +5,10 @@ Importing this costs Pydantic only, since `raymill plan` loads it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from cluster.contracts.config import (
     InputFiles,
@@ -21,6 +22,16 @@ from cluster.contracts.config import (
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 CAUSAL_MODELS = ("pretrain", "sft", "dpo", "ppo")  # kinds whose artifact is an `AutoModelForCausalLM` directory
+
+
+def batch_clashes(
+    global_batch_size: int, micro_batch_size: int | None, workers: WorkerGroup
+) -> Iterator[tuple[str, str]]:
+    """What a stage's `clashes` says where its global batch can't be dealt out evenly."""
+    per_pass = workers.num_workers * (micro_batch_size or 1)
+    if global_batch_size % per_pass:
+        factors = "workers.num_workers x micro_batch_size" if micro_batch_size else "workers.num_workers"
+        yield "global_batch_size", f"must be a multiple of {factors} = {per_pass}"
 
 
 class LoraSettings(StrictModel):
@@ -59,21 +70,10 @@ class TrlConfig(StageConfig):
     def roles(self) -> list[tuple[str, int, Resources]]:
         return [("workers", self.workers.num_workers, self.workers)]
 
-    @model_validator(mode="after")
-    def _bf16_has_a_gpu(self) -> TrlConfig:
+    def clashes(self) -> Iterator[tuple[str, str]]:
         if self.precision == "bf16" and self.workers.gpus == 0:
-            raise ValueError("precision bf16 needs workers.gpus: transformers' trainers refuse it on CPUs; take fp32")
-        return self
-
-    @model_validator(mode="after")
-    def _batch_divides(self) -> TrlConfig:
-        per_pass = self.workers.num_workers * (self.micro_batch_size or 1)
-        if self.global_batch_size % per_pass:
-            raise ValueError(
-                f"global_batch_size {self.global_batch_size} must be a multiple of workers.num_workers"
-                f"{' x micro_batch_size' if self.micro_batch_size else ''} = {per_pass}"
-            )
-        return self
+            yield "precision", "bf16 needs workers.gpus: transformers' trainers refuse it on CPUs; take fp32"
+        yield from batch_clashes(self.global_batch_size, self.micro_batch_size, self.workers)
 
 
 class SftConfig(TrlConfig):
@@ -81,7 +81,9 @@ class SftConfig(TrlConfig):
 
     kind: Literal["sft"] = "sft"
     model: Annotated[str, InputOf(("pretrain", "sft"))]  # the model to start from
-    conversations: Annotated[list[str], InputFiles()]  # JSON Lines, one {"messages": [...]} a row; .gz and .zst too
+    conversations: Annotated[
+        list[str], InputFiles(), Field(min_length=1)
+    ]  # JSON Lines, {"messages": [...]} a row; .gz, .zst
     heldout_fraction: Fraction = 0.2  # of first prompts, kept out of training
     split_seed: Annotated[int, Field(ge=0)] = 0  # chooses which; the same in all stages that split
     deduplicate: bool = True  # repeated conversations count once
@@ -93,7 +95,7 @@ class PreferencesConfig(StageConfig):
     uses_seed: ClassVar[bool] = False  # pairs are drawn by `split_seed` and the row itself
 
     kind: Literal["preferences"] = "preferences"
-    conversations: Annotated[list[str], InputFiles()]  # JSON Lines, as for SFT
+    conversations: Annotated[list[str], InputFiles(), Field(min_length=1)]  # JSON Lines, as for SFT
     heldout_fraction: Fraction = 0.2  # of first prompts, kept out of training
     split_seed: Annotated[int, Field(ge=0)] = 0  # chooses which; the same in all stages that split
     min_words: Annotated[int, Field(ge=4)] = 4  # shorter answers give no pair: too few words to disturb
@@ -101,14 +103,17 @@ class PreferencesConfig(StageConfig):
     disturbed_per_answer: Annotated[int, Field(ge=0)] = 4  # training pairs per answer against its own words, reordered
     other_answers_per_answer: Annotated[int, Field(ge=0)] = 0  # ... against answers to other prompts, of as many words
     heldout_per_answer: Annotated[int, Field(ge=1)] = 2  # held-out pairs per answer and kind of negative in use
+    # JSON Lines with a `text` a row: neighbouring sentences make further pairs, for reward models to learn from first
+    # principles what good text is where conversations are few (Askell et al., 2021). None: no such pairs.
+    texts: Annotated[list[str] | None, InputFiles(), Field(min_length=1)] = None
+    text_answers: Annotated[int, Field(ge=1)] = 4_000  # sentences drawn from the texts; one pair each
+    text_max_words: Annotated[int, Field(ge=4)] = 24  # of either sentence; the least is min_words
 
-    @model_validator(mode="after")
-    def _some_negative(self) -> PreferencesConfig:
+    def clashes(self) -> Iterator[tuple[str, str]]:
         if not self.disturbed_per_answer and not self.other_answers_per_answer:
-            raise ValueError("disturbed_per_answer and other_answers_per_answer are both 0: there would be no pairs")
+            yield "disturbed_per_answer", "is 0, and so is other_answers_per_answer: there would be no pairs"
         if self.max_words is not None and self.max_words < self.min_words:
-            raise ValueError(f"max_words {self.max_words} is below min_words {self.min_words}")
-        return self
+            yield "max_words", f"is below min_words {self.min_words}"
 
 
 class RewardModelConfig(TrlConfig):
@@ -142,7 +147,7 @@ class EvaluateConfig(StageConfig):
 
     kind: Literal["evaluate"] = "evaluate"
     tokens: Annotated[str, InputOf(("tokenize",))]  # its held-out shards
-    conversations: Annotated[list[str], InputFiles()]  # the files SFT was given
+    conversations: Annotated[list[str], InputFiles(), Field(min_length=1)]  # the files SFT was given
     base: Annotated[str | None, InputOf(CAUSAL_MODELS)] = None
     sft: Annotated[str | None, InputOf(CAUSAL_MODELS)] = None
     dpo: Annotated[str | None, InputOf(CAUSAL_MODELS)] = None
@@ -163,11 +168,9 @@ class EvaluateConfig(StageConfig):
         default_factory=WorkerGroup, description="each takes whole models in turn; more workers than models are idle"
     )
 
-    @model_validator(mode="after")
-    def _some_model(self) -> EvaluateConfig:
+    def clashes(self) -> Iterator[tuple[str, str]]:
         if not self.models():
-            raise ValueError("name at least one model to evaluate: base, sft, dpo or ppo")
-        return self
+            yield "base", "name at least one model to evaluate: base, sft, dpo or ppo"
 
     def models(self) -> dict[str, str]:
         """Role -> the stage it comes from, of the models given."""

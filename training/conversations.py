@@ -12,10 +12,10 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 import pyarrow as pa
@@ -26,13 +26,15 @@ from cluster.contracts import storage
 from cluster.contracts.errors import InputError
 from cluster.contracts.records import QUARANTINE_SCHEMA, Conversation, Message, Quarantined, is_heldout
 
+Row = TypeVar("Row")
+
 QUARANTINE_FILE = "quarantined.parquet"
 IGNORE_INDEX = -100  # a label that carries no loss, for torch and TRL alike
 _PLACE_HOLDER = re.compile("\ue000([0-9]+)\ue001")  # private-use characters: no template writes them
 
 
-class BadConversation(ValueError):
-    """A row that is no conversation; the message is a short fixed word, counted in reports."""
+class BadRow(ValueError):
+    """A row that is not what it should be; the message is a short fixed word, counted in reports."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,25 @@ class ConversationSplit:
 def read_conversations(patterns: Sequence[str]) -> tuple[list[Conversation], list[Quarantined]]:
     """All conversations of the JSON Lines files that `patterns` name, in order, and the rows that are none.
 
-    A quarantined row's offset is its first byte's, in the decompressed file; a compressed file that can't be
-    decompressed is quarantined whole, with offset -1. Raises `InputError` where a
-    pattern matches nothing or no row at all is a conversation.
+    Raises `InputError` where a pattern matches nothing or no row at all is a conversation.
     """
-    conversations: list[Conversation] = []
+    conversations, quarantined = read_rows(patterns, parse_conversation)
+    if not conversations:
+        raise InputError(
+            f"{', '.join(patterns)}: none of {len(quarantined)} rows is a conversation; "
+            'each line must be {"messages": [{"role": "user", "content": ...}, {"role": "assistant", ...}]}'
+        )
+    return conversations, quarantined
+
+
+def read_rows(patterns: Sequence[str], parse: Callable[[bytes], Row]) -> tuple[list[Row], list[Quarantined]]:
+    """What `parse` makes of every line of the JSON Lines files that `patterns` name, and the lines it refuses.
+
+    `parse` raises `BadRow` for a line it refuses. A quarantined line's offset is its first byte's, in the
+    decompressed file; a compressed file that can't be decompressed is quarantined whole, with offset -1.
+    Raises `InputError` where a pattern matches nothing.
+    """
+    rows: list[Row] = []
     quarantined: list[Quarantined] = []
     for pattern in patterns:
         files = storage.expand(pattern)
@@ -84,42 +100,48 @@ def read_conversations(patterns: Sequence[str]) -> tuple[list[Conversation], lis
                 continue
             for offset, line in lines:
                 try:
-                    conversations.append(parse_conversation(line))
-                except BadConversation as error:
+                    rows.append(parse(line))
+                except BadRow as error:
                     detail = line[:200].decode("utf-8", "replace")
                     quarantined.append(Quarantined(file.uri, offset, str(error), detail))
-    if not conversations:
-        raise InputError(
-            f"{', '.join(patterns)}: none of {len(quarantined)} rows is a conversation; "
-            'each line must be {"messages": [{"role": "user", "content": ...}, {"role": "assistant", ...}]}'
-        )
-    return conversations, quarantined
+    return rows, quarantined
+
+
+def parse_text(line: bytes) -> str:
+    """The `text` of a JSON line. Raises `BadRow` with one of: bad_json, missing_text."""
+    try:
+        row = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise BadRow("bad_json") from error
+    if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+        raise BadRow("missing_text")
+    return str(row["text"])
 
 
 def parse_conversation(line: bytes) -> Conversation:
     """A JSON line as a conversation: an optional system message, then user and assistant in turn.
 
-    Raises `BadConversation` with one of: bad_json, missing_messages, bad_message, bad_role, empty_content,
+    Raises `BadRow` with one of: bad_json, missing_messages, bad_message, bad_role, empty_content,
     reserved_characters (our place-holders), wrong_order (the first speaker is not the user, or the last not
     the assistant, or one speaks twice).
     """
     try:
         row = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        raise BadConversation("bad_json") from error
+        raise BadRow("bad_json") from error
     if not isinstance(row, dict) or not isinstance(row.get("messages"), list) or not row["messages"]:
-        raise BadConversation("missing_messages")
+        raise BadRow("missing_messages")
     messages = parse_messages(row["messages"])
     turns = [message["role"] for message in messages if message["role"] != "system"]
     expected = ["user", "assistant"] * (len(turns) // 2)
     if not turns or turns != expected or any(message["role"] == "system" for message in messages[1:]):
-        raise BadConversation("wrong_order")
+        raise BadRow("wrong_order")
     topic = row.get("topic")
     return Conversation(messages=messages, topic=topic) if isinstance(topic, str) else Conversation(messages=messages)
 
 
 def parse_messages(values: Sequence[Any]) -> list[Message]:
-    """Checked messages, in whatever order. Raises `BadConversation`."""
+    """Checked messages, in whatever order. Raises `BadRow`."""
     return [_parse_message(value) for value in values]
 
 
@@ -238,14 +260,14 @@ def _pieces(text: str, answer_spans: Sequence[tuple[int, int]]) -> Iterator[tupl
 
 def _parse_message(value: Any) -> Message:
     if not isinstance(value, dict):
-        raise BadConversation("bad_message")
+        raise BadRow("bad_message")
     role, content = value.get("role"), value.get("content")
     if role not in ("system", "user", "assistant"):
-        raise BadConversation("bad_role")
+        raise BadRow("bad_role")
     if not isinstance(content, str) or not content.strip():
-        raise BadConversation("empty_content")
+        raise BadRow("empty_content")
     if _PLACE_HOLDER.search(content):
-        raise BadConversation("reserved_characters")
+        raise BadRow("reserved_characters")
     return Message(role=role, content=content)
 
 

@@ -105,6 +105,14 @@ def measure_models(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any
     return None
 
 
+def require_same_vocabulary(worker: Worker, job: EvaluateJob, uri: str, tokenizer: Any) -> None:
+    """Raise `InputError` unless the model at `uri` has the first model's tokens: losses per token compare only then."""
+    first = next(iter(job.models.values()))
+    with storage.local_copy(first, worker.scratch) as local:
+        if load_tokenizer(local).get_vocab() != tokenizer.get_vocab():
+            raise InputError(f"the models {first} and {uri} have different vocabularies; evaluate them apart")
+
+
 def measure_model(
     worker: Worker, job: EvaluateJob, uri: str
 ) -> tuple[dict[str, float], list[dict[str, str]], list[dict[str, Any]]]:
@@ -113,6 +121,7 @@ def measure_model(
     with storage.local_copy(uri, worker.scratch) as local:
         tokenizer = load_tokenizer(local)
         model = load_model(local).to(worker.device)
+    require_same_vocabulary(worker, job, uri, tokenizer)
     pad_token_id = tokenizer.pad_token_id
     conversations = heldout_conversations(config)
     if not conversations:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
-from training.sampler import IGNORE_INDEX, TokenSampler
+from training.sampler import IGNORE_INDEX, Batch, TokenSampler
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,14 @@ def token_losses_sum(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
     """Summed cross-entropy in nats over the labels that are not `IGNORE_INDEX`, computed in fp32."""
     logits = logits_BTV.float().flatten(0, 1)
     return F.cross_entropy(logits, labels_BT.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
+
+
+def model_inputs(batch: Batch, device: torch.device) -> dict[str, Any]:
+    """What a Hugging Face causal LM takes of a batch. Positions that start over keep attention inside documents."""
+    inputs = {"input_ids": torch.from_numpy(batch.input_ids_BT).to(device), "use_cache": False}
+    if batch.position_ids_BT is not None:
+        inputs["position_ids"] = torch.from_numpy(batch.position_ids_BT).to(device)
+    return inputs
 
 
 @torch.no_grad()
@@ -60,9 +68,9 @@ def heldout_loss(
     per_pass = batch_size * world_size
     for first in range(0, sampler.num_samples, per_pass):
         numbers = np.arange(batch_size) * world_size + first + rank
-        input_ids_BT, labels_BT = sampler.batch(np.where(numbers < sampler.num_samples, numbers, -1))
-        labels = torch.from_numpy(labels_BT).to(device)
-        logits_BTV = model(input_ids=torch.from_numpy(input_ids_BT).to(device), use_cache=False).logits
+        batch = sampler.batch(np.where(numbers < sampler.num_samples, numbers, -1))
+        labels = torch.from_numpy(batch.labels_BT).to(device)
+        logits_BTV = model(**model_inputs(batch, device)).logits
         totals[0] += token_losses_sum(logits_BTV, labels)
         totals[1] += (labels != IGNORE_INDEX).sum()
     all_sum(totals)

@@ -45,7 +45,7 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    "tiny": Preset(256, 4, 4, 2, 704, 1024),  # 4M with a vocabulary of 4,096
+    "tiny": Preset(192, 4, 3, 1, 512, 1024),  # 2.4M with a vocabulary of 4,096
     "30m": Preset(448, 8, 7, 7, 1024, 2048),
     "125m": Preset(768, 16, 12, 4, 2048, 2048),
     "350m": Preset(1024, 28, 16, 8, 2816, 4096),

@@ -5,6 +5,9 @@ any count of words tells the two apart. *Other answer*: what somebody answered t
 many words. In a disturbed answer the first word, the last and those beside punctuation stay in place: else
 a capital in the middle, or "the." at the end, would give it away to a judge that reads no order at all.
 
+Where `texts` are given, neighbouring sentences of theirs make further pairs, which only reward models are
+trained on; held-out pairs are of conversations alone.
+
 Rows are in TRL's format: `prompt`, `chosen` and `rejected` are lists of messages.
 """
 
@@ -12,12 +15,11 @@ from __future__ import annotations
 
 import hashlib
 import random
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, TypedDict
+from typing import Any
 
 import orjson
 
@@ -25,68 +27,25 @@ from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.commit import WrittenFile
 from cluster.contracts.errors import CorruptArtifact, InputError
-from cluster.contracts.records import Conversation, Message
+from cluster.contracts.records import Conversation, Message, Quarantined
 from training.config import PreferencesConfig
 from training.conversations import (
     QUARANTINE_FILE,
     parse_messages,
+    parse_text,
     quarantine_parquet,
     read_conversations,
+    read_rows,
     split_conversations,
 )
+from training.exchanges import Exchange, PreferencePair, exchanges, word_spans
+from training.sentences import sentence_exchanges
 
 TRAIN_FILE = "pairs.jsonl"
 HELDOUT_FILE = "heldout.jsonl"
+TEXT_FILE = "text_pairs.jsonl"
 
-_WORD = re.compile(r"\w(?:\S*\w)?")  # a word without the punctuation around it
 _NUM_CANDIDATES = 16  # orders tried for one disturbed answer
-
-
-class PreferencePair(TypedDict):
-    """One row of a preferences artifact."""
-
-    prompt: list[Message]
-    chosen: list[Message]
-    rejected: list[Message]
-    negative: Literal["disturbed_order", "other_answer"]  # how `rejected` was made
-
-
-@dataclass(frozen=True)
-class Exchange:
-    """An answer and all that was said before it."""
-
-    prompt: tuple[tuple[str, str], ...]  # (role, content) of the messages before
-    answer: str
-
-    @property
-    def num_words(self) -> int:
-        return len(words(self.answer))
-
-    def pair(self, rejected: str, negative: Literal["disturbed_order", "other_answer"]) -> PreferencePair:
-        """This answer over `rejected`."""
-        return PreferencePair(
-            prompt=[Message(role=role, content=content) for role, content in self.prompt],  # type: ignore[typeddict-item]
-            chosen=[Message(role="assistant", content=self.answer)],
-            rejected=[Message(role="assistant", content=rejected)],
-            negative=negative,
-        )
-
-
-def words(text: str) -> list[str]:
-    """The words of a text without the punctuation around them, as they are written."""
-    return _WORD.findall(text)
-
-
-def exchanges(conversations: Iterable[Conversation]) -> list[Exchange]:
-    """Every assistant turn with what came before it; each (prompt, answer) once, in order of appearance."""
-    found: dict[Exchange, None] = {}
-    for conversation in conversations:
-        history: tuple[tuple[str, str], ...] = ()
-        for message in conversation["messages"]:
-            if message["role"] == "assistant":
-                found.setdefault(Exchange(history, message["content"]))
-            history = (*history, (message["role"], message["content"]))
-    return list(found)
 
 
 def disturb_order(text: str, generator: random.Random) -> str | None:
@@ -96,7 +55,7 @@ def disturb_order(text: str, generator: random.Random) -> str | None:
     with plain spaces around them move, and neither the first nor the last: both texts have the same length,
     the same multiset of space-separated words, and of tokens under any BPE that splits at spaces.
     """
-    spans = [match.span() for match in _WORD.finditer(text)]
+    spans = word_spans(text)
     gaps = [text[end:start] for (_, end), (start, _) in pairwise(spans)]
     movable = [i for i in range(1, len(spans) - 1) if gaps[i - 1] == " " and gaps[i] == " "]
     original = [text[start:end] for start, end in spans]
@@ -198,10 +157,27 @@ def build_pairs(conversations: Sequence[Conversation], config: PreferencesConfig
     return PairSets(sides["train"], sides["heldout"], counts | {f"num_{k}_pairs": n for k, n in sorted(kinds.items())})
 
 
+def build_text_pairs(config: PreferencesConfig) -> tuple[list[PreferencePair], list[Quarantined]]:
+    """One pair of disturbed order for each of `text_answers` sentences of `texts`, and the rows without a text."""
+    if config.texts is None:
+        return [], []
+    texts, quarantined = read_rows(config.texts, parse_text)
+    drawn = sentence_exchanges(
+        texts,
+        count=config.text_answers,
+        min_words=config.min_words,
+        max_words=config.text_max_words,
+        seed=config.split_seed,
+    )
+    return disturbed_pairs(drawn, per_answer=1, seed=config.split_seed), quarantined
+
+
 def run(config: PreferencesConfig, inputs: Mapping[str, Artifact], output: str, context: StageContext) -> StageResult:
     """Write `pairs.jsonl`, `heldout.jsonl` and the rows that were no conversations. Needs neither model nor Ray."""
     conversations, quarantined = read_conversations(config.conversations)
     sets = build_pairs(conversations, config)
+    text_pairs, quarantined_texts = build_text_pairs(config)
+    quarantined += quarantined_texts
     if not sets.train or not sets.heldout:
         raise InputError(
             f"{len(conversations)} conversations give {len(sets.train)} training and {len(sets.heldout)} held-out "
@@ -211,22 +187,30 @@ def run(config: PreferencesConfig, inputs: Mapping[str, Artifact], output: str, 
     files = [
         _write(output, TRAIN_FILE, _json_lines(sets.train)),
         _write(output, HELDOUT_FILE, _json_lines(sets.heldout)),
+        _write(output, TEXT_FILE, _json_lines(text_pairs)),
         _write(output, QUARANTINE_FILE, quarantine_parquet(quarantined)),
     ]
     context.progress.update(len(conversations), len(conversations), "conversations")
-    return StageResult({**sets.counts, "num_quarantined": len(quarantined)}, files)
+    metrics = {**sets.counts, "num_text_pairs": len(text_pairs), "num_quarantined": len(quarantined)}
+    return StageResult(metrics, files)
 
 
 def read_pairs(uri: str) -> tuple[list[PreferencePair], list[PreferencePair]]:
-    """(training, held-out) pairs of a preferences artifact. Raises `CorruptArtifact`."""
-    sides: list[list[PreferencePair]] = []
-    for name in (TRAIN_FILE, HELDOUT_FILE):
-        try:
-            lines = storage.read_bytes(storage.join(uri, name)).splitlines()
-            sides.append([_parse_pair(orjson.loads(line)) for line in lines])
-        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-            raise CorruptArtifact(f"{uri}/{name} does not hold preference pairs: {error!r}") from error
-    return sides[0], sides[1]
+    """(training, held-out) pairs of a preferences artifact, of conversations. Raises `CorruptArtifact`."""
+    return _read(uri, TRAIN_FILE), _read(uri, HELDOUT_FILE)
+
+
+def read_text_pairs(uri: str) -> list[PreferencePair]:
+    """The pairs of sentences of a preferences artifact. Raises `CorruptArtifact`."""
+    return _read(uri, TEXT_FILE)
+
+
+def _read(uri: str, name: str) -> list[PreferencePair]:
+    try:
+        lines = storage.read_bytes(storage.join(uri, name)).splitlines()
+        return [_parse_pair(orjson.loads(line)) for line in lines]
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        raise CorruptArtifact(f"{uri}/{name} does not hold preference pairs: {error!r}") from error
 
 
 def _parse_pair(row: dict[str, Any]) -> PreferencePair:

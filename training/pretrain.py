@@ -44,7 +44,7 @@ from training.export import (
 from training.metrics_log import MetricsLog
 from training.models import check_sequence_length, load_model, model_config, new_model
 from training.pretrain_config import PretrainConfig
-from training.sampler import TokenSampler, rank_samples
+from training.sampler import IGNORE_INDEX, TokenSampler, rank_samples
 from training.schedules import SCHEDULES
 from training.workers import Launcher, Worker, run_workers
 
@@ -170,7 +170,7 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         )
         set_lr(engine, lr)
 
-        loss_sum = torch.zeros((), device=worker.device)
+        totals = torch.zeros(2, device=worker.device)  # loss, labels
         for numbers_B in rank_samples(
             step,
             global_batch_size=config.global_batch_size,
@@ -178,16 +178,17 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
             rank=worker.rank,
             world_size=worker.world_size,
         ):
-            input_ids_BT, labels_BT = (torch.from_numpy(a).to(worker.device) for a in train_sampler.batch(numbers_B))
-            logits_BTV = engine(input_ids=input_ids_BT, use_cache=False).logits
+            batch = train_sampler.batch(numbers_B)
+            labels_BT = torch.from_numpy(batch.labels_BT).to(worker.device)
+            logits_BTV = engine(**heldout.model_inputs(batch, worker.device)).logits
             # Divided by all positions, labelled or not, so the gradient does not depend on how samples are dealt out.
-            loss = heldout.token_losses_sum(logits_BTV, labels_BT) / tokens_per_pass
-            engine.backward(loss)
+            loss_sum = heldout.token_losses_sum(logits_BTV, labels_BT)
+            engine.backward(loss_sum / tokens_per_pass)
             engine.step()  # acts on the last pass of an optimizer step
-            loss_sum += loss.detach()
+            totals += torch.stack([loss_sum.detach(), (labels_BT != IGNORE_INDEX).sum()])
 
-        dist.all_reduce(loss_sum)
-        train_loss = loss_sum.item() / (config.grad_accumulation_steps * worker.world_size)
+        dist.all_reduce(totals)
+        train_loss = (totals[0] / totals[1]).item()
         seconds = time.perf_counter() - started
         train_seconds += seconds
         if not math.isfinite(train_loss):
@@ -238,11 +239,17 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def open_samplers(job: PretrainJob) -> tuple[TokenSampler, TokenSampler | None]:
     """The training samples in their keyed order, and the held-out ones (None where no shard is held out)."""
-    train_shards = [shard.tokens_T for shard in open_shards(job.tokens_uri, heldout=False)]
-    heldout_shards = [shard.tokens_T for shard in open_shards(job.tokens_uri, heldout=True)]
-    length = job.config.sequence_length
-    measured = TokenSampler(heldout_shards, length, seed=None) if heldout_shards else None
-    return TokenSampler(train_shards, length, seed=job.seed), measured
+
+    def sampler(heldout: bool, seed: int | None) -> TokenSampler | None:
+        shards = open_shards(job.tokens_uri, heldout=heldout)
+        if not shards:
+            return None
+        offsets = [shard.offsets for shard in shards] if job.config.attention == "within_documents" else None
+        return TokenSampler([s.tokens_T for s in shards], job.config.sequence_length, seed, offsets=offsets)
+
+    train_sampler = sampler(heldout=False, seed=job.seed)
+    assert train_sampler is not None, "check_data refuses tokens without training shards"
+    return train_sampler, sampler(heldout=True, seed=None)
 
 
 def build_model(job: PretrainJob, local: Path) -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from cluster.contracts.config import InputOf, Resources, StageConfig, WorkerGroup, execution
+from training.config import batch_clashes
 from training.models import PRESETS
 
 
@@ -23,6 +25,9 @@ class PretrainConfig(StageConfig):
 
     # How much, in what pieces
     sequence_length: Annotated[int, Field(ge=2)] = 1024  # tokens of a sample
+    # Documents are packed end to end, then cut into samples. A token may look back over the whole sample (as GPT-3 and
+    # Llama 2 did), or only to where its document begins (as Llama 3 did, which gains as sequences grow long).
+    attention: Literal["across_documents", "within_documents"] = "across_documents"
     global_batch_size: Annotated[int, Field(ge=1)] = 64  # sequences per optimizer step, over all workers
     steps: Annotated[int | None, Field(ge=1)] = None  # optimizer steps; give this or `train_tokens`
     train_tokens: Annotated[int | None, Field(ge=1)] = None  # tokens to train on, rounded up to whole steps
@@ -80,24 +85,15 @@ class PretrainConfig(StageConfig):
     def roles(self) -> list[tuple[str, int, Resources]]:
         return [("workers", self.workers.num_workers, self.workers)]
 
-    @model_validator(mode="after")
-    def _consistent(self) -> PretrainConfig:
+    def clashes(self) -> Iterator[tuple[str, str]]:
         if (self.model is None) == (self.initial_model is None):
-            raise ValueError("give either model (new weights) or initial_model (go on from its weights)")
+            yield "model", "give either model (new weights) or initial_model (go on from its weights)"
         if isinstance(self.model, str) and self.model not in PRESETS:
-            raise ValueError(
-                f"model {self.model!r} is no preset; there are {', '.join(PRESETS)}, or give a config dict"
-            )
+            yield "model", f"is no preset; there are {', '.join(PRESETS)}, or give a config dict"
         if (self.steps is None) == (self.train_tokens is None):
-            raise ValueError("give either steps or train_tokens")
-        if self.warmup_steps > self.num_steps:
-            raise ValueError(f"warmup_steps {self.warmup_steps} is over the {self.num_steps} steps there are")
+            yield "steps", "give either steps or train_tokens"
+        elif self.warmup_steps > self.num_steps:
+            yield "warmup_steps", f"is over the {self.num_steps} steps there are"
         if self.min_lr > self.lr:
-            raise ValueError(f"min_lr {self.min_lr} is over the peak lr {self.lr}")
-        per_pass = self.workers.num_workers * (self.micro_batch_size or 1)
-        if self.global_batch_size % per_pass:
-            raise ValueError(
-                f"global_batch_size {self.global_batch_size} must be a multiple of workers.num_workers"
-                f"{' x micro_batch_size' if self.micro_batch_size else ''} = {per_pass}"
-            )
-        return self
+            yield "min_lr", f"is over the peak lr {self.lr}"
+        yield from batch_clashes(self.global_batch_size, self.micro_batch_size, self.workers)

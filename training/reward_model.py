@@ -21,8 +21,9 @@ from cluster.contracts.errors import InputError
 from training.baselines import bag_of_words_accuracy, length_accuracy, pair_accuracy
 from training.bradley_terry import first_difference, prefix_pair_losses
 from training.config import RewardModelConfig
+from training.exchanges import words
 from training.pair_rows import WINDOW_BATCHES, EncodedPair, EncodedPairs, encode_pairs
-from training.preferences import read_pairs, words
+from training.preferences import read_pairs, read_text_pairs
 from training.sampling import end_of_turn_id
 from training.scoring import rewards
 from training.trl_shell import (
@@ -73,6 +74,7 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         model = load(local)
     check_max_length(config, model)
     train_rows, heldout_rows = read_pairs(job.data_uri)
+    train_rows += read_text_pairs(job.data_uri)
     train_pairs = encode_pairs(tokenizer, train_rows, max_length=config.max_length)
     heldout_pairs = encode_pairs(tokenizer, heldout_rows, max_length=config.max_length)
     if not train_pairs.pairs or not heldout_pairs.pairs:

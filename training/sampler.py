@@ -11,7 +11,7 @@ Shape letters: N samples of an epoch, B samples of a batch, T the sequence lengt
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -56,15 +56,33 @@ def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return values ^ (values >> np.uint64(31))
 
 
+class Batch(NamedTuple):
+    """What one forward pass reads."""
+
+    input_ids_BT: npt.NDArray[np.int64]
+    labels_BT: npt.NDArray[np.int64]  # the token after each input; `IGNORE_INDEX` where none counts
+    position_ids_BT: npt.NDArray[np.int64] | None  # starting over with each document; None: documents aren't told apart
+
+
 class TokenSampler:
     """Samples of T tokens from shards, by global number.
 
     `shards` are one-dimensional arrays of token ids, memory-mapped or not, in a fixed order. With a `seed`
     the samples of each epoch are permuted; without one they come in stream order (held-out evaluation).
+    `offsets` are the shards' document boundaries (D+1 entries each); with them, positions start over with each
+    document and no document's first token is a label, so that a model that attends by positions sees each alone.
     """
 
-    def __init__(self, shards: Sequence[npt.NDArray[Any]], sequence_length: int, seed: int | None) -> None:
+    def __init__(
+        self,
+        shards: Sequence[npt.NDArray[Any]],
+        sequence_length: int,
+        seed: int | None,
+        *,
+        offsets: Sequence[npt.NDArray[np.int64]] | None = None,
+    ) -> None:
         self._shards = shards
+        self._offsets = offsets
         self._ends = np.cumsum([len(shard) for shard in shards], dtype=np.int64)
         self.num_tokens = int(self._ends[-1]) if len(shards) else 0
         if self.num_tokens < 2:
@@ -73,23 +91,34 @@ class TokenSampler:
         self.num_samples = -(-(self.num_tokens - 1) // sequence_length)  # of one epoch
         self._seed = seed
 
-    def batch(self, numbers: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """`input_ids_BT` and `labels_BT` of the global samples `numbers` (shape B).
+    def batch(self, numbers: npt.NDArray[np.int64]) -> Batch:
+        """The global samples `numbers` (shape B).
 
         A label is the token after its input, also where that is the next sample's first, so every token of the
-        stream but the first is a label exactly once an epoch. The last sample is filled up with token 0 under
-        `IGNORE_INDEX`. A number below 0 gives a sample without labels, which keeps ranks in step.
+        stream but the first (of each document, where they are told apart) is a label exactly once an epoch. The last
+        sample is filled up with token 0 under `IGNORE_INDEX`. A number below 0 gives a sample without labels,
+        which keeps ranks in step.
         """
         input_ids_BT = np.zeros((len(numbers), self.sequence_length), np.int64)
         labels_BT = np.full_like(input_ids_BT, IGNORE_INDEX)
+        along_T = np.arange(self.sequence_length, dtype=np.int64)
+        position_ids_BT = None if self._offsets is None else np.tile(along_T, (len(numbers), 1))
         for row, position in enumerate(self.positions(numbers)):
             if position < 0:
                 continue
-            tokens = self._read(position * self.sequence_length, self.sequence_length + 1)
+            start = position * self.sequence_length
+            tokens = self._read(start, self.sequence_length + 1)
             count = len(tokens) - 1
             input_ids_BT[row, :count] = tokens[:-1]
             labels_BT[row, :count] = tokens[1:]
-        return input_ids_BT, labels_BT
+            if position_ids_BT is not None:
+                begins = self._document_begins(start, count + 1) - start
+                labels_BT[row, begins[begins > 0] - 1] = IGNORE_INDEX
+                inside = begins[begins < self.sequence_length]
+                position_ids_BT[row] -= np.repeat(
+                    np.concatenate(([0], inside)), np.diff(np.concatenate(([0], inside, [self.sequence_length])))
+                )
+        return Batch(input_ids_BT, labels_BT, position_ids_BT)
 
     def positions(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Which cut of the stream each global sample is; numbers below 0 stay as they are."""
@@ -103,6 +132,21 @@ class TokenSampler:
                 permutation = KeyedPermutation(self.num_samples, (self._seed, int(epoch)))
                 positions[members] = permutation(positions[members])
         return positions
+
+    def _document_begins(self, start: int, count: int) -> npt.NDArray[np.int64]:
+        """Where in the stream documents begin, among the `count` tokens from `start`."""
+        assert self._offsets is not None
+        pieces = [np.zeros(0, np.int64)]
+        shard = int(np.searchsorted(self._ends, start, side="right"))
+        while shard < len(self._shards):
+            shard_start = int(self._ends[shard]) - len(self._shards[shard])
+            if shard_start >= start + count:
+                break
+            begins = self._offsets[shard][:-1]
+            first, last = np.searchsorted(begins, [start - shard_start, start + count - shard_start])
+            pieces.append(np.unique(begins[first:last]) + shard_start)
+            shard += 1
+        return np.concatenate(pieces)
 
     def _read(self, start: int, count: int) -> npt.NDArray[Any]:
         """Up to `count` tokens of the stream from `start`, over shard boundaries."""

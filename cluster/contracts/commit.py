@@ -80,6 +80,7 @@ class PartWriter:
         self.attempt = uuid.uuid4().hex[:12]
         self.files: dict[str, WrittenFile] = {}
         self.metrics: dict[str, Any] = {}
+        self._opened: set[str] = set()
 
     def name_for(self, suffix: str) -> str:
         """A file name no other attempt uses."""
@@ -89,6 +90,9 @@ class PartWriter:
     def open(self, role: str, suffix: str) -> Iterator[BinaryIO]:
         """A binary stream for the file called `role` in the marker; `suffix` ends its name ("docs.parquet")."""
         name = self.name_for(suffix)
+        if name in self._opened:
+            raise ValueError(f"part {self.key!r} has a file that ends in {suffix!r} already; each needs its own suffix")
+        self._opened.add(name)
         storage.make_directory(self.directory)
         filesystem, path = storage.locate(storage.join(self.directory, name))
         with filesystem.open_output_stream(path, compression=None) as sink:

@@ -7,11 +7,11 @@ model directory by its URI, and make the graph.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class StrictModel(BaseModel):
@@ -58,6 +58,14 @@ class WorkerGroup(Resources):
     max_failures: Annotated[int, Field(ge=0)] = 2  # restarts from the newest checkpoint before giving up
 
 
+class ClashingSettings(ValueError):
+    """Settings that are right one by one and contradict one another: (setting, what is wrong) of each."""
+
+    def __init__(self, clashes: Sequence[tuple[str, str]]) -> None:
+        super().__init__("; ".join(f"{setting}: {message}" for setting, message in clashes))
+        self.clashes = tuple(clashes)
+
+
 class StageConfig(StrictModel):
     """What all stages have. Subclasses set `kind` as a `Literal`."""
 
@@ -78,6 +86,10 @@ class StageConfig(StrictModel):
         """The fields that hold raw input paths."""
         return _marked(cls, InputFiles)
 
+    def raw_inputs(self) -> dict[str, list[str]]:
+        """The paths, directories and globs given in those fields."""
+        return {field: list(getattr(self, field) or ()) for field in self.file_fields()}
+
     @classmethod
     def execution_fields(cls) -> frozenset[str]:
         """The fields that the fingerprint leaves out."""
@@ -93,6 +105,16 @@ class StageConfig(StrictModel):
     def roles(self) -> list[tuple[str, int, Resources]]:
         """(role, number of processes, resources each) that run at the same time; checked against the cluster."""
         return []
+
+    def clashes(self) -> Iterator[tuple[str, str]]:
+        """(setting, what is wrong with it) for every setting that contradicts another one; all of them are shown."""
+        yield from ()
+
+    @model_validator(mode="after")
+    def _without_clashes(self) -> Self:
+        if found := list(self.clashes()):
+            raise ClashingSettings(found)
+        return self
 
 
 def _marked(cls: type[BaseModel], mark: type) -> dict[str, Any]:

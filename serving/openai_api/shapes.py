@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -32,7 +33,7 @@ class Piece:
     finish_reason: str | None
 
 
-class Shape:
+class Shape(ABC):
     """How an endpoint writes a choice."""
 
     id_prefix: str
@@ -43,13 +44,13 @@ class Shape:
     def __init__(self, with_logprobs: bool, tokenizer: Any) -> None:
         self.with_logprobs, self._tokenizer = with_logprobs, tokenizer
 
+    @abstractmethod
     def choice(self, answer: Answer) -> dict[str, Any]:
         """A finished choice."""
-        raise NotImplementedError
 
+    @abstractmethod
     def delta(self, piece: Piece) -> dict[str, Any]:
         """A part of a choice in a stream."""
-        raise NotImplementedError
 
     def _tokens(self, token_ids: Sequence[int]) -> list[str]:
         return [self._tokenizer.decode([token_id]) for token_id in token_ids]

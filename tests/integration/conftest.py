@@ -5,9 +5,6 @@ from collections.abc import Iterator
 import pytest
 import ray
 
-# Written, but not yet seen to pass from beginning to end (docs/log.md); run it by name.
-collect_ignore = ["test_whole_way.py"]
-
 
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:

@@ -154,10 +154,11 @@ def test_reward_model_under_zero_3_is_a_loadable_classifier(root: Path) -> None:
         epochs=0.5,
         compare="every_token",
         zero_stage=3,
-        workers=TWO_WORKERS,
     )
-    result = reward_model.run(config, pair_inputs(root), str(root / "rm"), context(root, "reward_model"))
-    assert result.engine == {"class": "DeepSpeedEngine", "zero_stage": 3, "world_size": 2}
+    result = reward_model.run(
+        config, pair_inputs(root), str(root / "rm"), context(root, "reward_model"), launch=run_in_process
+    )
+    assert result.engine == {"class": "DeepSpeedEngine", "zero_stage": 3, "world_size": 1}
     assert result.metrics["length_baseline_accuracy"] == 0.5
     assert result.metrics["bag_of_words_baseline_accuracy"] == 0.5
     assert 0 <= result.metrics["heldout_pair_accuracy"] <= 1
@@ -168,11 +169,9 @@ def test_reward_model_under_zero_3_is_a_loadable_classifier(root: Path) -> None:
 
 @pytest.mark.usefixtures("tuned", "pairs")
 def test_dpo_under_zero_2_raises_the_chosen_over_the_rejected(root: Path) -> None:
-    config = DpoConfig(
-        **{**SHARED, "lr": 1e-3}, model="sft", preferences="pairs", epochs=0.5, zero_stage=2, workers=TWO_WORKERS
-    )
-    result = dpo.run(config, pair_inputs(root), str(root / "dpo"), context(root, "dpo"))
-    assert result.engine == {"class": "DeepSpeedEngine", "zero_stage": 2, "world_size": 2}
+    config = DpoConfig(**{**SHARED, "lr": 1e-3}, model="sft", preferences="pairs", epochs=0.5, zero_stage=2)
+    result = dpo.run(config, pair_inputs(root), str(root / "dpo"), context(root, "dpo"), launch=run_in_process)
+    assert result.engine == {"class": "DeepSpeedEngine", "zero_stage": 2, "world_size": 1}
     assert result.metrics["heldout_preference_accuracy"] > 0.5
     assert result.metrics["heldout_reward_margin"] > 0
     AutoModelForCausalLM.from_pretrained(root / "dpo")

@@ -9,9 +9,11 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -119,12 +121,16 @@ def two_raylets() -> Iterator[str]:
             "object_store_memory": 200 * 2**20,
         },
     )
-    cluster.add_node(num_cpus=1, object_store_memory=200 * 2**20)
+    # Its own session directory, as on another machine: in a shared one, each raylet that unpacks the job's working
+    # directory deletes what the other unpacked there, and with it the directory the driver is in.
+    second_temp_dir = tempfile.mkdtemp(prefix="rn")
+    cluster.add_node(num_cpus=1, object_store_memory=200 * 2**20, temp_dir=second_temp_dir)
     cluster.wait_for_nodes()
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
         cluster.shutdown()
+        shutil.rmtree(second_temp_dir, ignore_errors=True)
 
 
 def _kill_driver(arguments: list[str], storage: Path, finished: int, into_s: float) -> list[int]:
@@ -184,7 +190,13 @@ def test_a_killed_run_is_finished_by_a_job_on_two_raylets(finished: Finished, wo
     assert figures["quarantined"] == 4  # the cut WARC record, the broken line, the list, the number
     page = (workspace.storage / "runs" / "smoke" / "report.html").read_text()
     assert "rows.jsonl" in page  # the quarantined records are named
-    for name, world_size, zero_stage in (("pretrain", 2, 3), ("sft", 2, 2), ("reward_model", 2, 1), ("ppo", 2, 2)):
+    for name, world_size, zero_stage in (
+        ("pretrain", 2, 3),
+        ("sft", 2, 2),
+        ("reward_model", 2, 3),
+        ("dpo", 2, 2),
+        ("ppo", 2, 2),
+    ):
         engine = report["stages"][name]["engine"]
         assert engine["class"] == "DeepSpeedEngine"
         assert (engine["world_size"], engine["zero_stage"]) == (world_size, zero_stage)

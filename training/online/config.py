@@ -6,9 +6,10 @@ PPO. Importing this costs Pydantic only, since `raymill plan` loads it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from cluster.contracts.config import InputFiles, InputOf, Resources, StageConfig, WorkerGroup, execution
 
@@ -31,7 +32,9 @@ class PpoConfig(StageConfig):
     # Inputs
     policy: Annotated[str, InputOf(("sft", "dpo"))]  # the model to start from, and the reference of the KL
     reward_model: Annotated[str, InputOf(("reward_model",))]  # scores whole conversations
-    conversations: Annotated[list[str], InputFiles()]  # JSON Lines as for SFT; their first prompts are used
+    conversations: Annotated[
+        list[str], InputFiles(), Field(min_length=1)
+    ]  # JSON Lines as for SFT; their first prompts are used
     heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2  # of first prompts, kept for the evaluation
     split_seed: Annotated[int, Field(ge=0)] = 0  # chooses which; the same in all stages that split
     max_prompt_tokens: Annotated[int, Field(ge=1)] = 256  # longer prompts are left out (and counted)
@@ -105,20 +108,9 @@ class PpoConfig(StageConfig):
             ("reward_server", self.reward_server.num_replicas, self.reward_server),
         ]
 
-    @model_validator(mode="after")
-    def _prompts_divide(self) -> PpoConfig:
+    def clashes(self) -> Iterator[tuple[str, str]]:
         pieces = self.num_minibatches * self.workers.num_workers
         if self.prompts_per_update % pieces:
-            raise ValueError(
-                f"prompts_per_update {self.prompts_per_update} must be a multiple of "
-                f"num_minibatches x workers.num_workers = {pieces}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _kl_has_a_gradient(self) -> PpoConfig:
+            yield "prompts_per_update", f"must be a multiple of num_minibatches x workers.num_workers = {pieces}"
         if self.kl_in == "loss" and self.kl_estimator == "k1" and self.kl_coef > 0:
-            raise ValueError(
-                "kl_in: loss with kl_estimator: k1 does nothing: the expected gradient of k1 is 0; take k2 or k3"
-            )
-        return self
+            yield "kl_estimator", "k1 with kl_in: loss does nothing: its expected gradient is 0; take k2 or k3"

@@ -90,3 +90,14 @@ def test_a_removed_part_is_gone(tmp_path: Path) -> None:
 def test_a_key_that_could_leave_the_directory_is_refused(tmp_path: Path, key: str) -> None:
     with pytest.raises(ValueError, match="part key"), commit_part(str(tmp_path), key):
         pass
+
+
+def test_two_files_of_a_part_may_not_share_a_name(tmp_path: Path) -> None:
+    with commit_part(str(tmp_path), "unit") as part:
+        with part.open("first", "txt") as sink:
+            sink.write(b"x")
+        with pytest.raises(ValueError, match="ends in 'txt' already"), part.open("second", "txt"):
+            pass
+    committed = committed_part(str(tmp_path), "unit")
+    assert committed is not None
+    assert set(committed.files) == {"first"}

@@ -86,6 +86,44 @@ def test_all_problems_are_found_at_once(tmp_path: Path) -> None:
     assert "'many'" in found["resources.cpus"]
 
 
+def test_settings_that_contradict_others_are_all_named_beside_a_misspelt_key(tmp_path: Path) -> None:
+    found = _problems(
+        tmp_path,
+        GOOD
+        + """
+      base:
+        kind: pretrain
+        tokens: shards
+        tokenizer: words
+        model: huge
+        steps: 5
+        warmup_steps: 9
+        min_lr: 1.0
+        batch_size: 3
+        workers: {num_workers: 3}
+      shards:
+        kind: tokenize
+        documents: unique
+        tokenizer: words
+      pairs:
+        kind: preferences
+        conversations: [pages.jsonl]
+        disturbed_per_answer: 0
+        max_words: 1
+    """,
+    )
+    assert set(found) == {
+        "stages.base.batch_size",
+        "stages.base.model",
+        "stages.base.warmup_steps",
+        "stages.base.min_lr",
+        "stages.base.global_batch_size",
+        "stages.pairs.disturbed_per_answer",
+        "stages.pairs.max_words",
+    }
+    assert "'huge'" in found["stages.base.model"]
+
+
 def test_a_missing_input_file_is_named(tmp_path: Path) -> None:
     found = _problems(tmp_path, "{name: t, storage: o, stages: {clean: {inputs: [absent.warc.gz]}}}")
     assert "absent.warc.gz" in found["stages.clean.inputs.0"]

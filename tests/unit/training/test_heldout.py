@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from training.heldout import bits_per_byte, heldout_loss, text_bytes, token_losses_sum, unigram_entropy
 from training.sampler import IGNORE_INDEX, TokenSampler
@@ -59,6 +61,31 @@ def test_heldout_loss_weighs_every_token_the_same_on_any_number_of_ranks(world_s
     ]
     assert sum(part.num_tokens for part in parts) == 10
     assert sum(part.loss_sum for part in parts) == pytest.approx(sum(per_token), rel=1e-6)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_packed_batch_has_the_loss_of_its_documents_alone(attention: str) -> None:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64, attn_implementation=attention,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    lengths = [5, 1, 12, 7, 2, 21]
+    tokens_T = np.random.default_rng(0).integers(0, 50, sum(lengths)).astype(np.uint16)
+    offsets = np.cumsum([0, *lengths]).astype(np.int64)
+    packed = TokenSampler([tokens_T], len(tokens_T), seed=None, offsets=[offsets])
+    found = heldout_loss(model, packed, batch_size=1, device=torch.device("cpu"))
+    alone = torch.zeros((), dtype=torch.float64)
+    for start, end in pairwise(offsets):
+        if end - start > 1:
+            ids_1T = torch.from_numpy(tokens_T[start:end].astype(np.int64))[None]
+            with torch.no_grad():
+                alone += token_losses_sum(model(input_ids=ids_1T[:, :-1]).logits, ids_1T[:, 1:])
+    assert found.num_tokens == sum(length - 1 for length in lengths)
+    assert found.loss_sum == pytest.approx(float(alone), rel=1e-5)
+    across = heldout_loss(model, TokenSampler([tokens_T], 48, seed=None), batch_size=1, device=torch.device("cpu"))
+    assert across.mean != pytest.approx(found.mean, rel=1e-3)
 
 
 def test_text_bytes_counts_the_bytes_that_tokens_stand_for(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from cluster.contracts.errors import InputError
 from cluster.contracts.progress import SilentProgress
 from tests.chat_fixtures import conversation, make_chat_tokenizer
 from training.config import PreferencesConfig
-from training.preferences import build_pairs, disturb_order, exchanges, read_pairs, run, words
+from training.exchanges import exchanges, words
+from training.preferences import build_pairs, disturb_order, read_pairs, read_text_pairs, run
 
 TEXTS = [
     "It all makes sense to my artificial brain.",
@@ -116,7 +117,33 @@ def test_the_stage_writes_what_read_pairs_reads(tmp_path: Path) -> None:
     train, heldout = read_pairs(str(tmp_path / "out"))
     assert (len(train), len(heldout)) == (result.metrics["num_train_pairs"], result.metrics["num_heldout_pairs"])
     assert result.metrics["num_quarantined"] == 1
-    assert {file.name for file in result.files} == {"pairs.jsonl", "heldout.jsonl", "quarantined.parquet"}
+    assert {file.name for file in result.files} == {
+        "pairs.jsonl",
+        "heldout.jsonl",
+        "text_pairs.jsonl",
+        "quarantined.parquet",
+    }
+    assert read_text_pairs(str(tmp_path / "out")) == []
+
+
+def test_sentences_of_texts_make_pairs_of_their_own_and_change_no_others(tmp_path: Path) -> None:
+    source, texts = tmp_path / "rows.jsonl", tmp_path / "texts.jsonl"
+    source.write_text("".join(json.dumps(conversation(n)) + "\n" for n in range(60)))
+    sentences = [f"The {word} dog saw {number} small cats today." for number, word in enumerate("abcdef")]
+    texts.write_text(json.dumps({"text": " ".join(sentences)}) + "\n" + '{"txt": 1}\n')
+    context = StageContext("preferences", SilentProgress(), tmp_path, tmp_path)
+    without = config().model_copy(update={"conversations": [str(source)]})
+    settings = without.model_copy(update={"texts": [str(texts)], "text_answers": 3})
+    run(without, {}, str(tmp_path / "without"), context)
+    result = run(settings, {}, str(tmp_path / "out"), context)
+    assert read_pairs(str(tmp_path / "out")) == read_pairs(str(tmp_path / "without"))
+    pairs = read_text_pairs(str(tmp_path / "out"))
+    assert len(pairs) == result.metrics["num_text_pairs"] == 3
+    assert result.metrics["num_quarantined"] == 1
+    for pair in pairs:
+        at = sentences.index(pair["chosen"][0]["content"])
+        assert pair["prompt"] == [{"role": "user", "content": sentences[at - 1]}]
+        assert Counter(pair["rejected"][0]["content"].split()) == Counter(sentences[at].split())
 
 
 def test_a_side_without_pairs_is_refused(tmp_path: Path) -> None:

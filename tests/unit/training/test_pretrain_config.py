@@ -21,11 +21,11 @@ def config(**changes: Any) -> PretrainConfig:
     [
         ({"model": None}, "either model"),
         ({"initial_model": "base"}, "either model"),
-        ({"model": "huge"}, "'huge' is no preset"),
+        ({"model": "huge"}, "model: is no preset"),
         ({"steps": None}, "either steps or train_tokens"),
         ({"train_tokens": 5}, "either steps or train_tokens"),
-        ({"warmup_steps": 11}, "warmup_steps 11 is over the 10 steps"),
-        ({"min_lr": 1.0}, "min_lr 1.0 is over the peak lr"),
+        ({"warmup_steps": 11}, "warmup_steps: is over the 10 steps"),
+        ({"min_lr": 1.0}, "min_lr: is over the peak lr"),
         (
             {"global_batch_size": 10, "micro_batch_size": 2, "workers": {"num_workers": 2}},
             "multiple of workers.num_workers x micro_batch_size = 4",

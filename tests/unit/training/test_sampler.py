@@ -49,7 +49,7 @@ def test_every_token_but_the_first_is_a_label_exactly_once_an_epoch(lengths: tup
     sampler = TokenSampler(shards_of(*lengths), sequence_length=8, seed=3)
     for epoch in range(3):
         numbers = np.arange(sampler.num_samples) + epoch * sampler.num_samples
-        input_ids_BT, labels_BT = sampler.batch(numbers)
+        input_ids_BT, labels_BT, _ = sampler.batch(numbers)
         valid = labels_BT != IGNORE_INDEX
         assert sorted(labels_BT[valid]) == list(range(1, sum(lengths)))
         assert (labels_BT[valid] == input_ids_BT[valid] + 1).all()
@@ -60,7 +60,7 @@ def test_samples_equal_a_slow_cut_of_the_concatenated_stream() -> None:
     stream = np.concatenate(shards)
     sampler = TokenSampler(shards, sequence_length=6, seed=None)
     for number in range(sampler.num_samples):
-        input_ids_BT, labels_BT = sampler.batch(np.array([number]))
+        input_ids_BT, labels_BT, _ = sampler.batch(np.array([number]))
         expected = stream[number * 6 : number * 6 + 7]
         np.testing.assert_array_equal(input_ids_BT[0, : len(expected) - 1], expected[:-1])
         np.testing.assert_array_equal(labels_BT[0, : len(expected) - 1], expected[1:])
@@ -74,7 +74,7 @@ def test_epochs_have_different_orders() -> None:
 
 
 def test_a_negative_number_is_a_sample_without_labels() -> None:
-    _, labels_BT = TokenSampler(shards_of(20), sequence_length=4, seed=1).batch(np.array([-1, 2]))
+    _, labels_BT, _ = TokenSampler(shards_of(20), sequence_length=4, seed=1).batch(np.array([-1, 2]))
     assert (labels_BT[0] == IGNORE_INDEX).all()
     assert (labels_BT[1] != IGNORE_INDEX).all()
 
@@ -100,3 +100,25 @@ def test_a_global_batch_that_does_not_divide_is_refused() -> None:
 def test_too_few_tokens_are_refused() -> None:
     with pytest.raises(ValueError, match="1 tokens can't make a sample"):
         TokenSampler(shards_of(1), sequence_length=4, seed=0)
+
+
+@pytest.mark.parametrize("sequence_length", [1, 4, 7, 64])
+def test_documents_told_apart_equal_a_slow_walk_over_the_stream(sequence_length: int) -> None:
+    documents = [[3, 1, 0, 6], [9], [2, 2, 11, 1]]  # lengths, by shard; one is empty
+    shards = shards_of(*(sum(lengths) for lengths in documents))
+    offsets = [np.cumsum([0, *lengths]).astype(np.int64) for lengths in documents]
+    sampler = TokenSampler(shards, sequence_length, seed=None, offsets=offsets)
+    document_of = np.repeat(np.arange(9), [length for lengths in documents for length in lengths])
+    stream = np.concatenate(shards)
+    for number in range(sampler.num_samples):
+        batch = sampler.batch(np.array([number]))
+        assert batch.position_ids_BT is not None
+        for t in range(sequence_length):
+            at = number * sequence_length + t
+            if at + 1 >= len(stream):
+                assert batch.labels_BT[0, t] == IGNORE_INDEX
+                continue
+            same = [i for i in range(number * sequence_length, at + 1) if document_of[i] == document_of[at]]
+            assert batch.position_ids_BT[0, t] == at - same[0]
+            next_is_ours = document_of[at + 1] == document_of[at]
+            assert batch.labels_BT[0, t] == (stream[at + 1] if next_is_ours else IGNORE_INDEX)

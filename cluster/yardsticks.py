@@ -1,0 +1,74 @@
+"""What each kind of stage must show: its figure, what it is read against, and how far from that it has to be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Metrics = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """`figure` must be `wanted` ("lower" or "higher") than `bound`, which is made of the yardstick `against`."""
+
+    figure: str
+    wanted: Literal["lower", "higher"]
+    against: str | float  # another figure of the same stage, or a number
+    bound: Callable[[float, Metrics], float] = lambda yardstick, metrics: yardstick
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A yardstick held against a stage's metrics."""
+
+    figure: str
+    value: float
+    against: str  # the yardstick's name; "chance" for a number
+    yardstick: float
+    wanted: str
+    bound: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the stage has shown what it must."""
+        return self.value < self.bound if self.wanted == "lower" else self.value > self.bound
+
+
+YARDSTICKS: dict[str, tuple[Yardstick, ...]] = {
+    # Counts of single words explain the unigram entropy; half a nat below it is order that was learnt.
+    "pretrain": (Yardstick("heldout_loss", "lower", "unigram_entropy", lambda entropy, _: entropy - 0.5),),
+    "sft": (Yardstick("heldout_answer_loss", "lower", "base_heldout_answer_loss"),),
+    "reward_model": (
+        Yardstick("heldout_pair_accuracy", "higher", "length_baseline_accuracy", lambda accuracy, _: accuracy + 0.15),
+        Yardstick(
+            "heldout_pair_accuracy", "higher", "bag_of_words_baseline_accuracy", lambda accuracy, _: accuracy + 0.15
+        ),
+    ),
+    "dpo": (Yardstick("heldout_preference_accuracy", "higher", 0.5, lambda chance, _: chance + 0.2),),
+    "ppo": (
+        Yardstick(
+            "heldout_reward_after",
+            "higher",
+            "heldout_reward_before",
+            lambda before, metrics: before + 2 * metrics["heldout_reward_se"],
+        ),
+        Yardstick("kl_to_reference", "lower", "kl_ceiling"),
+        # Fewer than half as many different answers is collapse, whatever the reward says.
+        Yardstick("distinct_answers_after", "higher", "distinct_answers_before", lambda before, _: (before - 1) / 2),
+    ),
+}
+
+
+def readings(kind: str, metrics: Metrics) -> list[Reading]:
+    """Every yardstick of a kind of stage whose figures are among `metrics`."""
+    found = []
+    for stick in YARDSTICKS.get(kind, ()):
+        named = isinstance(stick.against, str)
+        yardstick = metrics.get(stick.against) if isinstance(stick.against, str) else stick.against
+        if stick.figure in metrics and yardstick is not None:
+            bound = stick.bound(yardstick, metrics)
+            label = str(stick.against) if named else "chance"
+            found.append(Reading(stick.figure, metrics[stick.figure], label, yardstick, stick.wanted, bound))
+    return found

@@ -1,0 +1,64 @@
+"""An answer and what was said before it, and the pairs that preferences are made of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, TypedDict
+
+from cluster.contracts.records import Conversation, Message
+
+_WORD = re.compile(r"\w(?:\S*\w)?")  # a word without the punctuation around it
+
+
+class PreferencePair(TypedDict):
+    """One row of a preferences artifact."""
+
+    prompt: list[Message]
+    chosen: list[Message]
+    rejected: list[Message]
+    negative: Literal["disturbed_order", "other_answer"]  # how `rejected` was made
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """An answer and all that was said before it."""
+
+    prompt: tuple[tuple[str, str], ...]  # (role, content) of the messages before
+    answer: str
+
+    @property
+    def num_words(self) -> int:
+        return len(words(self.answer))
+
+    def pair(self, rejected: str, negative: Literal["disturbed_order", "other_answer"]) -> PreferencePair:
+        """This answer over `rejected`."""
+        return PreferencePair(
+            prompt=[Message(role=role, content=content) for role, content in self.prompt],  # type: ignore[typeddict-item]
+            chosen=[Message(role="assistant", content=self.answer)],
+            rejected=[Message(role="assistant", content=rejected)],
+            negative=negative,
+        )
+
+
+def words(text: str) -> list[str]:
+    """The words of a text without the punctuation around them, as they are written."""
+    return _WORD.findall(text)
+
+
+def word_spans(text: str) -> list[tuple[int, int]]:
+    """(start, end) of the words of a text, in characters, without the punctuation around them."""
+    return [match.span() for match in _WORD.finditer(text)]
+
+
+def exchanges(conversations: Iterable[Conversation]) -> list[Exchange]:
+    """Every assistant turn with what came before it; each (prompt, answer) once, in order of appearance."""
+    found: dict[Exchange, None] = {}
+    for conversation in conversations:
+        history: tuple[tuple[str, str], ...] = ()
+        for message in conversation["messages"]:
+            if message["role"] == "assistant":
+                found.setdefault(Exchange(history, message["content"]))
+            history = (*history, (message["role"], message["content"]))
+    return list(found)
