@@ -18,6 +18,10 @@ import pytest
 from cluster.contracts import storage
 from cluster.contracts.commit import check_content, commit_part, committed_parts, sweep
 from cluster.runs import read_run
+from dataprep.config import Columns
+from dataprep.sources.readers import read_sources
+from dataprep.sources.records import PlainText
+from dataprep.sources.shards import plan_shards
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -102,6 +106,15 @@ def test_an_exception_half_way_publishes_an_object_that_no_reader_sees(bucket: s
     check_content(directory, parts["good"].files["data"])
     sweep(directory)
     assert len(storage.list_files(directory)) == 1
+
+
+def test_many_small_files_are_read_in_their_order(bucket: str) -> None:
+    for number in range(50):
+        storage.write_bytes(f"{bucket}/small/{number:03}.txt", f"text {number}".encode() if number != 30 else b"")
+    (shard,) = plan_shards(storage.expand(f"{bucket}/small"))
+    records = list(read_sources(shard.sources, columns=Columns(), max_record_bytes=100))
+    found = [record.text if isinstance(record, PlainText) else getattr(record, "reason", "") for record in records]
+    assert found == [f"text {number}" if number != 30 else "empty_file" for number in range(50)]
 
 
 def test_the_data_stages_run_from_a_bucket_into_a_bucket(bucket: str, tmp_path: Path) -> None:

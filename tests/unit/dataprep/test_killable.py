@@ -52,9 +52,7 @@ def test_results_come_in_order_and_one_child_does_all_batches(killable: Killable
 def test_a_bad_item_becomes_a_failure_and_its_neighbours_have_results(
     item: str, reason: str, killable: KillableMap[str, str]
 ) -> None:
-    started = time.perf_counter()
     assert reasons(killable(["a", "b", item, "c", item, "d"])) == ["A", "B", reason, "C", reason, "D"]
-    assert time.perf_counter() - started < 8
 
 
 def test_an_item_that_only_sleeps_is_killed_too(
