@@ -26,7 +26,7 @@ from dataprep.extraction import extracted
 from dataprep.filters.families import SCORE_TYPES
 from dataprep.normalise import normalise, repair_mojibake
 from dataprep.pii.redact import redact
-from dataprep.sources.readers import read_records
+from dataprep.sources.readers import read_sources
 from dataprep.sources.records import PlainText, Provenance, Unwanted
 from dataprep.sources.shards import Source
 from dataprep.verdicts import Judge, Passage, Verdicts
@@ -102,11 +102,7 @@ def clean_part(sources: Sequence[Source], *, parts: str, key: str, config: Clean
 
 def _batches(sources: Sequence[Source], config: CleanConfig, tally: Tally) -> Iterator[Batch]:
     batch = Batch()
-    raw = (
-        record
-        for source in sources
-        for record in read_records(source, columns=config.columns, max_record_bytes=config.limits.max_record_bytes)
-    )
+    raw = read_sources(sources, columns=config.columns, max_record_bytes=config.limits.max_record_bytes)
     for record in extracted(raw, config):
         tally.read += 1
         if isinstance(record, PlainText):

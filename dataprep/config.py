@@ -50,9 +50,7 @@ class ReadLimits(StrictModel):
     max_record_bytes: Annotated[int, Field(ge=1)] = 16 * 2**20  # of a page, a text, a JSON line or a Parquet row's text
     max_html_depth: Annotated[int, Field(ge=1)] = 2_000  # elements open at once; extraction is quadratic in it
     max_html_attributes: Annotated[int, Field(ge=1)] = 2_000  # of one tag; parsing is quadratic in them
-    extract_timeout_s: Annotated[float, Field(gt=0)] = (
-        10.0  # CPU time of one page's extraction, in a process of its own
-    )
+    extract_timeout_s: Annotated[float, Field(gt=0)] = 10.0  # CPU time of a page's extraction, in a process of its own
     extract_memory_gib: Annotated[float, Field(gt=0)] = 1.0  # what that process may grow by
 
 
@@ -97,7 +95,7 @@ class CleanConfig(DataConfig, FilterFamilies):
     kind: Literal["clean"] = "clean"
     # Files, directories, globs, or `.list` files with one of these a line; the README has the formats.
     inputs: Annotated[list[str], InputFiles(), Field(min_length=1)]
-    # Of all inputs, where their names do not tell it; None: each by its name. `code` takes whole source trees.
+    # Of all inputs, where their names do not tell it; None: each by its name. `code` is for source trees.
     format: Format | None = None
     columns: Columns = Columns()  # which fields of JSON Lines, or columns of Parquet, hold what
     # What takes the main text out of a page; trafilatura needs `pip install "raymill[text]"` and much more time.

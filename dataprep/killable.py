@@ -148,6 +148,8 @@ class KillableMap(Generic[Item, Result]):
 def serve(connection_descriptor: int, progress_descriptor: int) -> None:
     """What the child does: answer batch after batch until the parent is gone."""
     connection: Connection[Any, Any] = Connection(connection_descriptor)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # whatever the parent had made of it
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})
     try:
         function, warm_up, timeout_s, memory_bytes = pickle.loads(connection.recv_bytes())
         function(warm_up)

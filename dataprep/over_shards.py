@@ -67,7 +67,7 @@ def over_shards(
     results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         partial(_run_one, task=task, num_threads=workers.num_threads, backoff=backoff or Backoff()),
         concurrency=max_workers,
-        max_retries=_MAX_CRASHES - 1,
+        max_retries=_MAX_CRASHES - 1,  # among Ray Data's deprecated keywords, but there is no other way in 2.60
         **remote_options(workers),
     )
     results.context.max_errored_blocks = len(rows)  # a shard whose worker died too often has no row

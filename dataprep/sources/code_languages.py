@@ -1,4 +1,4 @@
-"""Programming languages by file name. Imports nothing: a spec is checked by it."""
+"""The languages of a source tree's files, by their names."""
 
 from __future__ import annotations
 
@@ -23,14 +23,17 @@ _EXTENSIONS = {
     "graphql": "graphql",
     "groovy": "groovy gradle",
     "haskell": "hs lhs",
+    "html": "html htm",
     "java": "java",
     "javascript": "js jsx mjs cjs",
+    "json": "json",
     "julia": "jl",
     "kotlin": "kt kts",
     "lean": "lean",
     "lisp": "lisp lsp el scm ss rkt",
     "lua": "lua",
     "makefile": "mk mak",
+    "markdown": "md",
     "matlab": "m",
     "ocaml": "ml mli",
     "pascal": "pas pp",
@@ -41,6 +44,7 @@ _EXTENSIONS = {
     "protobuf": "proto",
     "python": "py pyi pyx",
     "r": "r",
+    "restructuredtext": "rst",
     "ruby": "rb",
     "rust": "rs",
     "scala": "scala sc",
@@ -50,32 +54,21 @@ _EXTENSIONS = {
     "swift": "swift",
     "tcl": "tcl",
     "tex": "tex",
+    "toml": "toml",
     "typescript": "ts tsx",
     "vb": "vb",
     "verilog": "v sv",
     "vhdl": "vhd vhdl",
     "vue": "vue",
+    "xml": "xml",
+    "yaml": "yaml yml",
     "zig": "zig",
 }
 _BY_EXTENSION = {extension: language for language, listed in _EXTENSIONS.items() for extension in listed.split()}
 _BY_NAME = {"makefile": "makefile", "gnumakefile": "makefile", "dockerfile": "dockerfile", "cmakelists.txt": "cmake"}
-# Written by people beside code. Only read as code where a spec says `format: code`.
-_COMPANIONS = {
-    "html": "html", "htm": "html", "json": "json", "md": "markdown", "rst": "restructuredtext", "toml": "toml",
-    "xml": "xml", "yaml": "yaml", "yml": "yaml",
-}  # fmt: skip
-
-
-def is_source_code(name: str) -> bool:
-    """Whether a file's name alone tells that it is source code."""
-    return _language(name, _BY_EXTENSION) is not None
 
 
 def code_language(uri: str) -> str | None:
-    """The language of a file in a source tree, in lower case ("python", "c++"); None: its name does not tell."""
-    return _language(uri, {**_BY_EXTENSION, **_COMPANIONS})
-
-
-def _language(uri: str, by_extension: dict[str, str]) -> str | None:
+    """The language of a file, in lower case ("python", "c++"); None: its name does not tell."""
     name = uri.rsplit("/", 1)[-1].lower()
-    return _BY_NAME.get(name) or (by_extension.get(name.rsplit(".", 1)[1]) if "." in name else None)
+    return _BY_NAME.get(name) or (_BY_EXTENSION.get(name.rsplit(".", 1)[1]) if "." in name else None)

@@ -8,7 +8,7 @@
 | html      | .html, .htm, .xhtml (.gz, .zst, .bz2)   | the file: a page to extract                           |
 | text      | .txt (.gz, .zst, .bz2)                  | the file                                              |
 | mediawiki | .xml (.gz, .zst, .bz2)                  | a page of the dump, wiki markup to be reduced to text |
-| code      | .py, .c ... (`code_languages.py`)       | the file                                              |
+| code      | none: only where a spec asks for it     | the file, with its language (`code_languages.py`)     |
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 from cluster.contracts.errors import InputError
-from dataprep.sources.code_languages import is_source_code
 
 Format = Literal["warc", "jsonl", "parquet", "html", "text", "mediawiki", "code"]
 Codec = Literal["gz", "bz2", "zst"]
@@ -45,13 +44,13 @@ def format_of(uri: str, forced: Format | None = None) -> tuple[Format, Codec | N
     codec = next((codec for suffix, codec in _CODECS.items() if name.endswith(suffix)), None)
     stem = name.rsplit(".", 1)[0] if codec else name
     known = forced or next((kind for kind, suffixes in _SUFFIXES.items() if stem.endswith(suffixes)), None)
-    if forced == "code" or (known is None and is_source_code(uri)):
-        return "code", None
+    if known == "code":
+        return known, None  # whatever the name
     if known is None:
         endings = ", ".join(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
         raise InputError(
             f"{uri}: unknown format; a name must end in one of {endings} (and .gz, .zst or .bz2 behind it where"
-            f" compressed) or in a programming language's, or `format` must name one of {', '.join(get_args(Format))}"
+            f" compressed), or `format` must name one of {', '.join(get_args(Format))}"
         )
     compressions = _COMPRESSIONS.get(known, frozenset(_CODECS.values()))
     if codec is not None and codec not in compressions:

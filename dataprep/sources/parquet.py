@@ -13,6 +13,7 @@ from dataprep.config import Columns
 from dataprep.sources.records import PlainText, Provenance, SourceRecord
 
 _BATCH_ROWS = 512
+_BATCH_BYTES = 32 << 20  # about; rows of long texts come in smaller batches
 _BUFFER_BYTES = 4 << 20  # of one column; a request to a remote store
 _PROBE_BYTES = 16 << 20
 
@@ -89,7 +90,10 @@ def _row_group(
     row = first_row
     try:
         batches = parquet.iter_batches(
-            _BATCH_ROWS, row_groups=[number], columns=[columns.text, *names.values()], use_threads=False
+            _batch_rows(parquet.metadata.row_group(number)),
+            row_groups=[number],
+            columns=[columns.text, *names.values()],
+            use_threads=False,
         )
         for batch in batches:
             texts = batch.column(columns.text).cast(pa.large_binary()).to_pylist()
@@ -103,6 +107,12 @@ def _row_group(
         _raise_if_unreadable(file, _begin(group), group.total_byte_size)
         left = first_row + group.num_rows - row
         yield Quarantined(uri, row, "bad_row_group", f"{left} rows of row group {number}: {error}")
+
+
+def _batch_rows(group: pq.RowGroupMetaData) -> int:
+    """How many rows of a group to hold at once."""
+    bytes_per_row = max(1, group.total_byte_size // max(1, group.num_rows))
+    return max(1, min(_BATCH_ROWS, _BATCH_BYTES // bytes_per_row))
 
 
 def _document(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, cast
 
 from cluster.contracts import storage
@@ -18,6 +19,26 @@ from dataprep.sources.warc import read_warc
 from dataprep.sources.whole_file import read_code_file, read_html_file, read_text_file
 
 _READ_AHEAD_BYTES = 4 << 20  # one request to a remote store
+_FETCHED_AT_ONCE = 16  # files; each is at most a record of the allowed size
+
+
+def read_sources(sources: Sequence[Source], *, columns: Columns, max_record_bytes: int) -> Iterator[SourceRecord]:
+    """All records of a shard's sources, in order. Remote files of one record are fetched some at a time.
+
+    Raises `OSError` where the store fails, and for nothing else.
+    """
+    if len(sources) == 1 or storage.is_local(sources[0].uri):
+        for source in sources:
+            yield from read_records(source, columns=columns, max_record_bytes=max_record_bytes)
+        return
+
+    def fetch(source: Source) -> list[SourceRecord]:
+        return list(read_records(source, columns=columns, max_record_bytes=max_record_bytes))
+
+    with ThreadPoolExecutor(_FETCHED_AT_ONCE) as pool:
+        for start in range(0, len(sources), _FETCHED_AT_ONCE):
+            for records in pool.map(fetch, sources[start : start + _FETCHED_AT_ONCE]):
+                yield from records
 
 
 def read_records(source: Source, *, columns: Columns, max_record_bytes: int) -> Iterator[SourceRecord]:

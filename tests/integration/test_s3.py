@@ -11,11 +11,17 @@ from pathlib import Path
 from textwrap import dedent
 
 import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cluster.contracts import storage
 from cluster.contracts.commit import check_content, commit_part, committed_parts, sweep
 from cluster.runs import read_run
+from dataprep.config import Columns
+from dataprep.sources.readers import read_sources
+from dataprep.sources.records import PlainText
+from dataprep.sources.shards import plan_shards
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -102,10 +108,23 @@ def test_an_exception_half_way_publishes_an_object_that_no_reader_sees(bucket: s
     assert len(storage.list_files(directory)) == 1
 
 
+def test_many_small_files_are_read_in_their_order(bucket: str) -> None:
+    for number in range(50):
+        storage.write_bytes(f"{bucket}/small/{number:03}.txt", f"text {number}".encode() if number != 30 else b"")
+    (shard,) = plan_shards(storage.expand(f"{bucket}/small"))
+    records = list(read_sources(shard.sources, columns=Columns(), max_record_bytes=100))
+    found = [record.text if isinstance(record, PlainText) else getattr(record, "reason", "") for record in records]
+    assert found == [f"text {number}" if number != 30 else "empty_file" for number in range(50)]
+
+
 def test_the_data_stages_run_from_a_bucket_into_a_bucket(bucket: str, tmp_path: Path) -> None:
     rows = [{"text": f"Document {i} tells the story of number {i}, and of the {i} things that it has with it. " * 12}
             for i in range(40)]  # fmt: skip
     storage.write_bytes(f"{bucket}/raw/rows.jsonl", "\n".join(json.dumps(r) for r in [*rows, rows[3]]).encode())
+    table = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist([{"text": f"Row {i} of the table. " * 20} for i in range(5)]), table)
+    storage.write_bytes(f"{bucket}/more/table.parquet", table.getvalue().to_pybytes())
+    storage.write_bytes(f"{bucket}/more/inputs.list", f"table.parquet\n{bucket}/raw/*.jsonl\n".encode())
     spec = tmp_path / "spec.yaml"
     spec.write_text(
         dedent(
@@ -114,7 +133,7 @@ def test_the_data_stages_run_from_a_bucket_into_a_bucket(bucket: str, tmp_path: 
             storage: {bucket}/store
             resources: {{cpus: 2, memory_gib: 1, object_store_gib: 0.2}}
             stages:
-              clean: {{inputs: ["{bucket}/raw/*.jsonl"], gopher_repetition: null, gopher_quality: null, c4: null}}
+              clean: {{inputs: ["{bucket}/more/inputs.list"], gopher_repetition: null, gopher_quality: null, c4: null}}
               dedupe: {{parts: clean, fuzzy: null}}
               tokenizer: {{documents: dedupe, vocab_size: 300}}
               tokenize: {{documents: dedupe, tokenizer: tokenizer, heldout_fraction: 0.1}}
@@ -126,7 +145,7 @@ def test_the_data_stages_run_from_a_bucket_into_a_bucket(bucket: str, tmp_path: 
     assert done.returncode == 0, done.stdout + done.stderr
     record = read_run("remote", f"{bucket}/store")
     metrics = {name: a.manifest.metrics for name, a in record.artifacts().items()}
-    assert metrics["clean"]["read"] == 41
+    assert (metrics["clean"]["read"], metrics["clean"]["shards"]) == (41 + 5, 2)
     assert metrics["dedupe"]["removed"]["exact_duplicate"] == 1
     assert metrics["tokenize"]["documents"] + metrics["tokenize"]["heldout_documents"] >= metrics["dedupe"]["kept"]
     assert storage.exists(f"{bucket}/store/runs/remote/report.html")

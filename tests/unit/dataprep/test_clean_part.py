@@ -165,8 +165,8 @@ def test_source_code_keeps_its_language_and_is_spared_the_rules_for_prose(tmp_pa
         (tmp_path / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "tree" / name).write_bytes(content)
     settings = CleanConfig(inputs=[str(tmp_path / "tree")], format="code", languages=["en"], pii={})
-    (shard,) = plan_shards(input_files(settings.inputs), settings.format)
-    clean_part(shard.sources, parts=str(tmp_path / "parts"), key="k", config=settings)
+    sources = [s for shard in plan_shards(input_files(settings.inputs), settings.format) for s in shard.sources]
+    clean_part(sources, parts=str(tmp_path / "parts"), key="k", config=settings)
     part = committed_part(str(tmp_path / "parts"), "k")
     assert part is not None
     documents = {Path(d["uri"]).name: d for d in table(tmp_path, part, "documents")}

@@ -73,11 +73,11 @@ def test_entities_are_never_expanded() -> None:
     entities = "".join(f'<!ENTITY e{i + 1} "{f"&e{i};" * 10}">' for i in range(12))
     bomb = f'<!DOCTYPE mediawiki [<!ENTITY e0 "lol">{entities}]>' + HEAD + page("A", "&e12;") + page("B", "fine")
     inside = HEAD + page("C", "x").replace("<page>", f'<page><!DOCTYPE p [<!ENTITY e0 "lol">{entities}]>')
-    started = time.perf_counter()
+    started = time.process_time()
     assert outcomes(read(bomb + "</mediawiki>")) == ["bad_xml", "fine"]
     assert outcomes(read(inside)) == ["bad_xml"]
     assert outcomes(read(HEAD + page("D", "<i>" * 150_000), limit=10**7)) == ["bad_xml"]
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_a_file_without_pages_is_no_dump() -> None:

@@ -78,6 +78,20 @@ def test_a_damaged_file_is_quarantined_and_its_sound_row_groups_are_read(tmp_pat
     assert outcomes(read(path)) == [(-1, "bad_parquet")]
 
 
+def test_long_texts_are_read_few_at_a_time(tmp_path: Path) -> None:
+    texts = [str(i) * 4_000_000 for i in range(1, 10)] * 8
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", use_dictionary=False, write_batch_size=1)
+    before = pa.total_allocated_bytes()
+    peak, offsets = 0, []
+    with pa.OSFile(str(tmp_path / "a.parquet")) as file:
+        for record in read_parquet(file, "p", columns=Columns(), max_record_bytes=10**7):
+            assert isinstance(record, PlainText)
+            offsets.append(record.provenance.offset)
+            peak = max(peak, pa.total_allocated_bytes() - before)
+    assert offsets == list(range(72))
+    assert peak < 150_000_000, "of 288 million bytes"
+
+
 def test_a_store_that_fails_is_an_error_and_no_quarantine(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["x " * 300] * 50}), tmp_path / "a.parquet")
 

@@ -44,7 +44,7 @@ def odd_lines(rng: random.Random) -> bytes:
     return b"\n".join(rng.choice(kinds) for _ in range(rng.randrange(1, 30))) + end
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(5))
 def test_ranges_of_any_size_hold_every_line_once_and_in_order(seed: int, tmp_path: Path) -> None:
     content = odd_lines(random.Random(seed))
     (tmp_path / "a.jsonl").write_bytes(content)
@@ -115,8 +115,6 @@ def test_keys_name_the_range_and_differ_for_another_range_or_version() -> None:
         ("index.htm", ("html", None)),
         ("a.txt.bz2", ("text", "bz2")),
         ("enwiki-pages-articles.xml.bz2", ("mediawiki", "bz2")),
-        ("s3://b/src/Main.java", ("code", None)),
-        ("repo/CMakeLists.txt", ("text", None)),
     ],
 )
 def test_formats_go_by_name(name: str, expected: tuple[str, Any]) -> None:
@@ -127,7 +125,7 @@ def test_a_format_can_be_forced_and_what_cannot_be_read_is_refused() -> None:
     assert format_of("c4-train.00000.json.gz", "jsonl") == ("jsonl", "gz")
     assert format_of("part-0", "parquet") == ("parquet", None)
     assert format_of("repo/CMakeLists.txt", "code") == format_of("repo/a.tar.gz", "code") == ("code", None)
-    for unknown in ("a.csv", "jsonl", "a.gz"):
+    for unknown in ("a.csv", "jsonl", "a.gz", "convert.py"):
         with pytest.raises(InputError, match="unknown format; a name must end in"):
             format_of(unknown)
     with pytest.raises(InputError, match=r"warc files can't be compressed as \.bz2"):

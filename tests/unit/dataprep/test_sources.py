@@ -235,9 +235,9 @@ def test_decompressed_pieces_stay_small() -> None:
 def test_a_stream_that_expands_beyond_measure_is_cut_off_in_time(codec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dataprep.sources.compression.FREE_BYTES", 1 << 20)
     bomb = COMPRESS[codec](b'{"body": "one"}\n' + b"0" * 50_000_000)
-    started = time.perf_counter()
+    started = time.process_time()
     first, damage = lines(bomb, codec)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
     assert isinstance(first, PlainText)
     assert isinstance(damage, Quarantined)
     assert (damage.offset, damage.reason) == (16, "decompression_bomb")
