@@ -29,13 +29,16 @@ _NAME_CHARACTERS = 80  # of a part's key, for people; the hash behind it is what
 def run(config: CleanConfig, inputs: Mapping[str, Artifact], output: str, context: StageContext) -> StageResult:
     """Make the parts that are not there yet, then the artifact's shard table."""
     files = input_files(config.inputs)
-    parts = context.parts_directory
+    parts, classifier = context.parts_directory, None
+    if "classifier" in inputs:  # parts are shared by settings, to which a trained model does not belong
+        parts = storage.join(parts, inputs["classifier"].manifest.fingerprint)
+        classifier = inputs["classifier"].path("model.bin")
     keys = {file.uri: part_key(file) for file in files}
     done = {uri: part for uri, key in keys.items() if (part := committed_part(parts, key)) is not None}
     if done:
         context.progress.note(f"{len(done)} of {len(files)} input files were cleaned before with these settings")
     over_shards(
-        partial(_clean, parts=parts, config=config),
+        partial(_clean, parts=parts, config=config, classifier=classifier),
         [{"uri": file.uri, "key": keys[file.uri]} for file in _largest_first(files) if file.uri not in done],
         workers=config.workers,
         max_workers=config.max_workers,
@@ -78,11 +81,11 @@ def part_key(file: FileStat) -> str:
     return f"{name.lstrip('.-_') or 'part'}-{identity}"
 
 
-def _clean(row: dict[str, Any], *, parts: str, config: CleanConfig) -> int:
+def _clean(row: dict[str, Any], *, parts: str, config: CleanConfig, classifier: str | None) -> int:
     # Imported in the task, after `prepare_worker` has said where compiled kernels are kept.
     from dataprep.clean_part import clean_part
 
-    return clean_part(row["uri"], parts=parts, key=row["key"], config=config)
+    return clean_part(row["uri"], parts=parts, key=row["key"], config=config, classifier=classifier)
 
 
 def _largest_first(files: Sequence[FileStat]) -> list[FileStat]:

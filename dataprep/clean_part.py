@@ -26,6 +26,7 @@ from dataprep.extract import UnreadablePage, extract
 from dataprep.filters.families import SCORE_TYPES
 from dataprep.normalise import normalise
 from dataprep.pii.redact import redact
+from dataprep.quality_model import local_model
 from dataprep.source_code import is_source_code
 from dataprep.sources.formats import read_records
 from dataprep.sources.records import HtmlPage, PlainText, Provenance, Unwanted
@@ -82,10 +83,13 @@ class Tally:
             )
 
 
-def clean_part(uri: str, *, parts: str, key: str, config: CleanConfig) -> int:
-    """Clean the file at `uri` and commit the result as unit `key` of `parts`; returns how many documents it keeps."""
+def clean_part(uri: str, *, parts: str, key: str, config: CleanConfig, classifier: str | None = None) -> int:
+    """Clean the file at `uri` and commit the result as unit `key` of `parts`; returns how many documents it keeps.
+
+    `classifier`: the URI of the quality classifier's model file.
+    """
     tally = Tally()
-    judge = Judge(config)
+    judge = Judge(config, None if classifier is None else local_model(classifier))
     with commit_part(parts, key) as part:
         with _open_tables(part, config) as tables:
             for batch in _batches(uri, config, tally):
