@@ -150,6 +150,7 @@ def _record(spec: JobSpec, stages: list[PlannedStage]) -> RunRecord:
 
 _HEADLINES = {
     "clean": ("read", "kept", "quarantined"),
+    "quality_classifier": ("num_positive", "num_negative", "heldout_accuracy", "heldout_auc"),
     "dedupe": ("documents", "kept"),
     "tokenizer": ("vocab_size",),
     "tokenize": ("documents", "tokens"),

@@ -39,6 +39,12 @@ STAGE_KINDS: dict[str, StageKind] = {
     kind.name: kind
     for kind in (
         StageKind("clean", "dataprep.config:CleanConfig", "dataprep.clean:run", "extract, identify language, filter"),
+        StageKind(
+            "quality_classifier",
+            "dataprep.config:QualityClassifierConfig",
+            "dataprep.quality_classifier:run",
+            "train a fastText classifier of good and bad documents",
+        ),
         StageKind("dedupe", "dataprep.config:DedupeConfig", "dataprep.dedupe:run", "find exact and near duplicates"),
         StageKind(
             "tokenizer", "dataprep.config:TokenizerConfig", "dataprep.tokenizer:run", "train a byte-level BPE tokenizer"

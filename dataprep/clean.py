@@ -29,12 +29,15 @@ def run(config: CleanConfig, inputs: Mapping[str, Artifact], output: str, contex
     files = input_files(config.inputs)
     shards = plan_shards(files, config.format)
     check_libraries(config, {source.format for shard in shards for source in shard.sources})
-    parts = context.parts_directory
+    parts, classifier = context.parts_directory, None
+    if "classifier" in inputs:  # parts are shared by settings, to which a trained model does not belong
+        parts = storage.join(parts, inputs["classifier"].manifest.fingerprint)
+        classifier = inputs["classifier"].path("model.bin")
     done = {shard.key: part for shard in shards if (part := committed_part(parts, shard.key)) is not None}
     if done:
         context.progress.note(f"{len(done)} of {len(shards)} shards were cleaned before with these settings")
     over_shards(
-        partial(_clean, parts=parts, config=config),
+        partial(_clean, parts=parts, config=config, classifier=classifier),
         [shard.to_row() for shard in _largest_first(shards) if shard.key not in done],
         workers=config.workers,
         max_workers=config.max_workers,
@@ -78,11 +81,11 @@ def input_files(patterns: Sequence[str]) -> list[FileStat]:
     return [found[uri] for uri in sorted(found)]
 
 
-def _clean(row: dict[str, Any], *, parts: str, config: CleanConfig) -> int:
+def _clean(row: dict[str, Any], *, parts: str, config: CleanConfig, classifier: str | None) -> int:
     # Imported in the task, after `prepare_worker` has said where compiled kernels are kept.
     from dataprep.clean_part import clean_part
 
-    return clean_part(sources_of(row), parts=parts, key=row["key"], config=config)
+    return clean_part(sources_of(row), parts=parts, key=row["key"], config=config, classifier=classifier)
 
 
 def _largest_first(shards: Sequence[SourceShard]) -> list[SourceShard]:

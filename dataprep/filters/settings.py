@@ -167,6 +167,12 @@ class BadWordsSettings(FamilySettings):
     seed: Count = Field(0, description="Chooses which")
 
 
+class QualitySettings(FamilySettings):
+    """What a trained classifier says (Li et al. 2024, arXiv:2406.11794, section 4.4)."""
+
+    min_probability: Fraction = Field(0.5, description="Least probability of the positive label")
+
+
 class DecontaminationSettings(FamilySettings):
     """Passages that documents share with evaluation sets (Brown et al. 2020, arXiv:2005.14165, appendix C)."""
 

@@ -25,8 +25,8 @@ from cluster.contracts.progress import SilentProgress
 from cluster.contracts.records import doc_id
 from cluster.contracts.retry import Backoff
 from cluster.contracts.tokens import open_shards, read_token_index
-from dataprep import clean, dedupe, tokenize, tokenizer
-from dataprep.config import CleanConfig, DedupeConfig, TokenizeConfig, TokenizerConfig
+from dataprep import clean, dedupe, quality_classifier, tokenize, tokenizer
+from dataprep.config import CleanConfig, DedupeConfig, QualityClassifierConfig, TokenizeConfig, TokenizerConfig
 from dataprep.documents import absolute_uri, read_kept, read_shard_table
 from dataprep.over_shards import Pace, over_shards
 
@@ -266,6 +266,25 @@ def test_a_killed_run_goes_on_and_one_more_file_costs_one_more_file(
     assert after[1].documents == before[0].documents, "the file written before, its attempt's name included"
     expected = read_shard_table(prepared.clean.uri)
     assert [s.documents.sha256 for s in after] == [s.documents.sha256 for s in expected]
+
+
+def test_a_trained_classifier_judges_in_clean_and_parts_are_those_of_the_model(corpus: Corpus, tmp_path: Path) -> None:
+    place = Storage(tmp_path)
+    spam = [json.dumps({"text": " ".join(["buy", "cheap", "pills", "here", "now"] * 10)})] * 40
+    (tmp_path / "spam.jsonl").write_text("\n".join(spam))
+    settings = QualityClassifierConfig(
+        positive=[str(corpus.second)], negative=[str(tmp_path / "spam.jsonl")], dimensions=4, buckets=2_200_000,
+        worker=HALF_CPU, epochs=20,
+    )  # fmt: skip
+    model = place.run(quality_classifier.run, settings)
+    assert model.manifest.metrics["num_negative"] == 40
+    (tmp_path / "mixed.jsonl").write_text("\n".join([*spam[:5], *corpus.first.read_text().splitlines()[-20:]]))
+    lenient = clean_config(tmp_path / "mixed.jsonl", gopher_quality=None, language_threshold=0, classifier="x")
+    cleaned = place.run(clean.run, lenient, classifier=model)
+    assert cleaned.manifest.metrics["dropped"] == {"low_quality": 5}
+    assert cleaned.manifest.metrics["kept"] == 20
+    (shard,) = read_shard_table(cleaned.uri)
+    assert shard.parts.endswith(model.manifest.fingerprint)
 
 
 def _touch_or_fail(shard: dict[str, Any]) -> int:
