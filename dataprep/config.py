@@ -25,7 +25,7 @@ class JsonlFields(StrictModel):
 class MinHashSettings(StrictModel):
     """Signatures for near-duplicates. Corpora can be deduplicated together only where these agree."""
 
-    num_hashes: Annotated[int, Field(ge=1, le=1024)] = 112  # per document; FineWeb's 14 bands of 8 rows
+    num_hashes: Annotated[int, Field(ge=1, le=1024)] = 160  # per document; dedupe cuts them into 20 bands of 8 rows
     ngram: Annotated[int, Field(ge=1)] = 5  # terms of a shingle
     seed: Annotated[int, Field(ge=0)] = 1  # chooses the hash functions
 
@@ -55,6 +55,8 @@ class DataConfig(StageConfig):
 class CleanConfig(DataConfig):
     """Raw files to documents: read, extract, normalise, identify the language, filter, sign."""
 
+    stage_version: ClassVar[int] = 2  # 2: a longer signature begins with the shorter one
+
     kind: Literal["clean"] = "clean"
     inputs: Annotated[list[str], InputFiles(), Field(min_length=1)]  # .warc(.gz), .jsonl(.gz|.zst|.bz2); globs too
     jsonl: JsonlFields = JsonlFields()  # which fields of a JSON Lines row hold what
@@ -75,7 +77,7 @@ class FuzzySettings(StrictModel):
     bands x rows hashes or more.
     """
 
-    bands: Annotated[int, Field(ge=1)] = 14
+    bands: Annotated[int, Field(ge=1)] = 20
     rows: Annotated[int, Field(ge=1)] = 8  # hashes of a band
     similarity: Annotated[float | None, Field(gt=0, lt=1)] = None  # choose bands and rows for this one instead
 

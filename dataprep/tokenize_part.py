@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import chain
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 from tokenizers import Tokenizer
 
 from cluster.contracts import storage
@@ -17,11 +14,11 @@ from cluster.contracts.errors import InputError
 from cluster.contracts.tokens import token_dtype, write_token_shard
 from dataprep.config import TokenizeConfig
 from dataprep.documents import Shard, doc_ids, read_kept, read_signatures
-from dataprep.encoder import Encoder, fastest_encoder
+from dataprep.encoder import Encoded, Encoder, fastest_encoder
 from dataprep.split import drawn
+from dataprep.text_column import TextColumn
 
 TRAIN, HELDOUT = "train", "heldout"  # the roles of a part's files; absent where it has no such documents
-_BATCH_DOCUMENTS = 256  # encoded at once
 _SAMPLE_DOCUMENTS = 32  # on which the fast encoder must agree
 
 
@@ -51,68 +48,63 @@ def tokenize_part(
     source = shard.uri.rsplit("/", 1)[-1]
     sides = {TRAIN: _Side(dtype), HELDOUT: _Side(dtype)}
     encoder: Encoder | None = None
-    for texts, rows in _batches(documents, shard):
+    for batch, rows in read_kept(documents, shard, ["text"]):
+        texts = TextColumn(batch.column("text"))
         if encoder is None:
-            encoder = fastest_encoder(model, texts[:_SAMPLE_DOCUMENTS], num_threads=num_threads)
-        for text, ids, row in zip(texts, encoder.encode(texts), rows, strict=True):
-            sides[HELDOUT if heldout[row] else TRAIN].add(np.append(ids, separator), row, len(text.encode()))
+            sample = TextColumn(texts.texts.slice(0, _SAMPLE_DOCUMENTS))
+            encoder = fastest_encoder(model, sample, num_threads=num_threads)
+        encoded = encoder.encode(texts)
+        for role, side in sides.items():
+            side.add(encoded, heldout[rows] == (role == HELDOUT), separator, rows, np.diff(texts.offsets))
     with commit_part(output, key) as part:
         for role, side in sides.items():
             side.write(part, role, shard.number, source)
         part.metrics["encoder"] = encoder.name if encoder is not None else None
-    return sum(len(side.rows) for side in sides.values())
+    return sum(map(len, sides.values()))
 
 
 class _Side:
     """The documents of one side of the split, gathered."""
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
-        self._dtype = dtype
-        self._ids: list[npt.NDArray[Any]] = []
-        self.rows: list[int] = []
+        self._tokens: list[npt.NDArray[Any]] = [np.empty(0, dtype)]
+        self._lengths: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
+        self._rows: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
         self._num_bytes = 0
 
-    def add(self, ids: npt.NDArray[np.int64], row: int, num_bytes: int) -> None:
-        self._ids.append(ids.astype(self._dtype))
-        self.rows.append(row)
-        self._num_bytes += num_bytes
+    def add(
+        self,
+        encoded: Encoded,
+        is_mine_D: npt.NDArray[np.bool_],
+        separator: int,
+        rows_D: npt.NDArray[np.int64],
+        num_bytes_D: npt.NDArray[np.int64],
+    ) -> None:
+        """Take the documents of this side, each with the separator behind it."""
+        counts_D = np.diff(encoded.offsets)
+        lengths = counts_D[is_mine_D] + 1
+        tokens = np.full(int(lengths.sum()), separator, self._tokens[0].dtype)
+        is_text = np.ones(len(tokens), bool)
+        is_text[np.cumsum(lengths) - 1] = False
+        tokens[is_text] = encoded.ids_T[np.repeat(is_mine_D, counts_D)]
+        self._tokens.append(tokens)
+        self._lengths.append(lengths)
+        self._rows.append(rows_D[is_mine_D])
+        self._num_bytes += int(num_bytes_D[is_mine_D].sum())
+
+    def __len__(self) -> int:
+        return sum(map(len, self._rows))
 
     def write(self, part: PartWriter, role: str, shard_number: int, source: str) -> None:
-        lengths = np.fromiter((len(ids) for ids in self._ids), np.int64, len(self._ids))
-        part.metrics[role] = {
-            "documents": len(self.rows),
-            "tokens": int(lengths.sum()),
-            "bytes": self._num_bytes,
-        }
-        if not self.rows:
+        lengths, rows = np.concatenate(self._lengths), np.concatenate(self._rows)
+        part.metrics[role] = {"documents": len(rows), "tokens": int(lengths.sum()), "bytes": self._num_bytes}
+        if not len(rows):
             return
         with part.open(role, f"{role}.arrow") as sink:
             write_token_shard(
                 sink,
-                np.concatenate(self._ids),
+                np.concatenate(self._tokens),
                 np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
-                doc_ids(shard_number, np.array(self.rows, np.int64)),
-                [source] * len(self.rows),
+                doc_ids(shard_number, rows),
+                [source] * len(rows),
             )
-
-
-def _batches(documents: str, shard: Shard) -> Iterator[tuple[list[str], list[int]]]:
-    """Texts and their rows, `_BATCH_DOCUMENTS` at a time."""
-    texts: list[str] = []
-    rows: list[int] = []
-    kept = read_kept(documents, shard, ["text"])
-    pairs = chain.from_iterable(
-        zip(_strings(batch.column("text")), numbers.tolist(), strict=True) for batch, numbers in kept
-    )
-    for text, row in pairs:
-        texts.append(text)
-        rows.append(row)
-        if len(texts) == _BATCH_DOCUMENTS:
-            yield texts, rows
-            texts, rows = [], []
-    if texts:
-        yield texts, rows
-
-
-def _strings(column: pa.Array) -> list[str]:
-    return column.to_pylist()

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.commit import WrittenFile
@@ -54,6 +56,7 @@ def _train(config: TokenizerConfig, documents: str, output: str, seed: int) -> t
     prepare_worker(config.worker.num_threads)
     from dataprep.bpe import save_tokenizer, train_bpe
     from dataprep.encoder import HuggingFaceEncoder
+    from dataprep.text_column import TextColumn
 
     counts = {"documents": 0, "characters": 0}
     head: list[str] = []
@@ -80,7 +83,7 @@ def _train(config: TokenizerConfig, documents: str, output: str, seed: int) -> t
     with tempfile.TemporaryDirectory() as scratch:
         save_tokenizer(tokenizer, Path(scratch), special_tokens=config.special_tokens)
         files = [_publish(path, output) for path in sorted(Path(scratch).iterdir())]
-    num_tokens = sum(len(ids) for ids in HuggingFaceEncoder(tokenizer).encode(head))
+    num_tokens = len(HuggingFaceEncoder(tokenizer).encode(TextColumn(pa.array(head, pa.large_string()))).ids_T)
     num_bytes = sum(len(text.encode()) for text in head)
     metrics = {
         "vocab_size": tokenizer.get_vocab_size(),
