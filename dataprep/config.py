@@ -71,7 +71,7 @@ class CleanConfig(DataConfig):
 
 
 class FuzzySettings(StrictModel):
-    """Banded LSH over the MinHash signatures: documents that agree in every row of some band are duplicates.
+    """Banded LSH over the MinHash signatures: documents that agree in every row of some band are candidates.
 
     Two documents of Jaccard similarity s meet with probability 1 - (1 - s^rows)^bands. The signatures must have
     bands x rows hashes or more.
@@ -80,6 +80,9 @@ class FuzzySettings(StrictModel):
     bands: Annotated[int, Field(ge=1)] = 20
     rows: Annotated[int, Field(ge=1)] = 8  # hashes of a band
     similarity: Annotated[float | None, Field(gt=0, lt=1)] = None  # choose bands and rows for this one instead
+    # Candidates must be this similar to one of up to 8 leaders of their bucket, as estimated from one bit of each hash
+    # (standard deviation 0.07); None: all candidates are duplicates.
+    verify: Annotated[float | None, Field(gt=0, lt=1)] = 0.55
 
     @model_validator(mode="after")
     def _one_way(self) -> FuzzySettings:
@@ -89,12 +92,26 @@ class FuzzySettings(StrictModel):
 
 
 class DedupeConfig(DataConfig):
-    """Exact and near duplicates across all documents; of each group the lowest `doc_id` stays."""
+    """Exact, URL and near duplicates across all documents, and against earlier corpora."""
+
+    stage_version: ClassVar[int] = 2  # 2: candidates are checked; the reason is what joins a row to its survivor
 
     kind: Literal["dedupe"] = "dedupe"
     parts: Annotated[str, InputOf(("clean",))]  # the documents
+    against: Annotated[list[str], InputOf(("clean", "dedupe"))] = Field(
+        default_factory=list,
+        description="earlier corpora, clean or dedupe stages or directories: their documents win and are left alone",
+    )
     exact: bool = True  # remove documents of the same normalised text
+    url: bool = False  # remove documents of the same page: URLs equal but for scheme, www., fragment and tracking
     fuzzy: FuzzySettings | None = FuzzySettings()  # None: near duplicates stay
+    keep_best: str | None = None  # of a group, keep the document with the most in this column; None: the lowest doc_id
+    clusters: bool = True  # write the groups too, clusters-*.parquet, to look at
+    union_find_gib: Annotated[float, Field(ge=0)] = execution(
+        default=4.0,
+        description="memory of the driver for joining groups, 16 bytes a document; more than that is mapped"
+        " from files on its disk",
+    )
 
 
 class SpecialTokens(StrictModel):

@@ -53,8 +53,23 @@ DROPPED_SCHEMA = pa.schema(
     ]
 )
 REMOVAL_SCHEMA = pa.schema(
-    [("row", pa.int64()), ("reason", pa.dictionary(pa.int8(), pa.string())), ("survivor", pa.int64())]
-)  # a duplicate's row in its part, and the doc_id of the document that stays
+    [
+        ("row", pa.int64()),  # the duplicate's, in its part
+        ("reason", pa.dictionary(pa.int8(), pa.string())),
+        ("survivor", pa.int64()),  # doc_id of the document that stays
+        ("corpus", pa.int16()),  # which it is in: 0 for this artifact, k for the k-th of dedupe's `against`
+    ]
+)
+CLUSTER_SCHEMA = pa.schema(
+    [
+        ("cluster", pa.int64()),  # groups the rows; no meaning beyond this artifact
+        ("corpus", pa.int16()),  # as above
+        ("doc_id", pa.int64()),
+        ("survives", pa.bool_()),
+        ("reason", pa.string()),  # null for the survivor
+        ("similarity", pa.float32()),  # to the survivor: Jaccard of shingles, estimated from one bit of each MinHash
+    ]
+)
 
 
 def signature_schema(num_hashes: int, dtype: pa.DataType) -> pa.Schema:
@@ -148,6 +163,16 @@ def read_signatures(artifact: str, shard: Shard, columns: Sequence[str]) -> pa.T
     return _read(absolute_uri(shard.parts, base=artifact), shard.signatures, columns)
 
 
+def read_columns(artifact: str, shard: Shard, columns: Sequence[str]) -> pa.Table:
+    """Some columns of a shard's documents, all rows. Raises `InputError` naming one that is not there."""
+    directory = absolute_uri(shard.parts, base=artifact)
+    filesystem, path = storage.locate(check_size(directory, shard.documents))
+    names = pq.read_schema(path, filesystem=filesystem).names
+    if missing := [column for column in columns if column not in names]:
+        raise InputError(f"{directory}/{shard.documents.name} has no column {missing[0]!r}; it has {', '.join(names)}")
+    return _read(directory, shard.documents, columns)
+
+
 def read_dropped(artifact: str, shard: Shard) -> pa.Table:
     """A shard's dropped rows (`DROPPED_SCHEMA`)."""
     return _read(absolute_uri(shard.parts, base=artifact), shard.dropped, DROPPED_SCHEMA.names)
@@ -158,11 +183,17 @@ def read_quarantined(artifact: str, shard: Shard) -> pa.Table:
     return _read(absolute_uri(shard.parts, base=artifact), shard.quarantined, QUARANTINE_SCHEMA.names)
 
 
+def read_removals(artifact: str, shard: Shard) -> pa.Table:
+    """A shard's removed rows (`REMOVAL_SCHEMA`)."""
+    if shard.removals is None:
+        return REMOVAL_SCHEMA.empty_table()
+    return _read(artifact, shard.removals, REMOVAL_SCHEMA.names)
+
+
 def removed_rows(artifact: str, shard: Shard) -> npt.NDArray[np.bool_]:
     """Which of a shard's documents dedupe removed."""
     removed = np.zeros(shard.num_documents, bool)
-    if shard.removals is not None:
-        removed[_read(artifact, shard.removals, ["row"]).column("row").to_numpy()] = True
+    removed[read_removals(artifact, shard).column("row").to_numpy()] = True
     return removed
 
 

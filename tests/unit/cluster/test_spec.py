@@ -6,7 +6,7 @@ from textwrap import dedent
 import pytest
 
 from cluster.contracts.errors import SpecError
-from cluster.spec import JobSpec, load_spec
+from cluster.spec import JobSpec, load_spec, stage_inputs
 
 GOOD = """
     name: test
@@ -177,3 +177,21 @@ def test_an_absent_or_binary_spec_is_refused(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SpecError, match="UTF-8"):
         load_spec(tmp_path / "binary.yaml")
+
+
+def test_a_list_of_inputs_is_checked_and_ordered_item_by_item(tmp_path: Path) -> None:
+    (tmp_path / "earlier").mkdir()
+    more = """
+      old: {kind: clean, inputs: [pages.jsonl]}
+      newer:
+        kind: dedupe
+        parts: clean
+        against: [%s]
+    """
+    spec = _load(tmp_path, GOOD + more % "old, unique, ./earlier")
+    assert spec.dependencies("newer") == {"parts": "clean", "against.0": "old", "against.1": "unique"}
+    assert stage_inputs(spec.stages["newer"])["against.2"] == str(tmp_path / "earlier")
+    assert list(spec.stages).index("newer") > list(spec.stages).index("unique")
+    found = _problems(tmp_path, GOOD + more % "old, words, absent, ./none")
+    assert {f"stages.newer.against.{n}" for n in (1, 2, 3)} == set(found)
+    assert "is a tokenizer stage" in found["stages.newer.against.1"]

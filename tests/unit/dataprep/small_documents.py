@@ -37,7 +37,12 @@ def write_documents(
         )
         rows = list(removed[number]) if removed else []
         removals = pa.table(
-            {"row": rows, "reason": pa.array(["near_duplicate"] * len(rows)).dictionary_encode(), "survivor": rows},
+            {
+                "row": rows,
+                "reason": pa.array(["near_duplicate"] * len(rows)).dictionary_encode(),
+                "survivor": rows,
+                "corpus": [0] * len(rows),
+            },
         )
         shards.append(
             Shard(
