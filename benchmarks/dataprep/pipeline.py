@@ -6,6 +6,7 @@ the workers, those that have ended), read before and after. The tokenizer is tra
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -125,8 +126,10 @@ def _ray() -> Iterator[None]:
     import ray
 
     environment = {"env_vars": {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}}
+    logging.getLogger("ray").setLevel(logging.ERROR)
     ray.init(address="local", num_cpus=_NUM_CPUS, object_store_memory=512 << 20, include_dashboard=False,
-             log_to_driver=False, configure_logging=False, runtime_env=environment)  # fmt: skip
+             log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment)  # fmt: skip
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         yield
     finally:
