@@ -10,6 +10,7 @@ from cluster.contracts.config import InputFiles, InputOf, Resources, StageConfig
 from dataprep.filters.settings import C4Settings, FineWebSettings, GopherQualitySettings, GopherRepetitionSettings
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
 NUM_BASE_TOKENS = 256  # a byte-level vocabulary holds every byte
 
 
@@ -141,6 +142,9 @@ class TokenizerConfig(StageConfig):
     vocab_size: Annotated[int, Field(ge=NUM_BASE_TOKENS + 8, le=1 << 20)] = 32_768  # tokens, special ones included
     min_frequency: Annotated[int, Field(ge=1)] = 2  # of a pair, to be merged
     sample_characters: Annotated[int, Field(ge=1)] = 200_000_000  # trained on about so many, drawn by document
+    # language code -> weight in the sample; those not named have 1
+    languages: dict[str, Weight] = Field(default_factory=dict)
+    temperature: Annotated[float, Field(ge=1)] = 1.0  # between languages; 1: as they come, more: more alike
     special_tokens: SpecialTokens = SpecialTokens()  # the control tokens
     worker: Resources = execution(default_factory=Resources, description="what the training process gets")
 
@@ -151,9 +155,40 @@ class TokenizerConfig(StageConfig):
 class TokenizeConfig(DataConfig):
     """What dedupe left, as token shards."""
 
+    stage_version: ClassVar[int] = 2  # 2: documents of a shard are ordered by language and length
+
     kind: Literal["tokenize"] = "tokenize"
     documents: Annotated[str, InputOf(("dedupe",))]
     tokenizer: Annotated[str, InputOf(("tokenizer",))]
     end_of_text: str = "<|endoftext|>"  # the tokenizer's token that ends each document
     heldout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.01  # of documents, kept out of training for evaluation
     split_seed: Annotated[int, Field(ge=0)] = 0  # chooses which
+    # Lower ends of the classes of lengths (tokens of a document), besides 0; a mixture can weigh them.
+    length_classes: list[Annotated[int, Field(ge=1)]] = Field(default=[2048, 8192, 32_768], max_length=16)
+
+    @model_validator(mode="after")
+    def _ascending(self) -> TokenizeConfig:
+        if self.length_classes != sorted(set(self.length_classes)):
+            raise ValueError(f"length_classes must ascend; got {self.length_classes}")
+        return self
+
+
+class MixtureConfig(StageConfig):
+    """How much of what a model is trained on: an index over token shards, in which documents may be repeated.
+
+    Training documents are grouped by source, language and class of lengths. A group's share is in proportion to its
+    tokens x the three weights x its language's share of all tokens to the power 1 / temperature - 1, as far as
+    `max_epochs` allows; what that cuts off goes to the other groups.
+    """
+
+    kind: Literal["mixture"] = "mixture"
+    tokens: Annotated[list[str], InputOf(("tokenize",)), Field(min_length=1)]
+    tokenizer: Annotated[str, InputOf(("tokenizer",))]  # the one that all of the shards were made with
+    # pattern of input files' names (`web-*`) -> weight; the first that fits; else 1
+    sources: dict[str, Weight] = Field(default_factory=dict)
+    languages: dict[str, Weight] = Field(default_factory=dict)  # language code -> weight; those not named have 1
+    # lower end of a class of lengths (0, 2048, ...) -> weight; those not named have 1
+    lengths: dict[int, Weight] = Field(default_factory=dict)
+    temperature: Annotated[float, Field(ge=1)] = 1.0  # between languages; 1: as they come, more: more alike
+    max_epochs: Annotated[float, Field(gt=0)] = 4.0  # how often a document may come at most
+    total_tokens: Annotated[int | None, Field(ge=1)] = None  # of the mixture; None: as many as the groups in it have

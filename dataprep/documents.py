@@ -9,7 +9,6 @@ Paths in the table are relative to the artifact, so that a storage directory can
 from __future__ import annotations
 
 import hashlib
-import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -23,6 +22,7 @@ from cluster.contracts import storage
 from cluster.contracts.commit import WrittenFile, check_size
 from cluster.contracts.errors import InputError
 from cluster.contracts.records import QUARANTINE_SCHEMA, ROW_BITS
+from cluster.contracts.storage import absolute_uri, relative_uri
 
 SHARD_TABLE = "shards.parquet"
 _BATCH_ROWS = 1024  # documents read at once
@@ -223,30 +223,6 @@ def write_table(directory: str, name: str, table: pa.Table) -> WrittenFile:
 def written_file(name: str, content: bytes) -> WrittenFile:
     """The record of a small file whose bytes are at hand."""
     return WrittenFile(name, len(content), hashlib.sha256(content).hexdigest())
-
-
-def relative_uri(uri: str, *, base: str) -> str:
-    """`uri` as seen from the directory `base`, or as it is where they are on different stores."""
-    uri_store, uri_path = _split(uri)
-    base_store, base_path = _split(base)
-    return posixpath.relpath(uri_path, base_path) if uri_store == base_store else uri
-
-
-def absolute_uri(relative: str, *, base: str) -> str:
-    """The inverse of `relative_uri`."""
-    if "://" in relative or relative.startswith("/"):
-        return relative
-    store, path = _split(base)
-    return store + posixpath.normpath(posixpath.join(path, relative))
-
-
-def _split(uri: str) -> tuple[str, str]:
-    """The store ("" for the local disk, "s3://bucket") and the absolute path in it."""
-    if storage.is_local(uri):
-        return "", storage.locate(uri)[1]
-    scheme, _, rest = uri.partition("://")
-    store, _, path = rest.partition("/")
-    return f"{scheme}://{store}", f"/{path}"
 
 
 def _read(directory: str, file: WrittenFile, columns: Sequence[str]) -> pa.Table:

@@ -1,26 +1,24 @@
 """Bars 2 and 7: JSON Lines to deduplicated token shards through Ray, with the CPU time of all processes.
 
-What is counted begins after Ray's start: the user and system time of this process and of all below it (Ray's daemons,
-the workers, those that have ended), read before and after. The tokenizer is trained beforehand, for both sides.
+What is counted begins after Ray's start: the user and system time of this process and of all below it, Ray's daemons
+and the workers that have ended included (`process_tree`). The tokenizer is trained beforehand, for both sides.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from benchmarks.dataprep.documents import Document, recombined, write_jsonl
 from benchmarks.dataprep.encoding import train_tokenizer
 from benchmarks.dataprep.figures import Figure, ratio
 from benchmarks.dataprep.peer_process import Peer
+from benchmarks.dataprep.process_tree import ProcessTree
 from cluster.contracts.artifacts import Artifact, Manifest, StageContext, StageResult, open_artifact, write_manifest
 from cluster.contracts.config import StageConfig
 from cluster.contracts.progress import SilentProgress
@@ -28,7 +26,6 @@ from dataprep.config import CleanConfig, DedupeConfig, TokenizeConfig
 
 _DOCUMENTS_PER_FILE = 10_000
 _PEER_FRACTION = 0.1
-_SAMPLING_S = 0.1
 _NUM_CPUS = 2
 
 
@@ -95,8 +92,8 @@ def _through_ray(documents: Sequence[Document], tokenizer: Path, storage: Path) 
     files = write_jsonl(documents, storage / "input", files=_num_files(len(documents)))
     families = CleanConfig(inputs=[str(p) for p in files], languages=["en"], fineweb={})  # type: ignore[arg-type]
     vocabulary = Artifact(str(tokenizer.parent), Manifest("tokenizer", "0", {}, {}))
-    before, started = _tree_cpu_seconds(), time.perf_counter()
-    with _peak_worker_memory() as peak:
+    started = time.perf_counter()
+    with ProcessTree() as tree:
         cleaned = _stage(clean.run, families, storage)
         deduplicated = _stage(dedupe.run, DedupeConfig(parts="clean"), storage, parts=cleaned)
         config = TokenizeConfig(documents="dedupe", tokenizer="tokenizer")
@@ -105,9 +102,9 @@ def _through_ray(documents: Sequence[Document], tokenizer: Path, storage: Path) 
         documents=cleaned.manifest.metrics["read"],
         tokens=tokens.manifest.metrics["tokens"] + tokens.manifest.metrics["heldout_tokens"],
         kept=deduplicated.manifest.metrics["kept"],
-        cpu_s=_tree_cpu_seconds() - before,
+        cpu_s=tree.cpu_s,
         wall_s=time.perf_counter() - started,
-        worker_mb=peak[0],
+        worker_mb=tree.worker_mb,
     )
 
 
@@ -126,50 +123,14 @@ def _ray() -> Iterator[None]:
     import ray
 
     environment = {"env_vars": {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}}
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.disable(logging.WARNING)  # Ray Data announces each of its steps
     ray.init(address="local", num_cpus=_NUM_CPUS, object_store_memory=512 << 20, include_dashboard=False,
              log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment)  # fmt: skip
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         yield
     finally:
         ray.shutdown()
-
-
-def _tree_cpu_seconds() -> float:
-    """Of this process and all below it, those that ended and were waited for included."""
-    total = 0.0
-    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
-        try:
-            times = process.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        total += times.user + times.system + times.children_user + times.children_system
-    return total
-
-
-@contextmanager
-def _peak_worker_memory() -> Iterator[list[float]]:
-    """The largest memory (MB, shared memory apart) that any worker was seen with, in a list of one."""
-    peak, stop = [0.0], threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(_SAMPLING_S):
-            for process in psutil.Process().children(recursive=True):
-                try:
-                    if process.name().startswith("ray::") or "ray::" in "".join(process.cmdline()[:1]):
-                        memory = process.memory_info()
-                        peak[0] = max(peak[0], (memory.rss - memory.shared) / 1e6)
-                except psutil.Error:
-                    continue
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        stop.set()
-        thread.join()
+        logging.disable(logging.NOTSET)
 
 
 def _num_files(count: int) -> int:

@@ -13,11 +13,12 @@ from cluster.cli import app
 from cluster.contracts.artifacts import Artifact, Manifest, open_artifact, write_manifest
 from cluster.contracts.commit import committed_part
 from cluster.contracts.errors import InputError
+from cluster.contracts.storage import relative_uri
 from cluster.inspect import find_url, open_corpus, print_summary, printable, summarise
 from dataprep.clean_part import clean_part
 from dataprep.config import CleanConfig
 from dataprep.corpora import Corpora
-from dataprep.documents import Shard, relative_uri, write_shard_table, write_table
+from dataprep.documents import Shard, write_shard_table, write_table
 from dataprep.removals import Removals
 
 GOOD = "The little animals have been quiet with others of their kind, and that was everything for today. " * 8

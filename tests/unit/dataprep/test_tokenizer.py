@@ -1,7 +1,9 @@
 """BPE training, the tokenizer directory, and the two encoders: lossless, identical, blind to control tokens."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +24,7 @@ from dataprep.encoder import (
     tiktoken_encoding,
 )
 from dataprep.text_column import TextColumn
-from dataprep.tokenizer import sample_texts
+from dataprep.tokenizer import fertility, sample_texts
 from tests.unit.dataprep.small_documents import write_documents
 
 TEXTS = [f"The {n}th house on the hill isn't {n * 37} years old.\n\n  Its walls are white." for n in range(200)]
@@ -185,10 +187,37 @@ def test_the_chat_template_marks_what_the_assistant_wrote_and_its_end(loaded: Pr
 def test_a_sample_is_drawn_by_content_and_stays_in_order(tmp_path: Path) -> None:
     texts = [f"text {n:04d}" for n in range(1000)]
     artifact, _ = write_documents(tmp_path, [texts[:600], texts[600:]], removed=[[0, 5], []])
-    everything = list(sample_texts(artifact, max_characters=10**9, seed=0))
-    assert everything == [t for n, t in enumerate(texts) if n not in (0, 5)]
-    sample = list(sample_texts(artifact, max_characters=1800, seed=0))
-    assert 140 < len(sample) < 260
-    assert sample == sorted(sample)
-    assert sample == list(sample_texts(artifact, max_characters=1800, seed=0))
-    assert sample != list(sample_texts(artifact, max_characters=1800, seed=1))
+
+    def sample(characters: int, seed: int = 0) -> list[str]:
+        return [text for text, _ in sample_texts(artifact, max_characters=characters, seed=seed)]
+
+    assert sample(10**9) == [t for n, t in enumerate(texts) if n not in (0, 5)]
+    some = sample(1800)
+    assert 140 < len(some) < 260
+    assert some == sorted(some)
+    assert some == sample(1800)
+    assert some != sample(1800, seed=1)
+
+
+def test_languages_are_sampled_by_weight_and_temperature_and_fully_where_they_have_less(tmp_path: Path) -> None:
+    texts = [f"text {n:04d}" for n in range(4000)]  # of 9 characters: 3,600 English, 400 German
+    languages = ["de" if n % 10 == 0 else "en" for n in range(4000)]
+    artifact, _ = write_documents(tmp_path, [texts], languages=[languages])
+
+    def counts(**settings: Any) -> Counter[str]:
+        return Counter(language for _, language in sample_texts(artifact, max_characters=9000, seed=0, **settings))
+
+    assert counts()["de"] == pytest.approx(100, abs=40)
+    assert counts()["en"] == pytest.approx(900, abs=110)
+    even = counts(temperature=2.0)  # in proportion to the square roots, 3 : 1
+    assert even["en"] / even["de"] == pytest.approx(3, abs=0.7)
+    assert counts(weights={"de": 100}) == {"de": 400, "en": counts(weights={"de": 100})["en"]}
+    assert set(counts(weights={"de": 0})) == {"en"}
+
+
+def test_fertility_is_tokens_per_word_by_language(tokenizer: Tokenizer) -> None:
+    found = fertility(tokenizer, {"en": ["The house is old."] * 3, "xx": ["Ω Ω"]})
+    own = HuggingFaceEncoder(tokenizer).encode(column(["The house is old."]))
+    assert found["fertility"]["en"]["tokens_per_word"] == pytest.approx(len(own.ids_T) / 5)
+    assert found["fertility"]["xx"] == {"tokens_per_word": 2.5, "bytes_per_token": 1.0}
+    assert list(found["fertility"]) == ["en", "xx"]
