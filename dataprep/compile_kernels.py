@@ -23,6 +23,7 @@ def compile_kernels() -> None:
     import pyarrow as pa
 
     from dataprep.bpe_encoder import BpeEncoder
+    from dataprep.buckets import checked_edges
     from dataprep.clean_part import clean_part
     from dataprep.components import UnionFind, spanning_forest
     from dataprep.markup import scan
@@ -33,7 +34,8 @@ def compile_kernels() -> None:
     page = TextColumn(pa.array(["two words"], pa.large_string()))
     BpeEncoder(range(256), [(32, 119)], [256]).encode(page.data, page.offsets)
     band_hashes(np.zeros((1, 2), DTYPE), bands=1, rows=2)
-    UnionFind(2).add(spanning_forest(np.array([[0, 1]])))
+    keys, members, sketches = np.zeros(2, np.uint64), np.arange(2), np.zeros((2, 1), np.uint64)
+    UnionFind(2).add(spanning_forest(checked_edges(keys, members, sketches, most_differing=0)))
     config = CleanConfig(inputs=["-"], gopher_quality={"min_doc_words": 0}, fineweb=FineWebSettings())
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / "page.jsonl"

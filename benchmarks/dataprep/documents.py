@@ -139,5 +139,5 @@ def _edited(text: str, edits: int, words: Sequence[str], rng: random.Random) -> 
     """The text with `edits` of its words replaced by others."""
     pieces = text.split(" ")
     for position in rng.sample(range(len(pieces)), min(edits, len(pieces))):
-        pieces[position] = rng.choice(words)
+        pieces[position] = rng.choice([word for word in rng.sample(words, 2) if word != pieces[position]])
     return " ".join(pieces)
