@@ -1,4 +1,4 @@
-"""The `raymill` command: run, plan, submit, serve, chat, report, explain."""
+"""The `raymill` command: run, plan, submit, serve, chat, report, inspect, explain."""
 
 from __future__ import annotations
 
@@ -147,6 +147,26 @@ def report(run_name: RunName, storage: RunStorage = "runs") -> None:
     from cluster.report import write_report
 
     print(write_report(read_run(run_name, storage)))
+
+
+@app.command()
+def inspect(
+    corpus: Annotated[str, typer.Argument(metavar="CORPUS", help="a run's name, or a clean or dedupe artifact's URI")],
+    storage: RunStorage = "runs",
+    url: Annotated[str | None, typer.Option(help="only say what became of this URL")] = None,
+    examples: Annotated[int, typer.Option(min=0, help="rows to show for each reason")] = 2,
+) -> None:
+    """Show what a corpus holds, what was dropped and why, with examples; or what became of one URL."""
+    from cluster.inspect import find_url, open_corpus, print_fates, print_summary, summarise
+
+    artifact = open_corpus(corpus, storage)
+    if url is None:
+        print_summary(artifact, summarise(artifact, examples=examples), Console())
+        return
+    fates = list(find_url(artifact, url))
+    quarantined = 0 if fates else summarise(artifact, examples=0).quarantined.total()
+    print_fates(url, fates, quarantined, Console())
+    raise typer.Exit(0 if fates else 1)
 
 
 @app.command()

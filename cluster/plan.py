@@ -14,7 +14,7 @@ from cluster.contracts.artifacts import Artifact, Manifest, open_artifact, read_
 from cluster.contracts.config import StageConfig
 from cluster.contracts.errors import InputError, Problem, ResourceError, SpecError
 from cluster.fingerprint import directory_fingerprint, file_identities, settings_fingerprint, stage_fingerprint
-from cluster.spec import JobSpec, is_outside_reference, stage_inputs
+from cluster.spec import JobSpec, input_field, is_outside_reference, stage_inputs
 
 OUTSIDE_KIND = "outside"
 
@@ -68,10 +68,11 @@ def make_plan(spec: JobSpec) -> list[PlannedStage]:
 def open_inputs(stage: PlannedStage) -> dict[str, Artifact]:
     """The input artifacts of a stage. A plain model directory becomes an artifact of kind "outside"."""
     inputs = {}
+    targets, marks = stage_inputs(stage.config), type(stage.config).input_fields()
     for role, uri in stage.inputs.items():
-        if is_outside_reference(getattr(stage.config, role)):
+        if is_outside_reference(targets[role]):
             found = read_artifact(uri)
-            if found is not None and found.manifest.kind not in type(stage.config).input_fields()[role].kinds:
+            if found is not None and found.manifest.kind not in marks[input_field(role)].kinds:
                 raise InputError(f"stages.{stage.name}.{role}: {uri} is a {found.manifest.kind!r} artifact")
             outside = Manifest(OUTSIDE_KIND, stage.input_fingerprints[role], config={}, inputs={})
             inputs[role] = found or Artifact(uri, outside)

@@ -154,6 +154,7 @@ _HEADLINES = {
     "dedupe": ("documents", "kept"),
     "tokenizer": ("vocab_size",),
     "tokenize": ("documents", "tokens"),
+    "mixture": ("tokens",),
     "pretrain": ("heldout_loss", "unigram_entropy", "tokens_per_s"),
     "preferences": ("num_train_pairs", "num_heldout_pairs"),
     "sft": ("heldout_answer_loss", "base_heldout_answer_loss"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -80,8 +80,21 @@ class JobSpec:
 
 
 def stage_inputs(config: StageConfig) -> dict[str, str]:
-    """The set input fields of a stage: field -> stage name or URI."""
-    return {name: value for name in type(config).input_fields() if (value := getattr(config, name)) is not None}
+    """The set inputs of a stage: role (a field, or `field.0`, `field.1` where it is a list) -> stage name or URI."""
+    return dict(_roles((field, getattr(config, field)) for field in type(config).input_fields()))
+
+
+def _roles(fields: Iterable[tuple[str, object]]) -> Iterator[tuple[str, str]]:
+    for field, value in fields:
+        if isinstance(value, str):
+            yield field, value
+        elif isinstance(value, list | tuple):
+            yield from ((f"{field}.{n}", item) for n, item in enumerate(value) if isinstance(item, str))
+
+
+def input_field(role: str) -> str:
+    """The config's field that a role of `stage_inputs` belongs to."""
+    return role.partition(".")[0]
 
 
 def is_outside_reference(target: str) -> bool:
@@ -280,11 +293,11 @@ def _check_graph(
     """Check every reference, also of stages whose other settings are wrong; returns the stages in order."""
     edges: dict[str, list[str]] = {name: [] for name in kinds}
     for name, stage_kind in kinds.items():
-        for role, mark in stage_kind.config_class().input_fields().items():
-            target = (raw_stages[name] or {}).get(role)
+        marks = stage_kind.config_class().input_fields()
+        values = raw_stages[name] or {}
+        for role, target in _roles((field, values.get(field)) for field in marks):  # the schema names wrong types
+            mark = marks[input_field(role)]
             path = f"stages.{name}.{role}"
-            if not isinstance(target, str):
-                continue  # absent or of a wrong type: the schema has said so
             if is_outside_reference(target):
                 if not storage.exists(_absolute(target, directory)):
                     problems.append(Problem(path, target, "does not exist", "a directory with a model or an artifact"))
@@ -392,8 +405,9 @@ def _resolve_paths(config: StageConfig, directory: Path) -> StageConfig:
         if patterns
     }
     for role, target in stage_inputs(config).items():
-        if is_outside_reference(target):
-            updates[role] = _absolute(target, directory)
+        absolute = _absolute(target, directory) if is_outside_reference(target) else target
+        field = input_field(role)
+        updates[field] = absolute if field == role else [*updates.get(field, []), absolute]
     resolved = config.model_copy(update=updates)
     references = config.reference_files()
     if not references:

@@ -50,6 +50,9 @@ STAGE_KINDS: dict[str, StageKind] = {
             "tokenizer", "dataprep.config:TokenizerConfig", "dataprep.tokenizer:run", "train a byte-level BPE tokenizer"
         ),
         StageKind("tokenize", "dataprep.config:TokenizeConfig", "dataprep.tokenize:run", "write token shards"),
+        StageKind(
+            "mixture", "dataprep.config:MixtureConfig", "dataprep.mixture:run", "weigh sources, languages and lengths"
+        ),
         StageKind("pretrain", "training.pretrain_config:PretrainConfig", "training.pretrain:run", "train a base model"),
         StageKind(
             "preferences",

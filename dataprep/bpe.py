@@ -9,13 +9,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from dataprep.chat_template import chat_template
 from dataprep.config import SpecialTokens
+from dataprep.pieces import PIECE_PATTERN
 
-# How text is cut before merging, as in GPT-4 and Llama 3: contractions, words with the space before them, digits
-# in threes, punctuation, line breaks, other space.
-PRE_TOKENIZER_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 _TRAINING_BATCH = 256  # texts handed to the trainer at once
 
 
@@ -29,7 +24,7 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int, min_frequency: int, spec
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(PRE_TOKENIZER_PATTERN), behavior="isolated"),
+            pre_tokenizers.Split(Regex(PIECE_PATTERN), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

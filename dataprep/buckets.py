@@ -6,8 +6,13 @@ edge from its lowest member to each other one is enough: the same components as 
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 import numpy.typing as npt
+
+from dataprep.sketches import num_differing
+
+MAX_LEADERS = 8  # members of a bucket that the others are compared with
 
 
 def bucket_edges(keys_N: npt.NDArray[np.uint64], members_N: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -18,6 +23,25 @@ def bucket_edges(keys_N: npt.NDArray[np.uint64], members_N: npt.NDArray[np.int64
     order = np.lexsort((members_N, keys_N))
     keys, members = keys_N[order], members_N[order]
     return _star_edges(keys[1:] != keys[:-1], members)
+
+
+def checked_edges(
+    keys_N: npt.NDArray[np.uint64],
+    members_N: npt.NDArray[np.int64],
+    sketches_NW: npt.NDArray[np.uint64],
+    *,
+    most_differing: int,
+) -> npt.NDArray[np.int64]:
+    """Edges [E, 2] between members of a bucket whose sketches differ in at most `most_differing` bits.
+
+    In the order of their numbers, each member is compared with the bucket's leaders and joins the first that is like
+    it; one that is like none becomes a leader, up to `MAX_LEADERS` of them. So a bucket with a false middle falls apart
+    into its true groups, instead of being one group or losing all pairs that its lowest member is no part of.
+    """
+    order = np.lexsort((members_N, keys_N))
+    members = members_N[order]
+    edges = _checked_edges(keys_N[order], members, np.ascontiguousarray(sketches_NW[order]), most_differing)
+    return edges[edges[:, 0] != edges[:, 1]]
 
 
 def equal_edges(
@@ -37,3 +61,24 @@ def _star_edges(changes: npt.NDArray[np.bool_], members_N: npt.NDArray[np.int64]
     first_N = members_N[np.maximum.accumulate(np.where(is_first, np.arange(len(members_N)), 0))]
     is_edge = members_N != first_N
     return np.stack([first_N[is_edge], members_N[is_edge]], axis=1)
+
+
+@numba.njit(cache=True)
+def _checked_edges(keys, members, sketches, most_differing):  # type: ignore[no-untyped-def]
+    edges = np.empty((keys.size, 2), np.int64)
+    leaders = np.empty(MAX_LEADERS, np.int64)
+    num_edges = num_leaders = 0
+    for row in range(keys.size):
+        if row == 0 or keys[row] != keys[row - 1]:
+            num_leaders = 0
+        joined = False
+        for k in range(num_leaders):
+            if num_differing(sketches[leaders[k]], sketches[row]) <= most_differing:
+                edges[num_edges, 0], edges[num_edges, 1] = members[leaders[k]], members[row]
+                num_edges += 1
+                joined = True
+                break
+        if not joined and num_leaders < MAX_LEADERS:
+            leaders[num_leaders] = row
+            num_leaders += 1
+    return edges[:num_edges]

@@ -16,9 +16,9 @@ from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.commit import CommittedPart, committed_part
 from cluster.contracts.errors import InputError, StageFailed
-from cluster.contracts.storage import FileStat
+from cluster.contracts.storage import FileStat, relative_uri
 from dataprep.config import CleanConfig
-from dataprep.documents import Shard, relative_uri, write_shard_table
+from dataprep.documents import Shard, write_shard_table
 from dataprep.over_shards import Pace, over_shards
 from dataprep.sources.formats import Format
 from dataprep.sources.shards import SourceShard, plan_shards, sources_of

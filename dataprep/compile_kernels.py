@@ -30,15 +30,22 @@ def compile_kernels() -> None:
     """Call each kernel once."""
     keep_compiled_kernels()
     import numpy as np
+    import pyarrow as pa
 
+    from dataprep.bpe_encoder import BpeEncoder
+    from dataprep.buckets import checked_edges
     from dataprep.clean_part import clean_part
     from dataprep.components import UnionFind, spanning_forest
     from dataprep.markup import scan
     from dataprep.minhash import DTYPE, band_hashes
+    from dataprep.text_column import TextColumn
 
     scan(_PAGE)
+    page = TextColumn(pa.array(["two words"], pa.large_string()))
+    BpeEncoder(range(256), [(32, 119)], [256]).encode(page.data, page.offsets)
     band_hashes(np.zeros((1, 2), DTYPE), bands=1, rows=2)
-    UnionFind(2).add(spanning_forest(np.array([[0, 1]])))
+    keys, members, sketches = np.zeros(2, np.uint64), np.arange(2), np.zeros((2, 1), np.uint64)
+    UnionFind(2).add(spanning_forest(checked_edges(keys, members, sketches, most_differing=0)))
     with tempfile.TemporaryDirectory() as scratch:
         words = Path(scratch) / "words.txt"
         words.write_text("cat")

@@ -31,6 +31,15 @@ def spanning_forest(pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return forest[np.lexsort((forest[:, 1], forest[:, 0]))]
 
 
+def label_bytes(num_nodes: int) -> int:
+    """Bytes of the parents of so many nodes, and of each of their labellings."""
+    return num_nodes * _dtype(num_nodes).itemsize
+
+
+def _dtype(num_nodes: int) -> np.dtype[Any]:
+    return np.dtype(np.uint32 if num_nodes <= 1 << 32 else np.uint64)
+
+
 class UnionFind:
     """Components of the nodes 0 to `num_nodes` - 1 under edges that come in batches.
 
@@ -42,8 +51,9 @@ class UnionFind:
         if num_nodes < 0:
             raise ValueError(f"num_nodes must not be negative; got {num_nodes}")
         self.num_nodes = num_nodes
-        self._dtype = np.dtype(np.uint32 if num_nodes <= 1 << 32 else np.uint64)
+        self._dtype = _dtype(num_nodes)
         self._memory_map = memory_map
+        self._num_labellings = 0
         self._parents = self._new_array(memory_map)
         _fill_range(self._parents)
 
@@ -60,10 +70,13 @@ class UnionFind:
     def labels(self) -> npt.NDArray[Any]:
         """[num_nodes] the lowest index of each node's component, as a new array.
 
-        Where the parents are mapped, so is it, from the file `<memory_map>.labels`.
+        Where the parents are mapped, so is it, from a file `<memory_map>.labels-1`, `-2` at the next call and so on.
         """
         _compress(self._parents)
-        path = None if self._memory_map is None else self._memory_map.with_name(f"{self._memory_map.name}.labels")
+        path = None
+        if self._memory_map is not None:
+            self._num_labellings += 1
+            path = self._memory_map.with_name(f"{self._memory_map.name}.labels-{self._num_labellings}")
         labels = self._new_array(path)
         labels[:] = self._parents
         return labels

@@ -26,6 +26,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 ExtractorName = Literal["resiliparse", "trafilatura"]
 ProfileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 MIN_CLASSIFIER_MIB = 33  # above glibc's largest threshold for fresh memory, 32 MiB
+Weight = Annotated[float, Field(ge=0)]
 NUM_BASE_TOKENS = 256  # a byte-level vocabulary holds every byte
 
 
@@ -41,7 +42,7 @@ class Columns(StrictModel):
 class MinHashSettings(StrictModel):
     """Signatures for near-duplicates. Corpora can be deduplicated together only where these agree."""
 
-    num_hashes: Annotated[int, Field(ge=1, le=1024)] = 112  # per document; FineWeb's 14 bands of 8 rows
+    num_hashes: Annotated[int, Field(ge=1, le=1024)] = 160  # per document; dedupe cuts them into 20 bands of 8 rows
     ngram: Annotated[int, Field(ge=1)] = 5  # terms of a shingle
     seed: Annotated[int, Field(ge=0)] = 1  # chooses the hash functions
 
@@ -201,15 +202,18 @@ class QualityClassifierConfig(StageConfig):
 
 
 class FuzzySettings(StrictModel):
-    """Banded LSH over the MinHash signatures: documents that agree in every row of some band are duplicates.
+    """Banded LSH over the MinHash signatures: documents that agree in every row of some band are candidates.
 
     Two documents of Jaccard similarity s meet with probability 1 - (1 - s^rows)^bands. The signatures must have
     bands x rows hashes or more.
     """
 
-    bands: Annotated[int, Field(ge=1)] = 14
+    bands: Annotated[int, Field(ge=1)] = 20
     rows: Annotated[int, Field(ge=1)] = 8  # hashes of a band
     similarity: Annotated[float | None, Field(gt=0, lt=1)] = None  # choose bands and rows for this one instead
+    # Candidates must be this similar to one of up to 8 leaders of their bucket, as estimated from one bit of each hash
+    # (standard deviation 0.07); None: all candidates are duplicates.
+    verify: Annotated[float | None, Field(gt=0, lt=1)] = 0.55
 
     @model_validator(mode="after")
     def _one_way(self) -> FuzzySettings:
@@ -219,12 +223,26 @@ class FuzzySettings(StrictModel):
 
 
 class DedupeConfig(DataConfig):
-    """Exact and near duplicates across all documents; of each group the lowest `doc_id` stays."""
+    """Exact, URL and near duplicates across all documents, and against earlier corpora."""
+
+    stage_version: ClassVar[int] = 2  # 2: candidates are checked; the reason is what joins a row to its survivor
 
     kind: Literal["dedupe"] = "dedupe"
     parts: Annotated[str, InputOf(("clean",))]  # the documents
+    against: Annotated[list[str], InputOf(("clean", "dedupe"))] = Field(
+        default_factory=list,
+        description="earlier corpora, clean or dedupe stages or directories: their documents win and are left alone",
+    )
     exact: bool = True  # remove documents of the same normalised text
+    url: bool = False  # remove documents of the same page: URLs equal but for scheme, www., fragment and tracking
     fuzzy: FuzzySettings | None = FuzzySettings()  # None: near duplicates stay
+    keep_best: str | None = None  # of a group, keep the document with the most in this column; None: the lowest doc_id
+    clusters: bool = True  # write the groups too, clusters-*.parquet, to look at
+    union_find_gib: Annotated[float, Field(ge=0)] = execution(
+        default=4.0,
+        description="memory of the driver for joining groups, 16 bytes a document; more than that is mapped"
+        " from files on its disk",
+    )
 
 
 class SpecialTokens(StrictModel):
@@ -254,6 +272,9 @@ class TokenizerConfig(StageConfig):
     vocab_size: Annotated[int, Field(ge=NUM_BASE_TOKENS + 8, le=1 << 20)] = 32_768  # tokens, special ones included
     min_frequency: Annotated[int, Field(ge=1)] = 2  # of a pair, to be merged
     sample_characters: Annotated[int, Field(ge=1)] = 200_000_000  # trained on about so many, drawn by document
+    # language code -> weight in the sample; those not named have 1
+    languages: dict[str, Weight] = Field(default_factory=dict)
+    temperature: Annotated[float, Field(ge=1)] = 1.0  # between languages; 1: as they come, more: more alike
     special_tokens: SpecialTokens = SpecialTokens()  # the control tokens
     worker: Resources = execution(default_factory=Resources, description="what the training process gets")
 
@@ -264,9 +285,40 @@ class TokenizerConfig(StageConfig):
 class TokenizeConfig(DataConfig):
     """What dedupe left, as token shards."""
 
+    stage_version: ClassVar[int] = 2  # 2: documents of a shard are ordered by language and length
+
     kind: Literal["tokenize"] = "tokenize"
     documents: Annotated[str, InputOf(("dedupe",))]
     tokenizer: Annotated[str, InputOf(("tokenizer",))]
     end_of_text: str = "<|endoftext|>"  # the tokenizer's token that ends each document
     heldout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.01  # of documents, kept out of training for evaluation
     split_seed: Annotated[int, Field(ge=0)] = 0  # chooses which
+    # Lower ends of the classes of lengths (tokens of a document), besides 0; a mixture can weigh them.
+    length_classes: list[Annotated[int, Field(ge=1)]] = Field(default=[2048, 8192, 32_768], max_length=16)
+
+    @model_validator(mode="after")
+    def _ascending(self) -> TokenizeConfig:
+        if self.length_classes != sorted(set(self.length_classes)):
+            raise ValueError(f"length_classes must ascend; got {self.length_classes}")
+        return self
+
+
+class MixtureConfig(StageConfig):
+    """How much of what a model is trained on: an index over token shards, in which documents may be repeated.
+
+    Training documents are grouped by source, language and class of lengths. A group's share is in proportion to its
+    tokens x the three weights x its language's share of all tokens to the power 1 / temperature - 1, as far as
+    `max_epochs` allows; what that cuts off goes to the other groups.
+    """
+
+    kind: Literal["mixture"] = "mixture"
+    tokens: Annotated[list[str], InputOf(("tokenize",)), Field(min_length=1)]
+    tokenizer: Annotated[str, InputOf(("tokenizer",))]  # the one that all of the shards were made with
+    # pattern of input files' names (`web-*`) -> weight; the first that fits; else 1
+    sources: dict[str, Weight] = Field(default_factory=dict)
+    languages: dict[str, Weight] = Field(default_factory=dict)  # language code -> weight; those not named have 1
+    # lower end of a class of lengths (0, 2048, ...) -> weight; those not named have 1
+    lengths: dict[int, Weight] = Field(default_factory=dict)
+    temperature: Annotated[float, Field(ge=1)] = 1.0  # between languages; 1: as they come, more: more alike
+    max_epochs: Annotated[float, Field(gt=0)] = 4.0  # how often a document may come at most
+    total_tokens: Annotated[int | None, Field(ge=1)] = None  # of the mixture; None: as many as the groups in it have

@@ -1,224 +1,211 @@
-"""The dedupe stage: exact and near duplicates over all parts, as a removal list per part; nothing is rewritten.
+"""The dedupe stage: duplicates over all parts, as a removal list per part; nothing is rewritten.
 
-Only (key, document index) rows are shuffled, by Ray Data's hash shuffle: first the documents' exact hashes, then
-the bands of their signatures. Each partition turns its buckets into edges and those into a spanning forest; one
-union-find over dense indices joins the forests as they arrive, in whatever order.
+Each search (`dataprep.searches`) is one shuffle of (key, document index) rows; its partitions' spanning forests are
+committed as one unit, so that a killed stage goes on with the search it was at. One union-find over dense indices joins
+the forests as they arrive, in whatever order. Earlier corpora take part as they are, by their signatures; their
+documents always stay.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
-from cluster.contracts.commit import WrittenFile
+from cluster.contracts.commit import CommittedPart, check_size, commit_part, committed_parts
 from cluster.contracts.errors import InputError, StageFailed
-from dataprep.config import DedupeConfig, FuzzySettings, MinHashSettings
+from dataprep.clusters import write_clusters
+from dataprep.config import DedupeConfig, MinHashSettings
+from dataprep.corpora import OWN, Corpora, Piece
 from dataprep.documents import (
     Shard,
-    first_indices,
+    read_columns,
     read_shard_table,
-    read_signatures,
     rebase,
     write_shard_table,
     write_table,
 )
-from dataprep.over_shards import configure_ray_data, keep_compiled_kernels, own_errors, prepare_worker, remote_options
-from dataprep.removals import Removals
+from dataprep.over_shards import keep_compiled_kernels
+from dataprep.removals import NEAR, Removals, best_survivors, grouped
+from dataprep.searches import Search, bands_and_rows, searches
+from dataprep.shuffle import shuffled
 
-_ROWS_PER_PARTITION = 4_000_000  # keyed rows of a task: 64 MB, and a few times that while they are sorted
 _WRITER_THREADS = 16
-
-
-@dataclass(frozen=True)
-class Search:
-    """One pass: which rows are shuffled, by what, and how a partition of them becomes edges."""
-
-    keyed_rows: Callable[[str, Shard, int], pa.Table]  # (artifact, shard, index of its first document)
-    keys: list[str]
-    edges: Callable[[pa.Table], npt.NDArray[np.int64]]
-    rows_per_document: int
+_WORK = "work"  # below the artifact: the searches' forests and the clusters' members
+_FOREST_SCHEMA = pa.schema([("a", pa.int64()), ("b", pa.int64())])
 
 
 def run(config: DedupeConfig, inputs: Mapping[str, Artifact], output: str, context: StageContext) -> StageResult:
-    """Find the duplicates in a clean artifact; writes its shard table again, with the removals."""
+    """Find the duplicates in a clean artifact; writes its shard table again, with the removals, and the clusters."""
     keep_compiled_kernels()
-    from dataprep.components import UnionFind
-
     clean = inputs["parts"]
+    against = [inputs[role] for role in sorted(inputs, key=_list_position) if role != "parts"]
+    settings = _common_signatures(clean, against)
     shards = [rebase(shard, old=clean.uri, new=output) for shard in read_shard_table(clean.uri)]
-    searches, figures = _searches(config, clean)
-    first = first_indices(shards)
-    num_documents = int(first[-1])
-    if num_documents == 0:
+    corpora = Corpora.of((output, shards), [(earlier.uri, read_shard_table(earlier.uri)) for earlier in against])
+    if corpora.num_documents == corpora.own_first:
         raise InputError(f"{clean.uri} has no documents; see its manifest for what was dropped and why")
 
-    partitions = [-(-num_documents * search.rows_per_document // _ROWS_PER_PARTITION) for search in searches]
-    done = 0
-    groups = UnionFind(num_documents)
-    survivors = exact_survivors = np.arange(num_documents)
-    for search, num_partitions in zip(searches, partitions, strict=True):
-        with own_errors():
-            for edges in _edges(search, output, shards, first, num_partitions, config):
-                groups.add(edges)
-                done += 1
-                context.progress.update(done, sum(partitions), "partitions", documents=num_documents)
-        survivors = groups.labels().astype(np.int64)
-        if search is EXACT_SEARCH:
-            exact_survivors = survivors
-    removals = Removals(survivors, exact_survivors)
-    shards, files = _write_removals(output, shards, removals, first)
-    return StageResult({**_metrics(removals, shards), **figures}, [write_shard_table(output, shards), *files])
-
-
-def bands_and_rows(fuzzy: FuzzySettings, num_hashes: int) -> tuple[int, int]:
-    """How signatures of `num_hashes` are cut. Raises `InputError` where they are too short."""
-    if fuzzy.similarity is not None:
-        from dataprep.minhash import optimal_bands
-
-        return optimal_bands(fuzzy.similarity, num_hashes)
-    if fuzzy.bands * fuzzy.rows > num_hashes:
-        raise InputError(
-            f"fuzzy: {fuzzy.bands} bands x {fuzzy.rows} rows need {fuzzy.bands * fuzzy.rows} hashes; the clean stage"
-            f" made {num_hashes}. Lower bands or rows, or raise the clean stage's minhash.num_hashes"
-        )
-    return fuzzy.bands, fuzzy.rows
-
-
-def _searches(config: DedupeConfig, clean: Artifact) -> tuple[list[Search], dict[str, int]]:
-    searches, figures = [], {}
-    if config.exact:
-        searches.append(EXACT_SEARCH)
+    labels = _labels(config, corpora, settings.num_hashes, storage.join(output, _WORK), context)
+    removals = Removals(corpora, labels, _survivors(config, corpora, labels))
+    written, counts = _write_removals(output, removals)
+    clusters = []
+    if config.clusters:
+        context.progress.note("writing the clusters")
+        work = storage.join(output, _WORK)
+        clusters = write_clusters(output, work, removals, num_hashes=settings.num_hashes, config=config)
+    files = [shard.removals for shard in written if shard.removals is not None] + clusters
+    metrics = _metrics(removals, written, counts) | {"minhash": settings.model_dump(mode="json")}
     if config.fuzzy is not None:
-        signatures = MinHashSettings.model_validate(clean.manifest.config["minhash"])
-        bands, rows = bands_and_rows(config.fuzzy, signatures.num_hashes)
-        figures = {"bands": bands, "rows": rows}
-        searches.append(Search(partial(_band_rows, bands=bands, rows=rows), ["key"], _band_edges, bands))
-    return searches, figures
+        metrics["bands"], metrics["rows"] = bands_and_rows(config.fuzzy, settings.num_hashes)
+    return StageResult(metrics, [write_shard_table(output, written), *files])
 
 
-def _edges(
-    search: Search,
-    artifact: str,
-    shards: Sequence[Shard],
-    first: npt.NDArray[np.int64],
-    num_partitions: int,
-    config: DedupeConfig,
-) -> Iterator[npt.NDArray[np.int64]]:
-    """The spanning forest [E, 2] of each partition, as they get ready."""
-    import ray.data
+def _list_position(role: str) -> int:
+    """`against.10` comes after `against.9`."""
+    position = role.partition(".")[2]
+    return int(position) if position else -1
 
-    configure_ray_data()
-    options = remote_options(config.workers)
-    rows = [{"shard": json.dumps(asdict(shard)), "first": int(first[shard.number])} for shard in shards]
-    threads = config.workers.num_threads
-    forests = (
-        ray.data.from_items(rows, override_num_blocks=min(len(rows), max(num_partitions, _cluster_tasks(config))))
-        .map_batches(
-            partial(_keyed_rows, search=search, artifact=artifact, num_threads=threads),
-            batch_size=None,
-            batch_format="pyarrow",
-            concurrency=config.max_workers,
-            **options,
+
+def _common_signatures(clean: Artifact, against: list[Artifact]) -> MinHashSettings:
+    """The settings of all corpora's signatures, with as many hashes as the shortest have: longer ones begin with them.
+
+    Raises `InputError` where the shingles or the hash functions differ.
+    """
+    settings = _signature_settings(clean)
+    for earlier in against:
+        other = _signature_settings(earlier)
+        if (other.ngram, other.seed) != (settings.ngram, settings.seed):
+            raise InputError(
+                f"against: {earlier.uri} was signed with ngram {other.ngram} and seed {other.seed}, {clean.uri} with"
+                f" {settings.ngram} and {settings.seed}; clean one of them again with the other's minhash settings"
+            )
+        settings = settings.model_copy(update={"num_hashes": min(settings.num_hashes, other.num_hashes)})
+    return settings
+
+
+def _signature_settings(artifact: Artifact) -> MinHashSettings:
+    found = artifact.manifest.config.get("minhash") or artifact.manifest.metrics.get("minhash")
+    if found is None:
+        raise InputError(f"{artifact.uri} is no clean or dedupe artifact: its manifest names no minhash settings")
+    return MinHashSettings.model_validate(found)
+
+
+def _labels(
+    config: DedupeConfig, corpora: Corpora, num_hashes: int, work: str, context: StageContext
+) -> dict[str, npt.NDArray[Any]]:
+    """Reason -> the lowest member of each document's group after the searches up to that reason's last."""
+    from dataprep.components import UnionFind, label_bytes
+
+    num_documents = corpora.num_documents
+    passes = searches(config, num_documents=num_documents, num_hashes=num_hashes)
+    reasons = list(dict.fromkeys(search.reason for search in passes))
+    needed = label_bytes(num_documents) * (1 + len(reasons))
+    in_memory = needed <= config.union_find_gib * 2**30
+    groups = UnionFind(num_documents, None if in_memory else context.scratch / "parents")
+    labels: dict[str, npt.NDArray[Any]] = {}
+    done = committed_parts(work)
+    for number, search in enumerate(passes):
+        context.progress.update(number, len(passes), "searches", documents=num_documents)
+        forests = (
+            _read_forest(work, done[search.name]) if search.name in done else _search(search, corpora, work, config)
         )
-        .repartition(num_partitions, keys=search.keys)
-        .map_batches(
-            partial(_forest, search=search, num_threads=threads),
-            batch_size=None,
-            batch_format="pyarrow",
-            concurrency=config.max_workers,
-            **options,
-        )
+        for edges in forests:
+            groups.add(edges)
+        if number + 1 == len(passes) or passes[number + 1].reason != search.reason:
+            labels[search.reason] = groups.labels()
+    context.progress.update(len(passes), len(passes), "searches", documents=num_documents)
+    return labels or {NEAR: groups.labels()}
+
+
+def _search(search: Search, corpora: Corpora, work: str, config: DedupeConfig) -> Iterator[npt.NDArray[np.int64]]:
+    """The spanning forest [E, 2] of each partition, as they get ready; committed when all have been."""
+    forests = shuffled(
+        corpora.pieces,
+        search.keyed_rows,
+        search.forest,
+        keys=search.keys,
+        num_rows=corpora.num_documents * search.rows_per_document,
+        config=config,
     )
-    for batch in forests.iter_batches(batch_size=None, batch_format="pyarrow"):
-        yield np.stack([batch.column("a").to_numpy(), batch.column("b").to_numpy()], axis=1)
+    with (
+        commit_part(work, search.name) as part,
+        part.open("forest", "parquet") as sink,
+        pq.ParquetWriter(sink, _FOREST_SCHEMA) as writer,
+    ):
+        for table in forests:
+            writer.write_table(table.select(["a", "b"]).cast(_FOREST_SCHEMA))
+            yield _edges(table)
 
 
-def _cluster_tasks(config: DedupeConfig) -> int:
-    """How many tasks the cluster runs at once."""
-    import ray
-
-    fitting = max(1, int(ray.cluster_resources().get("CPU", 1) / config.workers.cpus))
-    return fitting if config.max_workers is None else min(fitting, config.max_workers)
-
-
-def _keyed_rows(batch: pa.Table, *, search: Search, artifact: str, num_threads: int) -> Iterator[pa.Table]:
-    prepare_worker(num_threads)
-    for row in batch.to_pylist():
-        yield search.keyed_rows(artifact, Shard.from_row(json.loads(row["shard"])), row["first"])
+def _read_forest(work: str, part: CommittedPart) -> Iterator[npt.NDArray[np.int64]]:
+    filesystem, path = storage.locate(check_size(work, part.files["forest"]))
+    with pq.ParquetFile(path, filesystem=filesystem) as file:
+        for batch in file.iter_batches():
+            yield _edges(batch)
 
 
-def _forest(partition: pa.Table, *, search: Search, num_threads: int) -> pa.Table:
-    prepare_worker(num_threads)
-    from dataprep.components import spanning_forest
-
-    edges = spanning_forest(search.edges(partition))
-    return pa.table({"a": edges[:, 0], "b": edges[:, 1]})
+def _edges(table: pa.Table | pa.RecordBatch) -> npt.NDArray[np.int64]:
+    return np.stack([table.column("a").to_numpy(), table.column("b").to_numpy()], axis=1)
 
 
-def _exact_rows(artifact: str, shard: Shard, first: int) -> pa.Table:
-    hashes = read_signatures(artifact, shard, ["hash_high", "hash_low"])
-    return hashes.append_column("member", pa.array(np.arange(first, first + hashes.num_rows)))
+def _survivors(config: DedupeConfig, corpora: Corpora, labels: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    final = list(labels.values())[-1]
+    if config.keep_best is None:
+        return final
+    members = grouped(final)
+    scores = [np.full(int(np.searchsorted(members, corpora.own_first)), np.inf)]  # of earlier corpora
+    for piece in corpora.own:
+        begin, end = np.searchsorted(members, (piece.first, piece.first + piece.shard.num_documents))
+        if begin < end:
+            scores.append(_scores(piece, config.keep_best)[members[begin:end] - piece.first])
+    return best_survivors(final, members, np.concatenate(scores), own_first=corpora.own_first)
 
 
-def _exact_edges(partition: pa.Table) -> npt.NDArray[np.int64]:
-    from dataprep.buckets import equal_edges
-
-    return equal_edges(*(partition.column(name).to_numpy() for name in ("hash_high", "hash_low", "member")))
-
-
-EXACT_SEARCH = Search(_exact_rows, ["hash_high", "hash_low"], _exact_edges, 1)
-
-
-def _band_rows(artifact: str, shard: Shard, first: int, *, bands: int, rows: int) -> pa.Table:
-    from dataprep.minhash import NO_BAND, band_hashes
-
-    column = read_signatures(artifact, shard, ["minhash"]).column("minhash").combine_chunks()
-    signatures_DH = column.flatten().to_numpy().reshape(len(column), -1)
-    keys = band_hashes(signatures_DH, bands=bands, rows=rows).reshape(-1)
-    members = np.repeat(np.arange(first, first + len(column)), bands)
-    return pa.table({"key": keys[keys != NO_BAND], "member": members[keys != NO_BAND]})
+def _scores(piece: Piece, column: str) -> npt.NDArray[np.float64]:
+    found = read_columns(piece.artifact, piece.shard, [column]).column(column)
+    if not (pa.types.is_floating(found.type) or pa.types.is_integer(found.type)):
+        raise InputError(f"keep_best: the column {column!r} holds {found.type}; a number is needed")
+    scores: npt.NDArray[np.float64] = found.cast(pa.float64()).to_numpy(zero_copy_only=False)  # null becomes NaN
+    return scores
 
 
-def _band_edges(partition: pa.Table) -> npt.NDArray[np.int64]:
-    from dataprep.buckets import bucket_edges
-
-    return bucket_edges(partition.column("key").to_numpy(), partition.column("member").to_numpy())
-
-
-def _write_removals(
-    output: str, shards: Sequence[Shard], removals: Removals, first: npt.NDArray[np.int64]
-) -> tuple[list[Shard], list[WrittenFile]]:
-    def write(shard: Shard) -> Shard:
-        table = removals.table(first, shard.number)
+def _write_removals(output: str, removals: Removals) -> tuple[list[Shard], Counter[str]]:
+    def write(piece: Piece) -> tuple[Shard, Counter[str]]:
+        table = removals.table(piece)
         if table.num_rows == 0:
-            return shard
-        file = write_table(output, f"removals-{shard.number:06d}.parquet", table)
-        return replace(shard, removals=file, num_removed=table.num_rows)
+            return piece.shard, Counter()
+        file = write_table(output, f"removals-{piece.shard.number:06d}.parquet", table)
+        counts = Counter(table.column("reason").to_pylist())
+        return replace(piece.shard, removals=file, num_removed=table.num_rows), counts
 
     with ThreadPoolExecutor(_WRITER_THREADS) as pool:
-        written = list(pool.map(write, shards))
-    return written, [shard.removals for shard in written if shard.removals is not None]
+        written = list(pool.map(write, removals.corpora.own))
+    return [shard for shard, _ in written], sum((counts for _, counts in written), Counter())
 
 
-def _metrics(removals: Removals, shards: Sequence[Shard]) -> dict[str, Any]:
-    documents, removed = len(removals.survivors_N), removals.counts()
+def _metrics(removals: Removals, shards: list[Shard], counts: Counter[str]) -> dict[str, Any]:
+    documents = sum(shard.num_documents for shard in shards)
     kept = sum(shard.num_documents - shard.num_removed for shard in shards)
-    if documents != kept + sum(removed.values()):
-        raise StageFailed(f"dedupe: {documents} documents, but {kept} kept and {removed} removed; this is a bug")
-    sizes = removals.group_sizes()
+    if documents != kept + counts.total():
+        raise StageFailed(f"dedupe: {documents} documents, but {kept} kept and {counts} removed; this is a bug")
+    final = list(removals.labels.values())[-1]
+    sizes = np.unique(final[grouped(final)], return_counts=True)[1]
+    earlier = [piece.shard.num_documents for piece in removals.corpora.pieces if piece.corpus != OWN]
     return {
         "documents": documents,
         "kept": kept,
-        "removed": removed,
+        "removed": {reason: counts[reason] for reason in removals.labels},
         "clusters": len(sizes),
         "largest_cluster": int(sizes.max(initial=1)),
+        "earlier_documents": sum(earlier),
     }

@@ -9,7 +9,6 @@ Paths in the table are relative to the artifact, so that a storage directory can
 from __future__ import annotations
 
 import hashlib
-import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -23,6 +22,7 @@ from cluster.contracts import storage
 from cluster.contracts.commit import WrittenFile, check_size
 from cluster.contracts.errors import InputError
 from cluster.contracts.records import QUARANTINE_SCHEMA, ROW_BITS
+from cluster.contracts.storage import absolute_uri, relative_uri
 
 SHARD_TABLE = "shards.parquet"
 _BATCH_ROWS = 1024  # documents read at once
@@ -63,8 +63,23 @@ CONTAMINATION_SCHEMA = pa.schema(
     ]
 )
 REMOVAL_SCHEMA = pa.schema(
-    [("row", pa.int64()), ("reason", pa.dictionary(pa.int8(), pa.string())), ("survivor", pa.int64())]
-)  # a duplicate's row in its part, and the doc_id of the document that stays
+    [
+        ("row", pa.int64()),  # the duplicate's, in its part
+        ("reason", pa.dictionary(pa.int8(), pa.string())),
+        ("survivor", pa.int64()),  # doc_id of the document that stays
+        ("corpus", pa.int16()),  # which it is in: 0 for this artifact, k for the k-th of dedupe's `against`
+    ]
+)
+CLUSTER_SCHEMA = pa.schema(
+    [
+        ("cluster", pa.int64()),  # groups the rows; no meaning beyond this artifact
+        ("corpus", pa.int16()),  # as above
+        ("doc_id", pa.int64()),
+        ("survives", pa.bool_()),
+        ("reason", pa.string()),  # null for the survivor
+        ("similarity", pa.float32()),  # to the survivor: Jaccard of shingles, estimated from one bit of each MinHash
+    ]
+)
 
 
 def document_schema(annotations: Mapping[str, pa.StructType]) -> pa.Schema:
@@ -164,6 +179,16 @@ def read_signatures(artifact: str, shard: Shard, columns: Sequence[str]) -> pa.T
     return _read(absolute_uri(shard.parts, base=artifact), shard.signatures, columns)
 
 
+def read_columns(artifact: str, shard: Shard, columns: Sequence[str]) -> pa.Table:
+    """Some columns of a shard's documents, all rows. Raises `InputError` naming one that is not there."""
+    directory = absolute_uri(shard.parts, base=artifact)
+    filesystem, path = storage.locate(check_size(directory, shard.documents))
+    names = pq.read_schema(path, filesystem=filesystem).names
+    if missing := [column for column in columns if column not in names]:
+        raise InputError(f"{directory}/{shard.documents.name} has no column {missing[0]!r}; it has {', '.join(names)}")
+    return _read(directory, shard.documents, columns)
+
+
 def read_dropped(artifact: str, shard: Shard) -> pa.Table:
     """A shard's dropped rows (`DROPPED_SCHEMA`)."""
     return _read(absolute_uri(shard.parts, base=artifact), shard.dropped, DROPPED_SCHEMA.names)
@@ -174,11 +199,17 @@ def read_quarantined(artifact: str, shard: Shard) -> pa.Table:
     return _read(absolute_uri(shard.parts, base=artifact), shard.quarantined, QUARANTINE_SCHEMA.names)
 
 
+def read_removals(artifact: str, shard: Shard) -> pa.Table:
+    """A shard's removed rows (`REMOVAL_SCHEMA`)."""
+    if shard.removals is None:
+        return REMOVAL_SCHEMA.empty_table()
+    return _read(artifact, shard.removals, REMOVAL_SCHEMA.names)
+
+
 def removed_rows(artifact: str, shard: Shard) -> npt.NDArray[np.bool_]:
     """Which of a shard's documents dedupe removed."""
     removed = np.zeros(shard.num_documents, bool)
-    if shard.removals is not None:
-        removed[_read(artifact, shard.removals, ["row"]).column("row").to_numpy()] = True
+    removed[read_removals(artifact, shard).column("row").to_numpy()] = True
     return removed
 
 
@@ -208,30 +239,6 @@ def write_table(directory: str, name: str, table: pa.Table) -> WrittenFile:
 def written_file(name: str, content: bytes) -> WrittenFile:
     """The record of a small file whose bytes are at hand."""
     return WrittenFile(name, len(content), hashlib.sha256(content).hexdigest())
-
-
-def relative_uri(uri: str, *, base: str) -> str:
-    """`uri` as seen from the directory `base`, or as it is where they are on different stores."""
-    uri_store, uri_path = _split(uri)
-    base_store, base_path = _split(base)
-    return posixpath.relpath(uri_path, base_path) if uri_store == base_store else uri
-
-
-def absolute_uri(relative: str, *, base: str) -> str:
-    """The inverse of `relative_uri`."""
-    if "://" in relative or relative.startswith("/"):
-        return relative
-    store, path = _split(base)
-    return store + posixpath.normpath(posixpath.join(path, relative))
-
-
-def _split(uri: str) -> tuple[str, str]:
-    """The store ("" for the local disk, "s3://bucket") and the absolute path in it."""
-    if storage.is_local(uri):
-        return "", storage.locate(uri)[1]
-    scheme, _, rest = uri.partition("://")
-    store, _, path = rest.partition("/")
-    return f"{scheme}://{store}", f"/{path}"
 
 
 def _read(directory: str, file: WrittenFile, columns: Sequence[str]) -> pa.Table:

@@ -83,7 +83,10 @@ def jaccard(terms: Spans, i: int, j: int, *, ngram: int = 5) -> float:
 
 
 def _hash_functions(num_hashes: int, seed: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-    """Random multipliers and addends from SplitMix64, which is fixed for ever (NumPy's generators may change)."""
+    """Random multipliers and addends from SplitMix64, which is fixed for ever (NumPy's generators may change).
+
+    Drawn in turn, so that a longer signature begins with the shorter one.
+    """
     mask = (1 << 64) - 1
     state, drawn = seed & mask, []
     for _ in range(2 * num_hashes):
@@ -92,7 +95,7 @@ def _hash_functions(num_hashes: int, seed: int) -> tuple[npt.NDArray[np.uint64],
         x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & mask
         x = (x ^ x >> 27) * 0x94D049BB133111EB & mask
         drawn.append(x ^ x >> 31)
-    return np.array(drawn[:num_hashes], np.uint64), np.array(drawn[num_hashes:], np.uint64)
+    return np.array(drawn[::2], np.uint64), np.array(drawn[1::2], np.uint64)
 
 
 @numba.njit(cache=True)

@@ -18,7 +18,7 @@ from cluster.contracts.tokens import INDEX, ShardEntry, write_token_index
 from dataprep.config import TokenizeConfig
 from dataprep.documents import Shard, read_shard_table, written_file
 from dataprep.over_shards import Pace, over_shards
-from dataprep.tokenize_part import HELDOUT, TRAIN, end_of_text_id, tokenize_part
+from dataprep.tokenize_part import HELDOUT, TRAIN, end_of_text_id, source_name, tokenize_part
 
 
 def run(config: TokenizeConfig, inputs: Mapping[str, Artifact], output: str, context: StageContext) -> StageResult:
@@ -38,7 +38,7 @@ def run(config: TokenizeConfig, inputs: Mapping[str, Artifact], output: str, con
         before=Pace(len(done), sum(_documents(part) for part in done.values())),
     )
     committed = committed_parts(output)
-    return _finish(output, [committed[_key(shard.number)] for shard in shards], model, separator)
+    return _finish(output, shards, [committed[_key(shard.number)] for shard in shards], model, separator)
 
 
 def _tokenize(row: dict[str, Any], *, documents: str, tokenizer: str, output: str, config: TokenizeConfig) -> int:
@@ -73,12 +73,15 @@ def _open_tokenizer(uri: str) -> Tokenizer:
         raise InputError(f"{uri} can't be read as a tokenizer: {error}") from error
 
 
-def _finish(output: str, parts: Sequence[CommittedPart], model: Tokenizer, separator: int) -> StageResult:
+def _finish(
+    output: str, shards: Sequence[Shard], parts: Sequence[CommittedPart], model: Tokenizer, separator: int
+) -> StageResult:
     entries = [
-        ShardEntry(file.name, file.size, file.sha256, figures["documents"], figures["tokens"], heldout=role == HELDOUT)
+        ShardEntry(file.name, file.size, file.sha256, heldout=role == HELDOUT, source=source_name(shard), **group)
         for role in (TRAIN, HELDOUT)
-        for part in parts
-        if (file := part.files.get(role)) is not None and (figures := part.metrics[role])
+        for shard, part in zip(shards, parts, strict=True)
+        if (file := part.files.get(role)) is not None
+        for group in part.metrics[role]["groups"]
     ]
     index = write_token_index(output, entries)
     totals = {
@@ -90,6 +93,16 @@ def _finish(output: str, parts: Sequence[CommittedPart], model: Tokenizer, separ
         **totals,
         "vocab_size": model.get_vocab_size(with_added_tokens=True),
         "end_of_text_id": separator,
+        **{f"by_{figure}": _tokens_by(entries, figure) for figure in ("language", "min_length")},
         "encoders": dict(sorted(Counter(part.metrics["encoder"] for part in parts if part.metrics["encoder"]).items())),
     }
-    return StageResult(metrics, [written_file(INDEX, index), *(entry.file for entry in entries)])
+    return StageResult(metrics, [written_file(INDEX, index), *dict.fromkeys(entry.file for entry in entries)])
+
+
+def _tokens_by(entries: Sequence[ShardEntry], figure: str) -> dict[str, int]:
+    """Training tokens by a field of the index, most first."""
+    counts: Counter[str] = Counter()
+    for entry in entries:
+        if not entry.heldout:
+            counts[str(getattr(entry, figure))] += entry.num_tokens
+    return dict(counts.most_common())

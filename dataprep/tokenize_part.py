@@ -1,9 +1,12 @@
-"""One part of the documents to one part of the tokens: a training and a held-out shard."""
+"""One part of the documents to one part of the tokens: a training and a held-out shard.
+
+A shard's documents are ordered by language, then class of lengths, then the hash of their text. So each group of them
+is one range, which a mixture can weigh without touching the shard, and any beginning of a range is a fair sample of it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,11 +20,11 @@ from cluster.contracts.errors import InputError
 from cluster.contracts.tokens import token_dtype, write_token_shard
 from dataprep.config import TokenizeConfig
 from dataprep.documents import Shard, doc_ids, read_kept, read_signatures
-from dataprep.encoder import Encoder, fastest_encoder
+from dataprep.encoder import Encoded, Encoder, fastest_encoder
 from dataprep.split import drawn
+from dataprep.text_column import TextColumn
 
 TRAIN, HELDOUT = "train", "heldout"  # the roles of a part's files; absent where it has no such documents
-_BATCH_DOCUMENTS = 256  # encoded at once
 _SAMPLE_DOCUMENTS = 32  # on which the fast encoder must agree
 
 
@@ -48,71 +51,106 @@ def tokenize_part(
     dtype = token_dtype(max(model.get_vocab(with_added_tokens=True).values()) + 1)
     hashes = read_signatures(documents, shard, ["hash_low"]).column("hash_low").to_numpy()
     heldout = drawn(hashes, fraction=config.heldout_fraction, seed=config.split_seed)
-    source = shard.uri.rsplit("/", 1)[-1]
+    source = source_name(shard)
     sides = {TRAIN: _Side(dtype), HELDOUT: _Side(dtype)}
     encoder: Encoder | None = None
-    for texts, rows in _batches(documents, shard):
+    for batch, rows in read_kept(documents, shard, ["text", "language"]):
+        texts = TextColumn(batch.column("text"))
         if encoder is None:
-            encoder = fastest_encoder(model, texts[:_SAMPLE_DOCUMENTS], num_threads=num_threads)
-        for text, ids, row in zip(texts, encoder.encode(texts), rows, strict=True):
-            sides[HELDOUT if heldout[row] else TRAIN].add(np.append(ids, separator), row, len(text.encode()))
+            sample = TextColumn(texts.texts.slice(0, _SAMPLE_DOCUMENTS))
+            encoder = fastest_encoder(model, sample, num_threads=num_threads)
+        encoded = encoder.encode(texts)
+        for role, side in sides.items():
+            side.add(encoded, heldout[rows] == (role == HELDOUT), separator, rows, batch.column("language"))
+            side.num_bytes += int(np.diff(texts.offsets)[heldout[rows] == (role == HELDOUT)].sum())
     with commit_part(output, key) as part:
         for role, side in sides.items():
-            side.write(part, role, shard.number, source)
+            side.write(part, role, shard.number, source, hashes, config.length_classes)
         part.metrics["encoder"] = encoder.name if encoder is not None else None
-    return sum(len(side.rows) for side in sides.values())
+    return sum(map(len, sides.values()))
+
+
+def source_name(shard: Shard) -> str:
+    """The name of the input file that a shard came from."""
+    return shard.uri.rsplit("/", 1)[-1]
 
 
 class _Side:
     """The documents of one side of the split, gathered."""
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
-        self._dtype = dtype
-        self._ids: list[npt.NDArray[Any]] = []
-        self.rows: list[int] = []
-        self._num_bytes = 0
+        self._tokens: list[npt.NDArray[Any]] = [np.empty(0, dtype)]
+        self._lengths: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
+        self._rows: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
+        self._languages: list[npt.NDArray[Any]] = [np.empty(0, object)]
+        self.num_bytes = 0  # of text
 
-    def add(self, ids: npt.NDArray[np.int64], row: int, num_bytes: int) -> None:
-        self._ids.append(ids.astype(self._dtype))
-        self.rows.append(row)
-        self._num_bytes += num_bytes
+    def add(
+        self,
+        encoded: Encoded,
+        is_mine_D: npt.NDArray[np.bool_],
+        separator: int,
+        rows_D: npt.NDArray[np.int64],
+        languages_D: pa.Array,
+    ) -> None:
+        """Take the documents of this side, each with the separator behind it."""
+        counts_D = np.diff(encoded.offsets)
+        lengths = counts_D[is_mine_D] + 1
+        tokens = np.full(int(lengths.sum()), separator, self._tokens[0].dtype)
+        is_text = np.ones(len(tokens), bool)
+        is_text[np.cumsum(lengths) - 1] = False
+        tokens[is_text] = encoded.ids_T[np.repeat(is_mine_D, counts_D)]
+        self._tokens.append(tokens)
+        self._lengths.append(lengths)
+        self._rows.append(rows_D[is_mine_D])
+        self._languages.append(languages_D.fill_null("").to_numpy(zero_copy_only=False)[is_mine_D])
 
-    def write(self, part: PartWriter, role: str, shard_number: int, source: str) -> None:
-        lengths = np.fromiter((len(ids) for ids in self._ids), np.int64, len(self._ids))
-        part.metrics[role] = {
-            "documents": len(self.rows),
-            "tokens": int(lengths.sum()),
-            "bytes": self._num_bytes,
-        }
-        if not self.rows:
+    def __len__(self) -> int:
+        return sum(map(len, self._rows))
+
+    def write(
+        self,
+        part: PartWriter,
+        role: str,
+        shard_number: int,
+        source: str,
+        hashes: npt.NDArray[np.uint64],
+        length_classes: Sequence[int],
+    ) -> None:
+        """Write the shard and count; `hashes`: of all rows of the part."""
+        lengths, rows, languages = (np.concatenate(x) for x in (self._lengths, self._rows, self._languages))
+        part.metrics[role] = {"documents": len(rows), "tokens": int(lengths.sum()), "bytes": self.num_bytes}
+        if not len(rows):
             return
+        ends = np.array([0, *length_classes])
+        classes = ends[np.searchsorted(ends, lengths, side="right") - 1]
+        order = np.lexsort((hashes[rows], classes, languages))
+        part.metrics[role]["groups"] = _groups(languages[order], classes[order], lengths[order])
+        documents = np.split(np.concatenate(self._tokens), np.cumsum(lengths)[:-1])
         with part.open(role, f"{role}.arrow") as sink:
             write_token_shard(
                 sink,
-                np.concatenate(self._ids),
-                np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
-                doc_ids(shard_number, np.array(self.rows, np.int64)),
-                [source] * len(self.rows),
+                np.concatenate([documents[row] for row in order]),
+                np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths[order])]),
+                doc_ids(shard_number, rows[order]),
+                [source] * len(rows),
             )
 
 
-def _batches(documents: str, shard: Shard) -> Iterator[tuple[list[str], list[int]]]:
-    """Texts and their rows, `_BATCH_DOCUMENTS` at a time."""
-    texts: list[str] = []
-    rows: list[int] = []
-    kept = read_kept(documents, shard, ["text"])
-    pairs = chain.from_iterable(
-        zip(_strings(batch.column("text")), numbers.tolist(), strict=True) for batch, numbers in kept
-    )
-    for text, row in pairs:
-        texts.append(text)
-        rows.append(row)
-        if len(texts) == _BATCH_DOCUMENTS:
-            yield texts, rows
-            texts, rows = [], []
-    if texts:
-        yield texts, rows
-
-
-def _strings(column: pa.Array) -> list[str]:
-    return column.to_pylist()
+def _groups(
+    languages_D: npt.NDArray[Any], classes_D: npt.NDArray[np.int64], lengths_D: npt.NDArray[np.int64]
+) -> list[dict[str, Any]]:
+    """The ranges of equal language and class of lengths, as fields of `ShardEntry`."""
+    changes = (languages_D[1:] != languages_D[:-1]) | (classes_D[1:] != classes_D[:-1])
+    firsts = np.concatenate([[0], np.flatnonzero(changes) + 1])
+    tokens = np.add.reduceat(lengths_D, firsts)
+    return [
+        {
+            "first_document": int(first),
+            "num_documents": int(last - first),
+            "num_tokens": int(count),
+            "language": str(languages_D[first]),
+            "min_length": int(classes_D[first]),
+        }
+        for first, last, count in zip(firsts, [*firsts[1:], len(lengths_D)], tokens, strict=True)
+    ]

@@ -146,7 +146,7 @@ class EvaluateConfig(StageConfig):
     """
 
     kind: Literal["evaluate"] = "evaluate"
-    tokens: Annotated[str, InputOf(("tokenize",))]  # its held-out shards
+    tokens: Annotated[str, InputOf(("tokenize", "mixture"))]  # its held-out shards
     conversations: Annotated[list[str], InputFiles(), Field(min_length=1)]  # the files SFT was given
     base: Annotated[str | None, InputOf(CAUSAL_MODELS)] = None
     sft: Annotated[str | None, InputOf(CAUSAL_MODELS)] = None

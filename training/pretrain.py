@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ import torch.distributed as dist
 from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.errors import InputError, StageFailed
-from cluster.contracts.tokens import open_shards
+from cluster.contracts.tokens import open_shards, read_token_index
 from training import heldout
 from training.checkpoints import CheckpointStore
 from training.engine import (
@@ -47,6 +48,8 @@ from training.pretrain_config import PretrainConfig
 from training.sampler import IGNORE_INDEX, TokenSampler, rank_samples
 from training.schedules import SCHEDULES
 from training.workers import Launcher, Worker, run_workers
+
+_SHOWN_SOURCES = 100  # in the record of what was trained on; those with most tokens
 
 
 @dataclass(frozen=True)
@@ -213,6 +216,7 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         "train_loss": train_loss,
         "steps": config.num_steps,
         "tokens": config.num_steps * tokens_per_step,
+        "tokens_of": tokens_of_what(job.tokens_uri, config.num_steps * tokens_per_step),
         "tokens_per_s": config.num_steps * tokens_per_step / train_seconds,
         "num_parameters": num_parameters,
     }
@@ -286,6 +290,23 @@ def engine_settings(config: PretrainConfig) -> dict[str, Any]:
 def checkpoint_store(job: PretrainJob) -> CheckpointStore:
     """Where this run's checkpoints are while it runs."""
     return CheckpointStore(storage.join(job.output, "checkpoints"), keep=job.config.keep_checkpoints)
+
+
+def tokens_of_what(tokens_uri: str, num_tokens: int) -> dict[str, dict[str, int]]:
+    """About how many of `num_tokens` trained on are of each source, language and class of lengths, by the index.
+
+    Samples are drawn from the whole stream alike, so the index's shares are those of any number of tokens.
+    """
+    entries = [entry for entry in read_token_index(tokens_uri) if not entry.heldout]
+    total = sum(entry.num_tokens for entry in entries)
+    found: dict[str, Counter[str]] = {figure: Counter() for figure in ("source", "language", "min_length")}
+    for entry in entries:
+        for figure, counts in found.items():
+            counts[str(getattr(entry, figure))] += entry.num_tokens
+    return {
+        figure: {name: round(num_tokens * count / total) for name, count in counts.most_common(_SHOWN_SOURCES)}
+        for figure, counts in found.items()
+    }
 
 
 def heldout_references(job: PretrainJob, measured: heldout.HeldoutLoss, scratch: Path) -> dict[str, float]:

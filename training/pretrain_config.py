@@ -18,7 +18,9 @@ class PretrainConfig(StageConfig):
     kind: Literal["pretrain"] = "pretrain"
 
     # What is learned, and by what
-    tokens: Annotated[str, InputOf(("tokenize",))]  # the token shards; those marked held-out are only measured on
+    tokens: Annotated[
+        str, InputOf(("tokenize", "mixture"))
+    ]  # the token shards; those marked held-out are only measured on
     tokenizer: Annotated[str, InputOf(("tokenizer",))]  # the tokenizer the shards were made with
     model: str | dict[str, Any] | None = None  # a preset (tiny ... 7b) or a Hugging Face causal-LM config; new weights
     initial_model: Annotated[str | None, InputOf(("pretrain",))] = None  # instead of `model`: go on from this one

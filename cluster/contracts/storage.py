@@ -66,6 +66,30 @@ def join(uri: str, *parts: str) -> str:
     return posixpath.join(uri, *parts)
 
 
+def relative_uri(uri: str, *, base: str) -> str:
+    """`uri` as seen from the directory `base`, or as it is where they are on different stores."""
+    uri_store, uri_path = _split(uri)
+    base_store, base_path = _split(base)
+    return posixpath.relpath(uri_path, base_path) if uri_store == base_store else uri
+
+
+def absolute_uri(relative: str, *, base: str) -> str:
+    """The inverse of `relative_uri`."""
+    if "://" in relative or relative.startswith("/"):
+        return relative
+    store, path = _split(base)
+    return store + posixpath.normpath(posixpath.join(path, relative))
+
+
+def _split(uri: str) -> tuple[str, str]:
+    """The store ("" for the local disk, "s3://bucket") and the absolute path in it."""
+    if is_local(uri):
+        return "", locate(uri)[1]
+    scheme, _, rest = uri.partition("://")
+    store, _, path = rest.partition("/")
+    return f"{scheme}://{store}", f"/{path}"
+
+
 def exists(uri: str) -> bool:
     """Whether a file or directory is there."""
     filesystem, path = locate(uri)

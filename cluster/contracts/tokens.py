@@ -1,8 +1,9 @@
 """The token-shard format: memory-mappable Arrow IPC, one row per document, read without copying.
 
 A shard holds one record batch with `input_ids: large_list<uint16 or uint32>` (uint16 where the vocabulary
-fits), `doc_id: int64` and `source: dictionary`. `tokens.parquet` beside the shards is the index: per shard,
-in order, its file name, size, checksum and counts. Sequence length is chosen by the reader.
+fits), `doc_id: int64` and `source: dictionary`. `tokens.parquet` beside the shards is the index. Each of its rows is a
+range of a shard's documents that are of one source, language and class of lengths; a mixture is an index alone, whose
+rows lie in other artifacts' shards and may be repeated. Sequence length is chosen by the reader.
 
 Shape letters: D documents of a shard, T tokens of a shard.
 """
@@ -10,6 +11,7 @@ Shape letters: D documents of a shard, T tokens of a shard.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO
 
@@ -27,14 +29,19 @@ INDEX = "tokens.parquet"
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """One row of the index."""
+    """One row of the index: a range of a shard's documents."""
 
     name: str
-    size: int  # bytes
+    size: int  # bytes, of the whole shard
     sha256: str
-    num_documents: int
+    num_documents: int  # of the range, as the tokens
     num_tokens: int
     heldout: bool = False  # kept out of training; read by evaluation
+    first_document: int = 0
+    source: str = ""  # the input file's name
+    language: str = ""  # ISO 639 code; "" where it is unknown
+    min_length: int = 0  # tokens that each of its documents has at least: the lower end of its class of lengths
+    directory: str = ""  # where the shard lies, relative to the index; "": beside it
 
     @property
     def file(self) -> WrittenFile:
@@ -49,6 +56,11 @@ _INDEX_SCHEMA = pa.schema(
         ("num_documents", pa.int64()),
         ("num_tokens", pa.int64()),
         ("heldout", pa.bool_()),
+        ("first_document", pa.int64()),
+        ("source", pa.string()),
+        ("language", pa.string()),
+        ("min_length", pa.int64()),
+        ("directory", pa.string()),
     ]
 )
 
@@ -104,6 +116,20 @@ class TokenShard:
     def __len__(self) -> int:
         return len(self.doc_ids_D)
 
+    def part(self, first: int, count: int) -> TokenShard:
+        """`count` of the documents from number `first` on, as views."""
+        if (first, count) == (0, len(self)):
+            return self
+        if not 0 <= first <= first + count <= len(self):
+            raise CorruptArtifact(f"{self.uri} has {len(self)} documents; its index names {first} to {first + count}")
+        part = copy(self)
+        start, stop = int(self.offsets[first]), int(self.offsets[first + count])
+        part.tokens_T = self.tokens_T[start:stop]
+        part.offsets = self.offsets[first : first + count + 1] - start
+        part.doc_ids_D = self.doc_ids_D[first : first + count]
+        part.sources_D = self.sources_D[first : first + count]
+        return part
+
     def document(self, row: int) -> npt.NDArray[Any]:
         """The token ids of one document."""
         return self.tokens_T[self.offsets[row] : self.offsets[row + 1]]
@@ -119,18 +145,26 @@ def write_token_index(directory: str, entries: Sequence[ShardEntry]) -> bytes:
 
 
 def read_token_index(directory: str) -> list[ShardEntry]:
-    """The shards of a tokens artifact, in order. Sizes are checked against the store."""
+    """The index of a tokens artifact or mixture, in order. The shards' sizes are checked against the store."""
     filesystem, path = storage.locate(storage.join(directory, INDEX))
     try:
         rows = pq.read_table(path, filesystem=filesystem).to_pylist()
     except FileNotFoundError as error:
         raise InputError(f"{directory} is no tokens artifact: it has no {INDEX}") from error
     entries = [ShardEntry(**row) for row in rows]
-    for entry in entries:
-        check_size(directory, entry.file)
+    for place, file in dict.fromkeys((shard_directory(directory, entry), entry.file) for entry in entries):
+        check_size(place, file)
     return entries
 
 
+def shard_directory(directory: str, entry: ShardEntry) -> str:
+    """Where the shard of an index row lies; `directory` is the index's."""
+    return storage.absolute_uri(entry.directory, base=directory) if entry.directory else directory
+
+
 def open_shards(directory: str, *, heldout: bool) -> list[TokenShard]:
-    """The training shards of a tokens artifact, or its held-out ones, in index order."""
-    return [TokenShard(storage.join(directory, e.name)) for e in read_token_index(directory) if e.heldout == heldout]
+    """The training documents of a tokens artifact or mixture, or its held-out ones: one view per row of the index."""
+    entries = [entry for entry in read_token_index(directory) if entry.heldout == heldout]
+    uris = [storage.join(shard_directory(directory, entry), entry.name) for entry in entries]
+    shards = {uri: TokenShard(uri) for uri in dict.fromkeys(uris)}
+    return [shards[uri].part(e.first_document, e.num_documents) for uri, e in zip(uris, entries, strict=True)]

@@ -235,7 +235,7 @@ def test_token_shards_hold_every_kept_document_once_without_control_tokens(prepa
     assert sum("<|im_end|>" in text for text in texts.values()) == 1
     assert metrics["documents"] + metrics["heldout_documents"] == len(texts)
     assert metrics["heldout_documents"] > 0
-    assert metrics["encoders"] == {"tiktoken": 3}
+    assert metrics["encoders"] == {"compiled": 3}
     index = read_token_index(prepared.tokens.uri)
     assert sum(entry.num_tokens for entry in index if not entry.heldout) == metrics["tokens"]
     assert sum(entry.num_tokens for entry in index if entry.heldout) == metrics["heldout_tokens"]
@@ -342,7 +342,7 @@ def test_an_error_in_a_task_comes_out_as_itself(prepared: Prepared, tmp_path: Pa
     with pytest.raises(InputError, match="has no documents"):
         Storage(tmp_path).run(dedupe.run, DedupeConfig(parts="clean"), parts=nothing)
     short = DedupeConfig(parts="clean", fuzzy={"bands": 20, "rows": 20})  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="need 400 hashes; the clean stage made 112"):
+    with pytest.raises(InputError, match="need 400 hashes; the clean stage made 160"):
         Storage(tmp_path).run(dedupe.run, short, parts=prepared.clean)
     other = TokenizeConfig(documents="dedupe", tokenizer="tokenizer", end_of_text="</s>")
     with pytest.raises(InputError, match="'</s>' is no token"):

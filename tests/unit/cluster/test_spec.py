@@ -6,7 +6,7 @@ from textwrap import dedent
 import pytest
 
 from cluster.contracts.errors import SpecError
-from cluster.spec import JobSpec, load_spec
+from cluster.spec import JobSpec, load_spec, stage_inputs
 from cluster.submit import staged_job
 
 GOOD = """
@@ -234,3 +234,21 @@ def test_a_submission_carries_the_files_that_settings_name(tmp_path: Path) -> No
         (words,) = staged["profiles.german.bad_words.files"]
         assert Path(words).is_relative_to(directory)
         assert Path(words).read_text() == "de.txt"
+
+
+def test_a_list_of_inputs_is_checked_and_ordered_item_by_item(tmp_path: Path) -> None:
+    (tmp_path / "earlier").mkdir()
+    more = """
+      old: {kind: clean, inputs: [pages.jsonl]}
+      newer:
+        kind: dedupe
+        parts: clean
+        against: [%s]
+    """
+    spec = _load(tmp_path, GOOD + more % "old, unique, ./earlier")
+    assert spec.dependencies("newer") == {"parts": "clean", "against.0": "old", "against.1": "unique"}
+    assert stage_inputs(spec.stages["newer"])["against.2"] == str(tmp_path / "earlier")
+    assert list(spec.stages).index("newer") > list(spec.stages).index("unique")
+    found = _problems(tmp_path, GOOD + more % "old, words, absent, ./none")
+    assert {f"stages.newer.against.{n}" for n in (1, 2, 3)} == set(found)
+    assert "is a tokenizer stage" in found["stages.newer.against.1"]

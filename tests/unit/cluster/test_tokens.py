@@ -48,6 +48,22 @@ def test_the_index_finds_shards_and_keeps_heldout_ones_apart(tmp_path: Path) -> 
     assert entries[0].file == WrittenFile("a.arrow", entries[0].size, "0" * 64)
 
 
+def test_rows_of_the_index_are_ranges_also_of_shards_elsewhere_and_may_be_repeated(tmp_path: Path) -> None:
+    for directory in ("tokens", "mixture"):
+        (tmp_path / directory).mkdir()
+    _write(tmp_path / "tokens" / "a.arrow", [[1], [2, 3], [4, 5, 6]], np.uint16)
+    size = (tmp_path / "tokens" / "a.arrow").stat().st_size
+    rows = [ShardEntry("a.arrow", size, "", n, 0, first_document=f, directory="../tokens") for f, n in ((1, 2), (0, 1))]
+    write_token_index(str(tmp_path / "mixture"), [*rows, rows[0]])
+    views = open_shards(str(tmp_path / "mixture"), heldout=False)
+    assert [view.tokens_T.tolist() for view in views] == [[2, 3, 4, 5, 6], [1], [2, 3, 4, 5, 6]]
+    assert [view.document(len(view) - 1).tolist() for view in views] == [[4, 5, 6], [1], [4, 5, 6]]
+    assert not views[0].tokens_T.flags.owndata
+    assert views[0].doc_ids_D.tolist() == [1, 2]
+    with pytest.raises(CorruptArtifact, match="has 3 documents; its index names 2 to 4"):
+        TokenShard(str(tmp_path / "tokens" / "a.arrow")).part(2, 2)
+
+
 def test_a_cut_shard_and_an_absent_index_are_refused(tmp_path: Path) -> None:
     _write(tmp_path / "a.arrow", [[1, 2]], np.uint16)
     size = (tmp_path / "a.arrow").stat().st_size

@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.contracts.commit import WrittenFile
+from cluster.contracts.storage import relative_uri
 from dataprep.documents import (
     DOCUMENT_SCHEMA,
     REMOVAL_SCHEMA,
     Shard,
-    relative_uri,
     signature_schema,
     write_shard_table,
     write_table,
@@ -19,7 +19,10 @@ from dataprep.documents import (
 
 
 def write_documents(
-    root: Path, parts: Sequence[Sequence[str]], removed: Sequence[Sequence[int]] = ()
+    root: Path,
+    parts: Sequence[Sequence[str]],
+    removed: Sequence[Sequence[int]] = (),
+    languages: Sequence[Sequence[str]] = (),
 ) -> tuple[str, list[Shard]]:
     """An artifact whose part i holds `parts[i]`, less the rows `removed[i]`; its URI and shards."""
     directory, artifact = str(root / "parts" / "clean"), str(root / "dedupe" / "f00d")
@@ -29,6 +32,8 @@ def write_documents(
         count = len(texts)
         columns = {name: pa.nulls(count, DOCUMENT_SCHEMA.field(name).type) for name in DOCUMENT_SCHEMA.names}
         columns["text"] = pa.array(texts, pa.large_string())
+        if languages:
+            columns["language"] = pa.array(languages[number], pa.string())
         documents = write_table(directory, f"{number}.documents", pa.table(columns, schema=DOCUMENT_SCHEMA))
         hashes = rng.integers(0, 2**64, (2, count), dtype=np.uint64)
         minhash = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(count * 2, np.uint32)), 2)
@@ -37,7 +42,12 @@ def write_documents(
         )
         rows = list(removed[number]) if removed else []
         removals = pa.table(
-            {"row": rows, "reason": pa.array(["near_duplicate"] * len(rows)).dictionary_encode(), "survivor": rows},
+            {
+                "row": rows,
+                "reason": pa.array(["near_duplicate"] * len(rows)).dictionary_encode(),
+                "survivor": rows,
+                "corpus": [0] * len(rows),
+            },
         )
         shards.append(
             Shard(

@@ -4,7 +4,7 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from dataprep.buckets import bucket_edges, equal_edges
+from dataprep.buckets import MAX_LEADERS, bucket_edges, checked_edges, equal_edges
 
 
 def components(edges: np.ndarray, num_nodes: int) -> np.ndarray:
@@ -46,3 +46,27 @@ def test_128_bit_keys_are_equal_only_in_both_halves() -> None:
     high = np.array([1, 1, 2, 1], np.uint64)
     low = np.array([5, 6, 5, 5], np.uint64)
     assert equal_edges(high, low, np.array([3, 2, 1, 0])).tolist() == [[0, 3]]
+
+
+def test_a_bucket_with_a_false_middle_falls_into_its_true_groups() -> None:
+    a, b = np.array([0, 0], np.uint64), np.array([2**64 - 1, 0], np.uint64)
+    near_a, near_b = np.array([5, 0], np.uint64), np.array([2**64 - 1, 9], np.uint64)
+    keys, members = np.array([7, 7, 7, 7, 8, 8], np.uint64), np.array([1, 2, 3, 4, 1, 4])
+    edges = checked_edges(keys, members, np.array([a, b, near_a, near_b, a, near_b]), most_differing=2)
+    assert edges.tolist() == [[1, 3], [2, 4]]
+
+
+def test_checked_edges_equal_a_slow_twin() -> None:
+    rng = np.random.default_rng(4)
+    keys, members = rng.integers(0, 8, 300).astype(np.uint64), rng.permutation(300)
+    sketches = (rng.integers(0, 2, (300, 2)) * 0xFF ^ rng.integers(0, 2, (300, 2)) << 40).astype(np.uint64)
+    expected = []
+    for key in range(8):
+        leaders: list[int] = []
+        for row in sorted(np.flatnonzero(keys == key), key=lambda row: members[row]):
+            like = [x for x in leaders if sum(int(v).bit_count() for v in sketches[x] ^ sketches[row]) <= 3]
+            if like:
+                expected.append([members[like[0]], members[row]])
+            elif len(leaders) < MAX_LEADERS:
+                leaders.append(row)
+    assert checked_edges(keys, members, sketches, most_differing=3).tolist() == expected

@@ -8,7 +8,7 @@ import pytest
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from dataprep.components import UnionFind, spanning_forest
+from dataprep.components import UnionFind, label_bytes, spanning_forest
 
 
 def lowest_of_component(edges: npt.NDArray[np.int64], num_nodes: int) -> npt.NDArray[np.int64]:
@@ -52,7 +52,12 @@ def test_memory_mapped_parents_give_the_same_labels(tmp_path: Path) -> None:
     find = UnionFind(500, memory_map=tmp_path / "parents")
     find.add(edges)
     assert (find.labels() == lowest_of_component(edges, 500)).all()
-    assert (tmp_path / "parents").stat().st_size == (tmp_path / "parents.labels").stat().st_size == 2000
+    first = find.labels()
+    before = first.copy()
+    find.add(np.array([[0, n] for n in range(500)]))
+    assert not find.labels().any()
+    assert (first == before).all(), "each labelling has a file of its own"
+    assert {path.stat().st_size for path in tmp_path.iterdir()} == {label_bytes(500)} == {2000}
 
 
 def test_forest_has_the_components_of_its_pairs_and_few_edges() -> None:

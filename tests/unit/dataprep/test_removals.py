@@ -1,25 +1,58 @@
-"""Removal lists: hand-computed rows, reasons and survivors."""
+"""Removal lists: hand-computed rows, reasons and survivors, within a corpus and against an earlier one."""
+
+from pathlib import Path
 
 import numpy as np
 
 from cluster.contracts.records import doc_id
-from dataprep.removals import Removals
+from dataprep.corpora import Corpora
+from dataprep.removals import EXACT, NEAR, Removals, best_survivors, grouped
+from tests.unit.dataprep.small_documents import write_documents
 
 # Three parts of 3, 0 and 4 documents. 0, 2 and 5 are the same text; 4 nearly is; 3 and 6 are near duplicates.
-FIRST = np.array([0, 3, 3, 7])
-REMOVALS = Removals(survivors_N=np.array([0, 1, 0, 3, 0, 0, 3]), exact_survivors_N=np.array([0, 1, 0, 3, 4, 0, 6]))
+LABELS = {EXACT: np.array([0, 1, 0, 3, 4, 0, 6]), NEAR: np.array([0, 1, 0, 3, 0, 0, 3])}
 
 
-def test_rows_reasons_and_survivors_of_each_part() -> None:
-    assert REMOVALS.table(FIRST, 0).to_pylist() == [{"row": 2, "reason": "exact_duplicate", "survivor": doc_id(0, 0)}]
-    assert REMOVALS.table(FIRST, 1).num_rows == 0
-    assert REMOVALS.table(FIRST, 2).to_pylist() == [
-        {"row": 1, "reason": "near_duplicate", "survivor": doc_id(0, 0)},
-        {"row": 2, "reason": "exact_duplicate", "survivor": doc_id(0, 0)},
-        {"row": 3, "reason": "near_duplicate", "survivor": doc_id(2, 0)},
+def corpora(root: Path, earlier: int = 0) -> Corpora:
+    own = write_documents(root / "own", [["a", "b", "c"], [], ["d", "e", "f", "g"]])
+    against = [write_documents(root / "earlier", [["x"] * earlier])] if earlier else []
+    return Corpora.of(own, against)
+
+
+def test_rows_reasons_and_survivors_of_each_part(tmp_path: Path) -> None:
+    numbered = corpora(tmp_path)
+    removals = Removals(numbered, LABELS, LABELS[NEAR])
+    first, empty, last = (removals.table(piece).to_pylist() for piece in numbered.own)
+    assert first == [{"row": 2, "reason": EXACT, "survivor": doc_id(0, 0), "corpus": 0}]
+    assert empty == []
+    assert last == [
+        {"row": 1, "reason": NEAR, "survivor": doc_id(0, 0), "corpus": 0},
+        {"row": 2, "reason": EXACT, "survivor": doc_id(0, 0), "corpus": 0},
+        {"row": 3, "reason": NEAR, "survivor": doc_id(2, 0), "corpus": 0},
     ]
 
 
-def test_counts_by_reason_and_group_sizes() -> None:
-    assert REMOVALS.counts() == {"exact_duplicate": 2, "near_duplicate": 2}
-    assert sorted(REMOVALS.group_sizes()) == [2, 4]
+def test_the_reason_is_the_first_search_that_joins_a_row_to_its_survivor(tmp_path: Path) -> None:
+    survivors = np.array([4, 1, 4, 3, 4, 4, 3])  # document 4, a near copy only, scores best
+    table = Removals(corpora(tmp_path), LABELS, survivors).table(corpora(tmp_path).own[0])
+    assert [(row["row"], row["reason"]) for row in table.to_pylist()] == [(0, NEAR), (2, NEAR)]
+
+
+def test_survivors_in_an_earlier_corpus_are_named_by_its_own_numbers(tmp_path: Path) -> None:
+    numbered = corpora(tmp_path, earlier=2)
+    assert (numbered.own_first, numbered.num_documents) == (2, 9)
+    labels = np.array([0, 1, 2, 1, 4, 5, 6, 7, 8])
+    removals = Removals(numbered, {EXACT: labels}, labels)
+    assert removals.table(numbered.own[0]).to_pylist() == [
+        {"row": 1, "reason": EXACT, "survivor": doc_id(0, 1), "corpus": 1}
+    ]
+
+
+def test_the_best_score_stays_ties_go_to_the_lowest_and_earlier_corpora_win() -> None:
+    labels = np.array([0, 1, 1, 0, 4, 4, 4, 7])
+    members = grouped(labels)
+    assert members.tolist() == [0, 1, 2, 3, 4, 5, 6]
+    scores = np.array([9, 0.1, 0.2, 5, np.nan, 0.3, 0.3])
+    assert best_survivors(labels, members, scores, own_first=0).tolist() == [0, 2, 2, 0, 5, 5, 5, 7]
+    assert best_survivors(labels, members, scores, own_first=2).tolist() == [0, 1, 1, 0, 5, 5, 5, 7]
+    assert best_survivors(np.arange(3), grouped(np.arange(3)), np.empty(0), own_first=0).tolist() == [0, 1, 2]

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 from cluster.contracts.commit import committed_part
 from cluster.contracts.errors import InputError
-from cluster.contracts.records import doc_id
+from cluster.contracts.records import doc_id, shard_and_row
 from cluster.contracts.tokens import TokenShard
 from dataprep.bpe import train_bpe
 from dataprep.config import SpecialTokens, TokenizeConfig
@@ -44,8 +44,8 @@ def test_documents_decode_to_their_text_and_end_with_the_separator(tmp_path: Pat
     shard, tokenizer = sides[TRAIN], Tokenizer.from_file(str(model))
     control = [tokenizer.token_to_id(token) for token in SpecialTokens().in_order()]
     assert shard.tokens_T.dtype == np.uint16
-    for row, text in zip((0, 3, 597), (TEXTS[0], TEXTS[4], TEXTS[599]), strict=True):
-        ids = shard.document(row)
+    for row, identifier in enumerate(shard.doc_ids_D.tolist()):
+        ids, text = shard.document(row), TEXTS[shard_and_row(identifier)[1]]
         assert ids[-1] == control[0]
         assert not set(ids[:-1].tolist()) & set(control), "control tokens in a page are text"
         assert tokenizer.decode(ids[:-1].tolist(), skip_special_tokens=False) == text
@@ -54,7 +54,7 @@ def test_documents_decode_to_their_text_and_end_with_the_separator(tmp_path: Pat
 
 def test_doc_ids_name_shard_and_row_and_removed_rows_are_absent(tmp_path: Path, model: Path) -> None:
     shard = tokenize(tmp_path, model, heldout_fraction=0.0)[TRAIN]
-    assert shard.doc_ids_D.tolist() == [doc_id(1, row) for row in range(600) if row not in (3, 400)]
+    assert sorted(shard.doc_ids_D.tolist()) == [doc_id(1, row) for row in range(600) if row not in (3, 400)]
     assert set(shard.sources_D.to_pylist()) == {"input-1.jsonl"}
 
 
@@ -81,3 +81,34 @@ def test_the_same_bytes_come_out_again(tmp_path: Path, model: Path) -> None:
 def test_a_separator_that_is_no_token_is_refused_with_those_there_are(model: Path) -> None:
     with pytest.raises(InputError, match=r"special tokens are <\|endoftext\|>, "):
         end_of_text_id(Tokenizer.from_file(str(model)), "</s>")
+
+
+def test_groups_of_language_and_length_are_ranges_in_an_order_drawn_by_content(tmp_path: Path, model: Path) -> None:
+    texts = [f"document {n} " * (1 if n % 3 else 40) for n in range(90)]
+    languages = ["en" if n % 2 else "de" for n in range(90)]
+    artifact, shards = write_documents(tmp_path, [texts], languages=[languages])
+    config = TokenizeConfig(documents="d", tokenizer="t", heldout_fraction=0, length_classes=[50, 100_000])
+    output = str(tmp_path / "tokens")
+    tokenize_part(
+        shards[0], documents=artifact, tokenizer=str(model), output=output, key="k", config=config, num_threads=1
+    )
+    part = committed_part(output, "k")
+    assert part is not None
+    whole = TokenShard(f"{output}/{part.files[TRAIN].name}")
+    groups = part.metrics[TRAIN]["groups"]
+    assert [(g["language"], g["min_length"], g["num_documents"]) for g in groups] == [
+        ("de", 0, 30), ("de", 50, 15), ("en", 0, 30), ("en", 50, 15)
+    ]  # fmt: skip
+    assert sum(g["num_tokens"] for g in groups) == len(whole.tokens_T) == part.metrics[TRAIN]["tokens"]
+    for group in groups:
+        view = whole.part(group["first_document"], group["num_documents"])
+        rows = [shard_and_row(identifier)[1] for identifier in view.doc_ids_D.tolist()]
+        assert {languages[row] for row in rows} == {group["language"]}
+        assert {row % 3 == 0 for row in rows} == {group["min_length"] == 50}
+        assert len(view.tokens_T) == group["num_tokens"] == view.offsets[-1]
+        assert rows != sorted(rows)
+
+
+def test_length_classes_ascend() -> None:
+    with pytest.raises(ValueError, match="must ascend"):
+        TokenizeConfig(documents="d", tokenizer="t", length_classes=[10, 5])

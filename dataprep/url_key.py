@@ -1,0 +1,46 @@
+"""What two URLs must share to count as the same page: a normal form, by rules that hardly ever join different pages.
+
+RFC 3986, section 6.2.2 and 6.2.3 (case of scheme and host, default port, empty path), and beyond it what crawls differ
+in: http or https, a leading `www.`, the fragment, a slash at the end, and parameters that only track the visitor. The
+path's case and the order of other parameters stay, since servers may tell them apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+import numpy as np
+import numpy.typing as npt
+
+_TRACKING = re.compile(r"(?:utm_\w+|fbclid|gclid|dclid|msclkid|mc_cid|mc_eid|igshid|yclid|_ga)(?:=|$)", re.IGNORECASE)
+_DEFAULT_PORTS = (":80", ":443")
+_DIGEST_BYTES = 16
+
+
+def normal_url(url: str) -> str:
+    """`host/path?query` in normal form; a URL that can't be parsed as it is, white space at its ends apart."""
+    try:
+        parts = urlsplit(url.strip())
+    except ValueError:
+        return url.strip()
+    host = parts.netloc.rpartition("@")[2].lower()
+    for port in _DEFAULT_PORTS:
+        host = host.removesuffix(port)
+    query = "&".join(p for p in parts.query.split("&") if p and not _TRACKING.match(p))
+    return host.removeprefix("www.") + parts.path.rstrip("/") + ("?" + query if query else "")
+
+
+def url_hashes(
+    urls: Sequence[str | None],
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
+    """(high [D], low [D], known [D]): a 128-bit BLAKE2b hash of each normal form in halves, and which have a URL."""
+    known = np.array([bool(url and url.strip()) for url in urls], bool)
+    digests = b"".join(
+        hashlib.blake2b(normal_url(url or "").encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).digest()
+        for url in urls
+    )
+    halves = np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 2)
+    return halves[:, 0].copy(), halves[:, 1].copy(), known

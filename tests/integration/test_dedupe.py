@@ -1,0 +1,142 @@
+"""Dedupe on a real local Ray: URLs, scores, earlier corpora, clusters, and going on where it was killed."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from cluster.contracts import storage
+from cluster.contracts.artifacts import Artifact, StageContext
+from cluster.contracts.commit import committed_parts, remove_part
+from cluster.contracts.errors import InputError
+from cluster.contracts.progress import SilentProgress
+from cluster.contracts.records import doc_id
+from dataprep import clean, dedupe
+from dataprep.config import DedupeConfig
+from dataprep.documents import read_removals, read_shard_table
+from tests.integration.test_dataprep import HALF_CPU, Storage, clean_config, paragraphs
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+def changed(text: str, word: int) -> str:
+    words = text.split()
+    words[word] = "otherwise"
+    return " ".join(words)
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> tuple[Storage, Artifact, Artifact]:
+    """An earlier corpus of two documents, and one of seven: copies of each other and of the earlier one's."""
+    root = tmp_path_factory.mktemp("dedupe")
+    texts = paragraphs()
+    write(root / "old.jsonl", [(texts[0], "http://a.org/0"), (texts[1], "http://a.org/1")])
+    write(
+        root / "new.jsonl",
+        [
+            (texts[2], "http://a.org/page"),
+            (changed(texts[2], 50), "http://a.org/2"),
+            (changed(texts[0], 90), "http://a.org/3"),  # of the earlier corpus, nearly
+            (texts[3], "https://www.a.org/page/?utm_source=x"),
+            (texts[2], "http://a.org/4"),
+            (texts[1], "http://a.org/5"),  # of the earlier corpus
+            (texts[4], None),
+        ],
+    )
+    place = Storage(root / "storage")
+    old, new = (place.run(clean.run, clean_config(root / f"{name}.jsonl"), name) for name in ("old", "new"))
+    return place, old, new
+
+
+def write(path: Path, rows: list[tuple[str, str | None]]) -> None:
+    path.write_text("\n".join(json.dumps({"text": text, "url": url}) for text, url in rows))
+
+
+def config(**settings: Any) -> DedupeConfig:
+    return DedupeConfig(parts="clean", workers=HALF_CPU, **settings)
+
+
+def removed(artifact: Artifact) -> list[tuple[int, str, int, int]]:
+    (shard,) = read_shard_table(artifact.uri)
+    return [tuple(row.values()) for row in read_removals(artifact.uri, shard).to_pylist()]
+
+
+def test_reasons_survivors_and_clusters_within_a_corpus(corpora: tuple[Storage, Artifact, Artifact]) -> None:
+    place, _, new = corpora
+    found = place.run(dedupe.run, config(url=True), "within", parts=new)
+    assert removed(found) == [
+        (1, "near_duplicate", doc_id(0, 0), 0),
+        (3, "url_duplicate", doc_id(0, 0), 0),
+        (4, "exact_duplicate", doc_id(0, 0), 0),
+    ]
+    assert found.manifest.metrics["removed"] == {"exact_duplicate": 1, "url_duplicate": 1, "near_duplicate": 1}
+    (file,) = [f for f in found.files() if f.name.startswith("clusters")]
+    rows = pq.read_table(found.path(file.name)).to_pylist()
+    assert len({row["cluster"] for row in rows}) == 1
+    assert [(row["doc_id"], row["survives"], row["reason"]) for row in rows] == [
+        (0, True, None), (1, False, "near_duplicate"), (3, False, "url_duplicate"), (4, False, "exact_duplicate"),
+    ]  # fmt: skip
+    first, near, other_text, exact = (row["similarity"] for row in rows)
+    assert first == exact == 1
+    assert 0.8 < near < 1
+    assert other_text < 0.4
+
+
+def test_documents_of_an_earlier_corpus_win_and_are_left_alone(corpora: tuple[Storage, Artifact, Artifact]) -> None:
+    place, old, new = corpora
+    settings = config(against=["old"], clusters=False)
+    found = place.run(dedupe.run, settings, "against", **{"parts": new, "against.0": old})
+    assert removed(found) == [
+        (1, "near_duplicate", doc_id(0, 0), 0),
+        (2, "near_duplicate", doc_id(0, 0), 1),
+        (4, "exact_duplicate", doc_id(0, 0), 0),
+        (5, "exact_duplicate", doc_id(0, 1), 1),
+    ]
+    assert found.manifest.metrics["earlier_documents"] == 2
+    again = place.run(dedupe.run, settings, "on", **{"parts": old, "against.0": found})
+    assert [row[0] for row in removed(again)] == [0, 1], "a dedupe artifact serves too"
+    other = replace(old, manifest=replace(old.manifest, config={"minhash": {"seed": 2}}))
+    with pytest.raises(InputError, match="signed with ngram 5 and seed 2"):
+        place.run(dedupe.run, settings, "wrong", **{"parts": new, "against.0": other})
+
+
+def test_the_best_score_stays(corpora: tuple[Storage, Artifact, Artifact]) -> None:
+    place, _, new = corpora
+    (shard,) = read_shard_table(new.uri)
+    scores = pq.read_table(f"{new.uri}/{shard.parts}/{shard.documents.name}").column("language_score").to_numpy()
+    best = int(np.argmax(scores[[0, 1, 4]]))
+    found = place.run(dedupe.run, config(keep_best="language_score", clusters=False), "best", parts=new)
+    assert {survivor for _, _, survivor, _ in removed(found)} == {(0, 1, 4)[best]}
+    with pytest.raises(InputError, match="no column 'quality'"):
+        place.run(dedupe.run, config(keep_best="quality"), "missing", parts=new)
+    with pytest.raises(InputError, match="'url' holds string; a number is needed"):
+        place.run(dedupe.run, config(keep_best="url"), "text", parts=new)
+
+
+def test_a_killed_stage_goes_on_with_the_search_it_was_at(
+    corpora: tuple[Storage, Artifact, Artifact], tmp_path: Path
+) -> None:
+    place, _, new = corpora
+    found = place.run(dedupe.run, config(), "whole", parts=new)
+    work = found.path("work")
+    units = list(committed_parts(work))
+    assert units == ["exact", "near-0000-0019"]
+    remove_part(work, units[1])
+    before = {file.uri: file for file in storage.list_files(work, recursive=True)}
+    context = StageContext("dedupe", SilentProgress(), tmp_path, tmp_path)
+    dedupe.run(config(union_find_gib=0), {"parts": new}, found.uri, context)
+    assert committed_parts(work)["exact"] is not None
+    exact = committed_parts(work)["exact"].files["forest"].name
+    assert before[f"{work}/{exact}"] == storage.stat(f"{work}/{exact}"), "it was not written again"
+    assert {path.name for path in tmp_path.iterdir()} == {"parents", "parents.labels-1", "parents.labels-2"}
+    fresh = place.run(dedupe.run, config(max_workers=1), "fresh", parts=new)
+    checksums = [
+        {file.name.split(".")[0]: file.sha256 for file in artifact.files() if "shards" not in file.name}
+        for artifact in (found, fresh)
+    ]
+    assert checksums[0] == checksums[1]
+    assert len(checksums[0]) == 2
