@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from cluster.contracts.errors import InputError, Problem, ResourceError, SpecErr
 from cluster.spec import JobSpec, is_outside_reference, stage_inputs
 
 PACKAGES = ("dataprep", "training", "serving", "cluster")
+AGENT_TIMEOUT_S = 120
 MAX_UPLOAD_MIB = 400  # Ray refuses working directories over 500 MiB
 _IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", "*.nbi", "*.nbc")
 
@@ -42,7 +44,8 @@ def submit_job(spec: JobSpec, *, address: str, follow: bool, write: Callable[[st
             f"no Ray cluster answers at {address}: {error}. Give the dashboard's address, e.g. http://HEAD:8265"
         ) from error
     with staged_job(spec) as directory:
-        job_id = client.submit_job(
+        job_id = _submit(
+            client,
             entrypoint="python -m cluster run spec.yaml --address auto",
             runtime_env=_runtime_env(spec, directory),
             metadata={"raymill_run": spec.head.name},
@@ -58,6 +61,23 @@ def submit_job(spec: JobSpec, *, address: str, follow: bool, write: Callable[[st
     if info.message and info.driver_exit_code is None:
         write(f"{info.message}\n")
     return int(info.driver_exit_code or 1)
+
+
+def _submit(client: Any, **job: Any) -> str:
+    """Submit, waiting for a cluster that has only just come up: its agents answer later than its dashboard."""
+    deadline = time.monotonic() + AGENT_TIMEOUT_S
+    while True:
+        try:
+            return str(client.submit_job(**job))
+        except RuntimeError as error:
+            if "No available agent" not in str(error):
+                raise
+            if time.monotonic() > deadline:
+                raise ResourceError(
+                    f"the cluster's dashboard answers, but no job agent on its head node did for {AGENT_TIMEOUT_S} s;"
+                    " look into dashboard_agent.log there"
+                ) from error
+            time.sleep(2)
 
 
 @contextmanager
