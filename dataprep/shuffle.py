@@ -18,7 +18,7 @@ from dataprep.corpora import Piece
 from dataprep.documents import Shard
 from dataprep.over_shards import configure_ray_data, own_errors, prepare_worker, remote_options
 
-ROWS_PER_PARTITION = 3_000_000  # of a task: 120 MB with sketches, and as much again while they are sorted
+ROWS_PER_PARTITION = 1_000_000  # of a task: 40 MB with sketches, and as much again while they are sorted
 
 
 def shuffled(
