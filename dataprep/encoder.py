@@ -125,26 +125,33 @@ def fastest_encoder(tokenizer: Tokenizer, sample: TextColumn, *, num_threads: in
 
     `num_threads` are tiktoken's; the compiled encoder runs on one.
     """
-    own = HuggingFaceEncoder(tokenizer)
+    return fastest_of(encoders(tokenizer, num_threads=num_threads), sample)
+
+
+def fastest_of(candidates: Sequence[Encoder], sample: TextColumn) -> Encoder:
+    """The first of the encoders that gives the last one's ids for every text of `sample`."""
+    *fast, own = candidates
     expected = own.encode(sample)
-    for encoder in _candidates(tokenizer, own, num_threads=num_threads):
+    for encoder in fast:
         found = encoder.encode(sample)
         if np.array_equal(found.ids_T, expected.ids_T) and np.array_equal(found.offsets, expected.offsets):
             return encoder
     return own
 
 
-def _candidates(tokenizer: Tokenizer, own: HuggingFaceEncoder, *, num_threads: int) -> Iterator[Encoder]:
+def encoders(tokenizer: Tokenizer, *, num_threads: int) -> list[Encoder]:
+    """Those that can express the tokenizer, fastest first; the last is the tokenizer itself."""
+    own = HuggingFaceEncoder(tokenizer)
+    found: list[Encoder] = []
     byte_level = byte_level_bpe(tokenizer)
-    if byte_level is None:
-        return
-    if byte_level.pattern == PIECE_PATTERN:
-        compiled = bpe_encoder(byte_level.vocab, byte_level.merges)
+    if byte_level is not None:
+        compiled = bpe_encoder(byte_level.vocab, byte_level.merges) if byte_level.pattern == PIECE_PATTERN else None
+        encoding = tiktoken_encoding(byte_level) if compiled is None else None
         if compiled is not None:
-            yield CompiledEncoder(compiled, own)
-    encoding = tiktoken_encoding(byte_level)
-    if encoding is not None:
-        yield TiktokenEncoder(encoding, own, num_threads=num_threads)
+            found.append(CompiledEncoder(compiled, own))
+        if encoding is not None:
+            found.append(TiktokenEncoder(encoding, own, num_threads=num_threads))
+    return [*found, own]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One pass of deduplication on Ray Data: rows made from pieces, brought together by key, each partition reduced.
+"""One pass of deduplication on Ray: rows made from pieces, brought together by key, each partition reduced.
 
 Ray Data's hash shuffle is made of tasks and survives a killed worker; what a partition holds follows from its keys and
 the number of partitions alone, so results do not depend on how many workers there are.
@@ -18,7 +18,7 @@ from dataprep.corpora import Piece
 from dataprep.documents import Shard
 from dataprep.over_shards import configure_ray_data, own_errors, prepare_worker, remote_options
 
-ROWS_PER_PARTITION = 1_000_000  # of a task: some 20 MB, and a few times that while they are sorted
+ROWS_PER_PARTITION = 1_000_000  # of a task: 40 MB with sketches, and as much again while they are sorted
 
 
 def shuffled(
@@ -33,11 +33,15 @@ def shuffled(
     """`reduce` of each partition of the rows that `keyed_rows` makes, in whatever order partitions get ready.
 
     `num_rows`: how many rows to expect at most; the number of partitions follows from it. Both functions are pickled.
+    One partition needs no shuffle: a single task makes all its rows.
     """
+    num_partitions = max(1, -(-num_rows // ROWS_PER_PARTITION))
+    if num_partitions == 1:
+        yield _in_one_task(pieces, keyed_rows, reduce, config)
+        return
     import ray.data
 
     configure_ray_data()
-    num_partitions = max(1, -(-num_rows // ROWS_PER_PARTITION))
     options = {
         "batch_size": None,
         "batch_format": "pyarrow",
@@ -54,6 +58,25 @@ def shuffled(
     )
     with own_errors():
         yield from reduced.iter_batches(batch_size=None, batch_format="pyarrow")
+
+
+def _in_one_task(
+    pieces: Sequence[Piece],
+    keyed_rows: Callable[[Piece], pa.Table],
+    reduce: Callable[[pa.Table], pa.Table],
+    config: DedupeConfig,
+) -> pa.Table:
+    import ray
+
+    threads = config.workers.num_threads
+
+    def task() -> pa.Table:
+        prepare_worker(threads)
+        return reduce(pa.concat_tables([keyed_rows(piece) for piece in pieces]).combine_chunks())
+
+    with own_errors():
+        found: pa.Table = ray.get(ray.remote(task).options(max_retries=2, **remote_options(config.workers)).remote())
+        return found
 
 
 def _tasks_at_once(config: DedupeConfig) -> int:

@@ -7,6 +7,7 @@ is one range, which a mixture can weigh without touching the shard, and any begi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from cluster.contracts.errors import InputError
 from cluster.contracts.tokens import token_dtype, write_token_shard
 from dataprep.config import TokenizeConfig
 from dataprep.documents import Shard, doc_ids, read_kept, read_signatures
-from dataprep.encoder import Encoded, Encoder, fastest_encoder
+from dataprep.encoder import Encoded, Encoder, encoders, fastest_of
 from dataprep.split import drawn
 from dataprep.text_column import TextColumn
 
@@ -46,7 +47,7 @@ def tokenize_part(
 
     `documents` is the URI of the dedupe artifact, `tokenizer` that of a tokenizer.json.
     """
-    model = Tokenizer.from_buffer(storage.read_bytes(tokenizer))
+    model, candidates = _open_tokenizer(storage.read_bytes(tokenizer), num_threads)
     separator = end_of_text_id(model, config.end_of_text)
     dtype = token_dtype(max(model.get_vocab(with_added_tokens=True).values()) + 1)
     hashes = read_signatures(documents, shard, ["hash_low"]).column("hash_low").to_numpy()
@@ -58,7 +59,7 @@ def tokenize_part(
         texts = TextColumn(batch.column("text"))
         if encoder is None:
             sample = TextColumn(texts.texts.slice(0, _SAMPLE_DOCUMENTS))
-            encoder = fastest_encoder(model, sample, num_threads=num_threads)
+            encoder = fastest_of(candidates, sample)
         encoded = encoder.encode(texts)
         for role, side in sides.items():
             side.add(encoded, heldout[rows] == (role == HELDOUT), separator, rows, batch.column("language"))
@@ -68,6 +69,13 @@ def tokenize_part(
             side.write(part, role, shard.number, source, hashes, config.length_classes)
         part.metrics["encoder"] = encoder.name if encoder is not None else None
     return sum(map(len, sides.values()))
+
+
+@lru_cache(maxsize=1)
+def _open_tokenizer(content: bytes, num_threads: int) -> tuple[Tokenizer, list[Encoder]]:
+    """The tokenizer and its encoders, once per process: building their tables takes as long as a thousand documents."""
+    model = Tokenizer.from_buffer(content)
+    return model, encoders(model, num_threads=num_threads)
 
 
 def source_name(shard: Shard) -> str:
