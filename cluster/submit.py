@@ -75,7 +75,8 @@ def _submit(client: Any, **job: Any) -> str:
             if time.monotonic() > deadline:
                 raise ResourceError(
                     f"the cluster's dashboard answers, but no job agent on its head node did for {AGENT_TIMEOUT_S} s;"
-                    " look into dashboard_agent.log there"
+                    " look into dashboard_agent.log there. Where two Rays share a machine, the second needs a"
+                    " --dashboard-agent-listen-port of its own"
                 ) from error
             time.sleep(2)
 

@@ -118,13 +118,20 @@ def two_raylets() -> Iterator[str]:
             "include_dashboard": True,
             "dashboard_host": "127.0.0.1",
             "dashboard_port": port,
+            # Jobs are taken by this agent; its default port belongs to whichever Ray of this machine was first.
+            "dashboard_agent_listen_port": _free_port(),
             "object_store_memory": 200 * 2**20,
         },
     )
     # Its own session directory, as on another machine: in a shared one, each raylet that unpacks the job's working
     # directory deletes what the other unpacked there, and with it the directory the driver is in.
     second_temp_dir = tempfile.mkdtemp(prefix="rn")
-    cluster.add_node(num_cpus=1, object_store_memory=200 * 2**20, temp_dir=second_temp_dir)
+    cluster.add_node(
+        num_cpus=1,
+        object_store_memory=200 * 2**20,
+        temp_dir=second_temp_dir,
+        dashboard_agent_listen_port=_free_port(),
+    )
     cluster.wait_for_nodes()
     try:
         yield f"http://127.0.0.1:{port}"
