@@ -217,7 +217,9 @@ class FuzzySettings(StrictModel):
 
     @model_validator(mode="after")
     def _one_way(self) -> FuzzySettings:
-        if self.similarity is not None and {"bands", "rows"} & self.model_fields_set:
+        # By value, not by what was given: a resolved spec gives the defaults too.
+        defaults = {name: FuzzySettings.model_fields[name].default for name in ("bands", "rows")}
+        if self.similarity is not None and (self.bands, self.rows) != (defaults["bands"], defaults["rows"]):
             raise ValueError("give either similarity, or bands and rows")
         return self
 

@@ -87,6 +87,15 @@ def test_all_problems_are_found_at_once(tmp_path: Path) -> None:
     assert "'many'" in found["resources.cpus"]
 
 
+def test_a_similarity_in_place_of_bands_loads_again_once_resolved(tmp_path: Path) -> None:
+    import yaml
+
+    spec = _load(tmp_path, GOOD, **{"stages.unique.fuzzy": {"similarity": 0.8}})
+    assert _load(tmp_path, yaml.safe_dump(spec.as_dict())).as_dict() == spec.as_dict()
+    with pytest.raises(SpecError, match="either similarity, or bands and rows"):
+        _load(tmp_path, GOOD, **{"stages.unique.fuzzy": {"similarity": 0.8, "bands": 9}})
+
+
 def test_settings_that_contradict_others_are_all_named_beside_a_misspelt_key(tmp_path: Path) -> None:
     found = _problems(
         tmp_path,
