@@ -64,8 +64,11 @@ def stage_fingerprint(
 
 
 def file_identities(patterns: Iterable[str], how: Literal["stat", "content"]) -> list[tuple[str, Any]]:
-    """(base name, what tells its version) of each file that the patterns match, sorted by URI."""
-    found = sorted({f for pattern in patterns for f in storage.expand(pattern)}, key=lambda f: f.uri)
+    """(base name, what tells its version) of each file that the patterns match, sorted by URI.
+
+    A file that is matched twice stands twice: some stages read it twice.
+    """
+    found = sorted((f for pattern in patterns for f in storage.expand(pattern)), key=lambda f: f.uri)
     if how == "content":
         return [(_base_name(f.uri), _content_hash(f.uri)) for f in found]
     return [(_base_name(f.uri), [f.size, f.mtime_ns]) for f in found]

@@ -7,6 +7,7 @@ unknown stages, inputs of the wrong kind, cycles, missing files. Relative paths 
 
 from __future__ import annotations
 
+import copy
 import difflib
 import os
 import re
@@ -21,7 +22,7 @@ from pydantic_core import ErrorDetails
 
 from cluster.contracts import storage
 from cluster.contracts.config import ClashingSettings, StageConfig, StrictModel
-from cluster.contracts.errors import InputError, Problem, SpecError
+from cluster.contracts.errors import InputError, Problem, SpecError, StorageError
 from cluster.stages import STAGE_KINDS, StageKind
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -219,17 +220,26 @@ def _validate(
         details = error.errors(include_url=False)
     for detail in details:
         problems.extend(_problems(model, detail, path, also_allowed))
-    # Pydantic looks at how settings go together only where each is right by itself: so without the wrong ones.
-    wrong = {detail["loc"][0] for detail in details if detail["loc"]}
-    right = {key: value for key, value in values.items() if key not in wrong}
-    if len(right) < len(values):
+    # Pydantic looks at how settings go together only where each is right by itself, so look again without the
+    # misspelt ones. (Without a setting of a wrong type, its default would be held against the others.)
+    if details and all(detail["type"] == "extra_forbidden" for detail in details):
         try:
-            model.model_validate(right)
+            model.model_validate(_without(values, [detail["loc"] for detail in details]))
         except ValidationError as error:
             for detail in error.errors(include_url=False):
-                if not detail["loc"]:
-                    problems.extend(_problems(model, detail, path, also_allowed))
+                problems.extend(_problems(model, detail, path, also_allowed))
     return None
+
+
+def _without(values: Mapping[str, Any], places: Sequence[tuple[int | str, ...]]) -> dict[str, Any]:
+    """A copy of nested `values` without the keys at `places`."""
+    copied: dict[str, Any] = copy.deepcopy(dict(values))
+    for *parents, last in places:
+        inner: Any = copied
+        for key in parents:
+            inner = inner[key]
+        inner.pop(last, None)
+    return copied
 
 
 def _problems(
@@ -299,8 +309,13 @@ def _check_graph(
             mark = marks[input_field(role)]
             path = f"stages.{name}.{role}"
             if is_outside_reference(target):
-                if not storage.exists(_absolute(target, directory)):
-                    problems.append(Problem(path, target, "does not exist", "a directory with a model or an artifact"))
+                try:
+                    if not storage.exists(_absolute(target, directory)):
+                        problems.append(
+                            Problem(path, target, "does not exist", "a directory with a model or an artifact")
+                        )
+                except StorageError as error:
+                    problems.append(Problem(path, target, str(error)))
             elif target not in raw_stages:
                 allowed = [other for other, kind in kinds.items() if kind.name in mark.kinds]
                 problems.append(
@@ -365,7 +380,7 @@ def _input_problems(where: str, pattern: str, directory: Path, config: StageConf
         if config is not None:
             for file in files:
                 config.check_input(file.uri)
-    except InputError as error:
+    except (InputError, StorageError) as error:
         yield Problem(where, pattern, str(error))
 
 
@@ -373,10 +388,12 @@ def _check_reference_files(name: str, config: StageConfig, problems: list[Proble
     """Check the files that settings name, in a config whose paths are absolute."""
     for path, patterns in config.reference_files().items():
         for index, pattern in enumerate(patterns):
-            if not storage.expand(pattern):
-                problems.append(
-                    Problem(f"stages.{name}.{path}.{index}", pattern, "matches no file", "a file, directory or glob")
-                )
+            where = f"stages.{name}.{path}.{index}"
+            try:
+                if not storage.expand(pattern):
+                    problems.append(Problem(where, pattern, "matches no file", "a file, directory or glob"))
+            except (InputError, StorageError) as error:
+                problems.append(Problem(where, pattern, str(error)))
 
 
 def _check_splits(stages: Mapping[str, StageConfig], problems: list[Problem]) -> None:

@@ -8,6 +8,7 @@ called `tests` or `cluster` can't get in front of ours.
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import tempfile
 import time
@@ -21,6 +22,7 @@ import yaml
 from cluster.contracts import storage
 from cluster.contracts.config import set_at
 from cluster.contracts.errors import InputError, Problem, ResourceError, SpecError
+from cluster.contracts.storage import LIST_SUFFIX
 from cluster.spec import JobSpec, is_outside_reference, stage_inputs
 
 PACKAGES = ("dataprep", "training", "serving", "cluster")
@@ -127,10 +129,16 @@ def _stage_files(patterns: Iterable[str], directory: Path) -> list[str]:
             relative = Path("inputs", *storage.local_path(file.uri).parts[1:])
             (directory / relative).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(storage.local_path(file.uri), directory / relative)
-            staged.append(str(relative))
+            staged.append(_literal(str(relative)))
         else:
             staged.append(file.uri)
     return staged
+
+
+def _literal(path: str) -> str:
+    """`path` as a pattern that matches it alone, whatever signs are in it; nor is it taken for a list of inputs."""
+    escaped = re.sub(r"([*?[])", r"[\1]", path)
+    return f"{escaped[:-1]}[{escaped[-1]}]" if escaped.endswith(LIST_SUFFIX) else escaped
 
 
 def _runtime_env(spec: JobSpec, directory: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ class Yardstick:
     wanted: Literal["lower", "higher"]
     against: str | float  # another figure of the same stage, or a number
     bound: Callable[[float, Metrics], float] = lambda yardstick, metrics: yardstick
+    needs: tuple[str, ...] = ()  # further figures that `bound` reads
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ YARDSTICKS: dict[str, tuple[Yardstick, ...]] = {
             "higher",
             "heldout_reward_before",
             lambda before, metrics: before + 2 * metrics["heldout_reward_se"],
+            needs=("heldout_reward_se",),
         ),
         Yardstick("kl_to_reference", "lower", "kl_ceiling"),
         # Fewer than half as many different answers is collapse, whatever the reward says.
@@ -65,10 +67,10 @@ def readings(kind: str, metrics: Metrics) -> list[Reading]:
     """Every yardstick of a kind of stage whose figures are among `metrics`."""
     found = []
     for stick in YARDSTICKS.get(kind, ()):
-        named = isinstance(stick.against, str)
         yardstick = metrics.get(stick.against) if isinstance(stick.against, str) else stick.against
-        if stick.figure in metrics and yardstick is not None:
-            bound = stick.bound(yardstick, metrics)
-            label = str(stick.against) if named else "chance"
-            found.append(Reading(stick.figure, metrics[stick.figure], label, yardstick, stick.wanted, bound))
+        value = metrics.get(stick.figure)
+        if value is None or yardstick is None or any(metrics.get(name) is None for name in stick.needs):
+            continue
+        label = stick.against if isinstance(stick.against, str) else "chance"
+        found.append(Reading(stick.figure, value, label, yardstick, stick.wanted, stick.bound(yardstick, metrics)))
     return found

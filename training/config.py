@@ -114,6 +114,8 @@ class PreferencesConfig(StageConfig):
             yield "disturbed_per_answer", "is 0, and so is other_answers_per_answer: there would be no pairs"
         if self.max_words is not None and self.max_words < self.min_words:
             yield "max_words", f"is below min_words {self.min_words}"
+        if self.texts is not None and self.text_max_words < self.min_words:
+            yield "text_max_words", f"is below min_words {self.min_words}"
 
 
 class RewardModelConfig(TrlConfig):

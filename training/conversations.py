@@ -82,28 +82,32 @@ def read_conversations(patterns: Sequence[str]) -> tuple[list[Conversation], lis
 def read_rows(patterns: Sequence[str], parse: Callable[[bytes], Row]) -> tuple[list[Row], list[Quarantined]]:
     """What `parse` makes of every line of the JSON Lines files that `patterns` name, and the lines it refuses.
 
+    Files come sorted by URI, as often as they are named, so what the fingerprint says is what is read.
+
     `parse` raises `BadRow` for a line it refuses. A quarantined line's offset is its first byte's, in the
     decompressed file; a compressed file that can't be decompressed is quarantined whole, with offset -1.
     Raises `InputError` where a pattern matches nothing.
     """
     rows: list[Row] = []
     quarantined: list[Quarantined] = []
+    files = []
     for pattern in patterns:
-        files = storage.expand(pattern)
-        if not files:
+        matched = storage.expand(pattern)
+        if not matched:
             raise InputError(f"no file matches {pattern!r}; give a path, a directory or a glob of JSON Lines files")
-        for file in files:
+        files += matched
+    for file in sorted(files, key=lambda file: file.uri):
+        try:
+            lines = list(_lines(file.uri))
+        except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+            quarantined.append(Quarantined(file.uri, -1, "unreadable_file", str(error)))
+            continue
+        for offset, line in lines:
             try:
-                lines = list(_lines(file.uri))
-            except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
-                quarantined.append(Quarantined(file.uri, -1, "unreadable_file", str(error)))
-                continue
-            for offset, line in lines:
-                try:
-                    rows.append(parse(line))
-                except BadRow as error:
-                    detail = line[:200].decode("utf-8", "replace")
-                    quarantined.append(Quarantined(file.uri, offset, str(error), detail))
+                rows.append(parse(line))
+            except BadRow as error:
+                detail = line[:200].decode("utf-8", "replace")
+                quarantined.append(Quarantined(file.uri, offset, str(error), detail))
     return rows, quarantined
 
 

@@ -315,7 +315,8 @@ def heldout_references(job: PretrainJob, measured: heldout.HeldoutLoss, scratch:
     figures = {"unigram_entropy": heldout.unigram_entropy(shards)}
     copy_tokenizer(job.tokenizer_uri, scratch / "tokenizer")
     num_bytes = heldout.text_bytes(shards, scratch / "tokenizer" / "tokenizer.json")
-    if num_bytes:
+    # Inside documents, first tokens are no labels, and bits per byte would no longer compare with other models'.
+    if num_bytes and job.config.attention == "across_documents":
         figures["heldout_bits_per_byte"] = heldout.bits_per_byte(measured.loss_sum, num_bytes)
     return figures
 

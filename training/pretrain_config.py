@@ -28,7 +28,8 @@ class PretrainConfig(StageConfig):
     # How much, in what pieces
     sequence_length: Annotated[int, Field(ge=2)] = 1024  # tokens of a sample
     # Documents are packed end to end, then cut into samples. A token may look back over the whole sample (as GPT-3 and
-    # Llama 2 did), or only to where its document begins (as Llama 3 did, which gains as sequences grow long).
+    # Llama 2 did), or only to where its document begins (as Llama 3 did, which gains as sequences grow long). The
+    # second holds for models that mask by position ids (Llama, Mistral, GPT-2, GPT-NeoX; not OPT, Bloom or Mamba).
     attention: Literal["across_documents", "within_documents"] = "across_documents"
     global_batch_size: Annotated[int, Field(ge=1)] = 64  # sequences per optimizer step, over all workers
     steps: Annotated[int | None, Field(ge=1)] = None  # optimizer steps; give this or `train_tokens`

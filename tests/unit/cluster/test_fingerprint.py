@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cluster.fingerprint import settings_fingerprint
+from cluster.fingerprint import file_identities, settings_fingerprint
 from cluster.plan import make_plan
 from cluster.spec import parse_spec
 from dataprep.config import CleanConfig
@@ -91,3 +91,11 @@ def test_files_that_settings_name_count_by_their_content_wherever_they_lie(tmp_p
         return settings_fingerprint(CleanConfig(inputs=["x"], url_blocklist=blocked, profiles=profiles), 0)  # type: ignore[arg-type]
 
     assert fingerprint("a") == fingerprint("b") != fingerprint("c")
+
+
+def test_a_file_named_twice_is_another_input(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_text(name)
+    a, b = str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")
+    assert file_identities([a, b], "content") == file_identities([b, a], "content")
+    assert file_identities([a, a], "content") != file_identities([a], "content")

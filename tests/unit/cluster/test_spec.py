@@ -6,6 +6,7 @@ from textwrap import dedent
 import pytest
 
 from cluster.contracts.errors import SpecError
+from cluster.contracts.storage import expand
 from cluster.spec import JobSpec, load_spec, stage_inputs
 from cluster.submit import staged_job
 
@@ -87,6 +88,41 @@ def test_all_problems_are_found_at_once(tmp_path: Path) -> None:
     assert "'many'" in found["resources.cpus"]
 
 
+def test_a_misspelt_key_deep_inside_brings_no_false_contradictions(tmp_path: Path) -> None:
+    found = _problems(
+        tmp_path,
+        GOOD
+        + """
+      base:
+        kind: pretrain
+        tokens: shards
+        tokenizer: words
+        model: tiny
+        steps: 5
+        global_batch_size: 6
+        workers: {num_workers: 3, cpuss: 1}
+      shards: {kind: tokenize, documents: unique, tokenizer: words}
+    """,
+    )
+    assert set(found) == {"stages.base.workers.cpuss"}
+
+
+def test_a_store_of_an_unknown_kind_is_one_problem_among_others(tmp_path: Path) -> None:
+    found = _problems(tmp_path, GOOD.replace("[pages.jsonl]", "[s4://a/b, pages.jsonl]").replace("storage", "storge"))
+    assert {"stages.clean.inputs.0", "storge"} <= set(found)
+
+
+def test_a_submission_carries_files_whose_names_look_like_patterns_or_lists(tmp_path: Path) -> None:
+    (tmp_path / "odd").mkdir()
+    for name in ("web[1].jsonl", "y.list"):
+        (tmp_path / "odd" / name).write_text('{"text": "x"}')
+    text = GOOD.replace("inputs: [pages.jsonl]", "inputs: [odd]\n        format: jsonl")
+    with staged_job(_load(tmp_path, text)) as directory:
+        staged = load_spec(directory / "spec.yaml").stages["clean"]
+        files = [file.uri for pattern in staged.inputs for file in expand(pattern)]  # type: ignore[attr-defined]
+        assert [file.rsplit("/", 1)[1] for file in files] == ["web[1].jsonl", "y.list"]
+
+
 def test_a_similarity_in_place_of_bands_loads_again_once_resolved(tmp_path: Path) -> None:
     import yaml
 
@@ -119,7 +155,8 @@ def test_settings_that_contradict_others_are_all_named_beside_a_misspelt_key(tmp
         kind: preferences
         conversations: [pages.jsonl]
         disturbed_per_answer: 0
-        max_words: 1
+        min_words: 9
+        max_words: 5
     """,
     )
     assert set(found) == {

@@ -47,4 +47,6 @@ def test_margins_of_the_other_stages() -> None:
 
 def test_figures_that_are_not_there_are_not_read() -> None:
     assert readings("ppo", {"heldout_reward_after": 1.0}) == []
+    assert readings("ppo", {"heldout_reward_after": 1.0, "heldout_reward_before": 0.0}) == []  # no standard error
+    assert readings("pretrain", {"heldout_loss": None, "unigram_entropy": 6.0}) == []
     assert readings("tokenize", PPO) == []
