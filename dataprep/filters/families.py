@@ -86,23 +86,26 @@ def _without_dropped(
     return column.filter(left), rows[left], {name: found.take(places) for name, found in scores.items()}
 
 
+# In the order in which they run; bad words, whose lists are read first, come last.
+_JUDGES: dict[str, Callable[..., Judged]] = {
+    "gopher_repetition": gopher_repetition.gopher_repetition,
+    "gopher_quality": gopher_quality.gopher_quality,
+    "c4": c4.c4,
+    "refinedweb": refinedweb.refinedweb,
+    "mc4": mc4.mc4,
+    "fineweb": fineweb.fineweb,
+}
+
+
 def _steps(settings: FilterFamilies) -> Iterator[_Step]:
     """The families that are on, in order."""
 
     def step(name: str, judge: Callable[..., Judged], family: FamilySettings) -> _Step:
         return name, partial(judge, settings=family), family.mode == "annotate"
 
-    if settings.gopher_repetition is not None:
-        yield step("gopher_repetition", gopher_repetition.gopher_repetition, settings.gopher_repetition)
-    if settings.gopher_quality is not None:
-        yield step("gopher_quality", gopher_quality.gopher_quality, settings.gopher_quality)
-    if settings.c4 is not None:
-        yield step("c4", c4.c4, settings.c4)
-    if settings.refinedweb is not None:
-        yield step("refinedweb", refinedweb.refinedweb, settings.refinedweb)
-    if settings.mc4 is not None:
-        yield step("mc4", mc4.mc4, settings.mc4)
-    if settings.fineweb is not None:
-        yield step("fineweb", fineweb.fineweb, settings.fineweb)
+    for name, judge in _JUDGES.items():
+        family = getattr(settings, name)
+        if family is not None:
+            yield step(name, judge, family)
     if settings.bad_words is not None:
         yield step("bad_words", bad_words.BadWords.read(settings.bad_words).judge, settings.bad_words)
