@@ -13,6 +13,7 @@ from __future__ import annotations
 import atexit
 import itertools
 import os
+import queue
 import random
 import shutil
 import signal
@@ -22,7 +23,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,11 +36,13 @@ from cluster.contracts.artifacts import StageContext
 from cluster.contracts.config import WorkerGroup
 from cluster.contracts.errors import RaymillError, ResourceError, StageFailed, StorageError
 from cluster.contracts.progress import Progress, SilentProgress
+from training.watchdog import Heart, Watchdog
 
 # How often Ray Train looks at its workers (s); its default of 2 is a second lost at the end of every stage.
 HEALTH_CHECK_INTERVAL_S = "0.25"
 # Ray Train waits 60 s for workers to get their resources; after so many waits the stage gives up.
 STARTUP_ATTEMPTS = 5
+_HUNG = 70  # exit status of a plain process that waited in vain for another rank
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Worker:
     num_threads: int
     progress: Progress  # silent on all ranks but 0
     scratch: Path  # a local directory of this rank alone, removed afterwards
+    heart: Heart  # `heart.beat("...")` tells the watchdog that this rank moves
 
     @property
     def is_main(self) -> bool:
@@ -82,14 +86,17 @@ class Launcher(Protocol):
 
 
 class WorkerFailure(Exception):
-    """What a worker sends home: its rank, the cause in one line, the full trace, and whether it is deliberate."""
+    """What a worker sends home: its rank, the cause in one line, the full trace, and whether it is deliberate.
 
-    def __init__(self, rank: int, cause: str, trace: str, deliberate: RaymillError | None) -> None:
-        super().__init__(f"rank {rank}: {cause}")
-        self.rank, self.cause, self.trace, self.deliberate = rank, cause, trace, deliberate
+    With `hang` the cause names the rank that hangs, which need not be the one that noticed.
+    """
+
+    def __init__(self, rank: int, cause: str, trace: str, deliberate: RaymillError | None, hang: bool = False) -> None:
+        super().__init__(cause if hang else f"rank {rank}: {cause}")
+        self.rank, self.cause, self.trace, self.deliberate, self.hang = rank, cause, trace, deliberate, hang
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (WorkerFailure, (self.rank, self.cause, self.trace, self.deliberate))
+        return (WorkerFailure, (self.rank, self.cause, self.trace, self.deliberate, self.hang))
 
 
 # ---------------------------------------------------------------------------------------------- Ray Train
@@ -144,17 +151,29 @@ class _RayEntry:
         from ray.train.torch import get_device
 
         place = train.get_context()
-        rank = place.get_world_rank()
-        try:
-            with _worker(
-                rank, place.get_world_size(), place.get_local_rank(), get_device(), self.group, self.context
-            ) as worker:
-                result = self.function(worker, self.settings)
-                return (result or {}) if worker.is_main else None
-        except Exception as error:
-            # A store that failed may answer again; any other error raised on purpose would be raised again.
-            deliberate = error if isinstance(error, RaymillError) and not isinstance(error, StorageError) else None
-            raise WorkerFailure(rank, _one_line(error), traceback.format_exc(), deliberate) from None
+        rank, world_size, local_rank = place.get_world_rank(), place.get_world_size(), place.get_local_rank()
+        device = get_device()
+        # The work has a thread of its own, since nothing can reach a thread that hangs in a collective.
+        outcome: queue.SimpleQueue[dict[str, Any] | WorkerFailure | None] = queue.SimpleQueue()
+
+        def alarm(message: str) -> None:
+            outcome.put(WorkerFailure(rank, message, message, deliberate=None, hang=True))
+
+        def work() -> None:
+            try:
+                with _worker(rank, world_size, local_rank, device, self.group, self.context, alarm) as worker:
+                    result = self.function(worker, self.settings)
+                outcome.put((result or {}) if worker.is_main else None)
+            except BaseException as error:
+                # A store that failed may answer again; any other error raised on purpose would be raised again.
+                deliberate = error if isinstance(error, RaymillError) and not isinstance(error, StorageError) else None
+                outcome.put(WorkerFailure(rank, _one_line(error), traceback.format_exc(), deliberate))
+
+        threading.Thread(target=work, daemon=True, name="raymill-rank").start()
+        ended = outcome.get()
+        if isinstance(ended, WorkerFailure):
+            raise ended
+        return ended
 
 
 def _fit(
@@ -211,7 +230,7 @@ def _essential_failure(failures: Mapping[int, Exception]) -> _Failure:
     def importance(item: tuple[int, Exception]) -> tuple[int, int]:
         rank, error = item
         if isinstance(error, WorkerFailure):
-            if error.deliberate is not None:
+            if error.deliberate is not None or error.hang:
                 return (0, rank)
             collateral = "onnection" in error.cause or "gloo" in error.cause or "NCCL" in error.cause
             return (3 if collateral else 1, rank)
@@ -269,7 +288,12 @@ def run_in_process(
         dist.init_process_group(_backend(group), init_method=address, rank=rank, world_size=world_size)
         # One group for the life of the process: DeepSpeed keeps hold of the first it saw.
         atexit.register(_close_process_group)
-    with _worker(rank, world_size, local_rank, device, group, context) as worker:
+
+    def alarm(message: str) -> None:
+        context.progress.note(f"rank {rank}: {message}")
+        os._exit(_HUNG)
+
+    with _worker(rank, world_size, local_rank, device, group, context, alarm) as worker:
         box = [function(worker, settings)]
         dist.broadcast_object_list(box, src=0, device=device)
         return box[0] or {}
@@ -280,9 +304,18 @@ def run_in_process(
 
 @contextmanager
 def _worker(
-    rank: int, world_size: int, local_rank: int, device: torch.device, group: WorkerGroup, context: StageContext
+    rank: int,
+    world_size: int,
+    local_rank: int,
+    device: torch.device,
+    group: WorkerGroup,
+    context: StageContext,
+    alarm: Callable[[str], None],
 ) -> Iterator[Worker]:
-    """Set threads, seeds and device, before any work on tensors, and hand out the `Worker`."""
+    """Set threads, seeds and device, before any work on tensors, and hand out the `Worker`, watched over.
+
+    `alarm` gets a message where this rank has not moved for `group.hang_timeout_s`.
+    """
     torch.set_num_threads(group.num_threads)
     random.seed(context.seed)
     np.random.seed(context.seed % 2**32)  # noqa: NPY002 (libraries below draw from it)
@@ -292,8 +325,13 @@ def _worker(
     scratch = context.scratch / f"{context.name}-rank{rank}-{uuid.uuid4().hex[:8]}"
     scratch.mkdir(parents=True)
     progress = context.progress if rank == 0 else SilentProgress()
+    heart = Heart()
+    watch: AbstractContextManager[object] = nullcontext()
+    if world_size > 1:  # by itself, a rank waits for nobody
+        watch = Watchdog(heart, rank=rank, world_size=world_size, timeout_s=group.hang_timeout_s, alarm=alarm)
     try:
-        yield Worker(rank, world_size, local_rank, device, group.num_threads, progress, scratch)
+        with watch:
+            yield Worker(rank, world_size, local_rank, device, group.num_threads, progress, scratch, heart)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
