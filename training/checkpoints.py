@@ -13,6 +13,7 @@ nor DeepSpeed: what the files hold is the caller's affair.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +34,7 @@ from cluster.contracts.commit import (
 from cluster.contracts.errors import CorruptArtifact
 
 Note = Callable[[str], None]
+_REWINDS = "rewinds"
 _MARKER = re.compile(r"step-(\d{8,})\.json")
 
 
@@ -116,15 +118,18 @@ class CheckpointStore:
         target: Path,
         *,
         ranks: tuple[int, ...] | None = None,
+        at_most: int | None = None,
         agree: Callable[[bool], bool] = lambda ok: ok,
         note: Note = lambda message: None,
     ) -> Checkpoint | None:
-        """Load the newest step that is intact on every rank; None where there is none.
+        """Load the newest step (up to `at_most`) that is intact on every rank; None where there is none.
 
         Every rank calls it. `agree` answers whether all ranks could load (`Worker.agree`), so they all take
         the same step even where only one of them finds a corrupt file.
         """
         for checkpoint in self._intact(note):
+            if at_most is not None and checkpoint.step > at_most:
+                continue
             try:
                 self.load(checkpoint.step, target, ranks=ranks)
                 loaded = True
@@ -135,6 +140,25 @@ class CheckpointStore:
                 return checkpoint
             shutil.rmtree(target, ignore_errors=True)
         return None
+
+    def rewind(self, step: int, state: Mapping[str, Any]) -> None:
+        """Forget the steps after `step`, and keep `state` for whoever goes on from it; called on one rank.
+
+        For a run that goes back on purpose: without it, a kill before the next checkpoint would bring the old way back.
+        """
+        storage.write_bytes(
+            storage.join(self.uri, _REWINDS, f"{_step_key(step)}.json"), json.dumps(dict(state)).encode()
+        )
+        for later in self.steps():
+            if later > step:
+                remove_part(self.uri, _step_key(later))
+                storage.delete_directory(self._directory(later))
+
+    def rewound(self, step: int) -> Mapping[str, Any] | None:
+        """The state that `rewind` kept for `step`; None where the run never went back to it."""
+        uri = storage.join(self.uri, _REWINDS, f"{_step_key(step)}.json")
+        state: Mapping[str, Any] | None = json.loads(storage.read_bytes(uri)) if storage.exists(uri) else None
+        return state
 
     def clear(self) -> None:
         """Remove all checkpoints: the markers first, so none is ever seen without its files."""

@@ -6,6 +6,7 @@ loops; the rest asks the engine what it is, takes the whole model out of it, and
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import warnings
@@ -20,6 +21,7 @@ import torch.distributed as dist
 from cluster.contracts.errors import InputError, StageFailed
 
 Precision = Literal["fp32", "bf16"]
+Offload = Literal["none", "optimizer", "optimizer_and_weights"]
 CHECKPOINT_TAG = "engine"
 # Elements per communication bucket. DeepSpeed's own 5e8 reserves 2 GB of buffers per rank.
 BUCKET_ELEMENTS = 50_000_000
@@ -68,12 +70,14 @@ def deepspeed_config(
     betas: tuple[float, float] = (0.9, 0.95),
     eps: float = 1e-8,
     weight_decay: float = 0.0,
+    offload: Offload = "none",
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """DeepSpeed's settings for AdamW training, as its JSON config.
 
-    `micro_batch_size` is of one rank's forward pass, in sequences. `extra` is the spec's `deepspeed:` block:
-    whatever it adds is passed through; what contradicts a setting made here raises `InputError`.
+    `micro_batch_size` is of one rank's forward pass, in sequences. `offload` keeps the optimizer's state (ZeRO 1 to
+    3), and the weights too (ZeRO-3), in host memory. `extra` is the spec's `deepspeed:` block: whatever it adds is
+    passed through; what contradicts a setting made here raises `InputError`.
     """
     ours: dict[str, Any] = {
         "train_batch_size": micro_batch_size * grad_accumulation_steps * world_size,
@@ -102,6 +106,11 @@ def deepspeed_config(
         "steps_per_print": 2**31 - 1,
         "wall_clock_breakdown": False,
     }
+    if offload != "none":
+        ours["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+        ours["zero_force_ds_cpu_optimizer"] = False  # which would need a compiler; torch's fused AdamW runs on CPUs too
+    if offload == "optimizer_and_weights":
+        ours["zero_optimization"]["offload_param"] = {"device": "cpu", "pin_memory": True}
     return _merge(ours, extra or {}, "deepspeed")
 
 
@@ -143,11 +152,18 @@ def weight_decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dic
     ]
 
 
-def build_engine(model: torch.nn.Module, *, config: Mapping[str, Any], parameters: Iterable[Any] | None = None) -> Any:
+def build_engine(
+    model: torch.nn.Module,
+    *,
+    config: Mapping[str, Any],
+    parameters: Iterable[Any] | None = None,
+    compiled: bool = False,
+) -> Any:
     """A `DeepSpeedEngine` over `model` by a config from `deepspeed_config`; the process group must be up.
 
     `parameters` are tensors or AdamW parameter groups; without them, decay groups by the config's own
     weight decay. Sets the engine's type against the config at once, so a run that isn't DeepSpeed's stops here.
+    `compiled`: passes go through `torch.compile`, which starts at the first of them.
     """
     deepspeed = load_deepspeed()
     if parameters is None:
@@ -156,7 +172,42 @@ def build_engine(model: torch.nn.Module, *, config: Mapping[str, Any], parameter
         model = model.to(torch.bfloat16)
     engine, _, _, _ = deepspeed.initialize(model=model, model_parameters=list(parameters), config=dict(config))
     assert_engine(engine, zero_stage=config["zero_optimization"]["stage"], world_size=dist.get_world_size())
+    if not engine.zero_optimization() and not engine.bfloat16_enabled():
+        _guard_plain_optimizer(engine)
+    if compiled:
+        engine.compile()
     return engine
+
+
+def _guard_plain_optimizer(engine: Any) -> None:
+    """Give ZeRO-0 in fp32 what DeepSpeed's other optimizers have: a gradient that isn't finite is not applied.
+
+    There the engine steps torch's own optimizer, clips without keeping the norm, and would write nan into every weight.
+    """
+    optimizer, max_norm = engine.optimizer, engine.gradient_clipping() or math.inf
+    apply = optimizer.step
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def step(*arguments: Any, **keywords: Any) -> None:
+        norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+        optimizer.overflow = not math.isfinite(float(norm))
+        optimizer._global_grad_norm = float("inf") if optimizer.overflow else norm
+        if not optimizer.overflow:
+            apply(*arguments, **keywords)
+
+    engine.clip_fp32_gradients = lambda: None
+    optimizer.step = step
+
+
+def set_global_batch_size(engine: Any, sequences: int) -> None:
+    """How many sequences the next optimizer step has, over all ranks; a multiple of micro batch times ranks."""
+    if engine.train_batch_size() != sequences:
+        engine.set_train_batch_size(sequences)
+
+
+def gradient_norm(engine: Any) -> float:
+    """The global norm of the last step's gradients before clipping; not finite where the step was not applied."""
+    return float(engine.get_global_grad_norm())
 
 
 def engine_record(engine: Any) -> dict[str, Any]:

@@ -27,17 +27,38 @@ class HeldoutLoss:
 
     loss_sum: float  # nats
     num_tokens: int
+    num_bytes: int | None = None  # of text that those tokens stand for; None where the tokenizer doesn't tell
 
     @property
     def mean(self) -> float:
         """Nats per token."""
         return self.loss_sum / self.num_tokens
 
+    @property
+    def perplexity(self) -> float:
+        """How many tokens the model is as unsure between as if they were equally likely."""
+        return math.exp(min(self.mean, 700.0))
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """Compression of the text by the model: comparable between tokenizers, as loss per token is not."""
+        return self.loss_sum / math.log(2) / self.num_bytes if self.num_bytes else None
+
+    def __add__(self, other: HeldoutLoss) -> HeldoutLoss:
+        num_bytes = None if self.num_bytes is None or other.num_bytes is None else self.num_bytes + other.num_bytes
+        return HeldoutLoss(self.loss_sum + other.loss_sum, self.num_tokens + other.num_tokens, num_bytes)
+
 
 def token_losses_sum(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
     """Summed cross-entropy in nats over the labels that are not `IGNORE_INDEX`, computed in fp32."""
     logits = logits_BTV.float().flatten(0, 1)
     return F.cross_entropy(logits, labels_BT.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
+
+
+def z_loss_sum(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
+    """Summed square of log Z over the labels that are not `IGNORE_INDEX`, against drifting logits (PaLM, section 5)."""
+    log_z_BT = torch.logsumexp(logits_BTV.float(), dim=-1)
+    return (log_z_BT.square() * (labels_BT != IGNORE_INDEX)).sum()
 
 
 def model_inputs(batch: Batch, device: torch.device) -> dict[str, Any]:
@@ -58,23 +79,31 @@ def heldout_loss(
     rank: int = 0,
     world_size: int = 1,
     all_sum: Callable[[Tensor], None] = lambda tensor: None,
+    max_samples: int | None = None,
+    token_bytes_V: npt.NDArray[np.int64] | None = None,
+    beat: Callable[[str], None] = lambda doing: None,
 ) -> HeldoutLoss:
-    """The loss of `model` on one pass over `sampler`, each token weighing the same.
+    """The loss of `model` on one pass over `sampler` (its first `max_samples`), each token weighing the same.
 
     The ranks take samples in turn and all make the same number of forward passes (ZeRO-3 needs that);
-    `all_sum` adds a tensor up over the ranks in place.
+    `all_sum` adds a tensor up over the ranks in place. `token_bytes_V` (see `token_bytes`) counts the text's bytes.
+    `beat` is told of each pass.
     """
-    totals = torch.zeros(2, dtype=torch.float64, device=device)  # loss, tokens
+    totals = torch.zeros(3, dtype=torch.float64, device=device)  # loss, tokens, bytes
     per_pass = batch_size * world_size
-    for first in range(0, sampler.num_samples, per_pass):
+    num_samples = sampler.num_samples if max_samples is None else min(max_samples, sampler.num_samples)
+    for first in range(0, num_samples, per_pass):
+        beat("held-out loss")
         numbers = np.arange(batch_size) * world_size + first + rank
-        batch = sampler.batch(np.where(numbers < sampler.num_samples, numbers, -1))
+        batch = sampler.batch(np.where(numbers < num_samples, numbers, -1))
         labels = torch.from_numpy(batch.labels_BT).to(device)
         logits_BTV = model(**model_inputs(batch, device)).logits
         totals[0] += token_losses_sum(logits_BTV, labels)
         totals[1] += (labels != IGNORE_INDEX).sum()
+        if token_bytes_V is not None:
+            totals[2] += int(token_bytes_V[batch.labels_BT[batch.labels_BT != IGNORE_INDEX]].sum())
     all_sum(totals)
-    return HeldoutLoss(float(totals[0]), int(totals[1]))
+    return HeldoutLoss(float(totals[0]), int(totals[1]), int(totals[2]) if token_bytes_V is not None else None)
 
 
 def unigram_entropy(shards: Sequence[npt.NDArray[Any]]) -> float:
@@ -88,8 +117,8 @@ def unigram_entropy(shards: Sequence[npt.NDArray[Any]]) -> float:
     return float(-(fractions * np.log(fractions)).sum())
 
 
-def text_bytes(shards: Sequence[npt.NDArray[Any]], tokenizer_file: Path) -> int | None:
-    """How many bytes of text the tokens stand for; None where the tokenizer is not byte-level BPE.
+def token_bytes(tokenizer_file: Path, vocab_size: int) -> npt.NDArray[np.int64] | None:
+    """How many bytes of text each of `vocab_size` ids stands for; None where the tokenizer is not byte-level BPE.
 
     Byte-level BPE writes each byte as one character, so a token has as many bytes as characters. Special
     tokens stand for none.
@@ -97,20 +126,14 @@ def text_bytes(shards: Sequence[npt.NDArray[Any]], tokenizer_file: Path) -> int 
     content = json.loads(tokenizer_file.read_text(encoding="utf-8"))
     if (content.get("decoder") or {}).get("type") != "ByteLevel" or content["model"]["type"] != "BPE":
         return None
-    counts = _token_counts(shards)
-    lengths = np.zeros(len(counts), np.int64)
+    lengths_V = np.zeros(vocab_size, np.int64)
     for token, index in content["model"]["vocab"].items():
-        if index < len(lengths):
-            lengths[index] = len(token)
+        if index < vocab_size:
+            lengths_V[index] = len(token)
     for added in content.get("added_tokens", ()):
-        if added["id"] < len(lengths):
-            lengths[added["id"]] = 0 if added["special"] else len(added["content"].encode())
-    return int((counts * lengths).sum())
-
-
-def bits_per_byte(loss_sum: float, num_bytes: int) -> float:
-    """Compression of the text by the model: comparable between tokenizers, as loss per token is not."""
-    return loss_sum / math.log(2) / num_bytes
+        if added["id"] < vocab_size:
+            lengths_V[added["id"]] = 0 if added["special"] else len(added["content"].encode())
+    return lengths_V
 
 
 def _token_counts(shards: Sequence[npt.NDArray[Any]]) -> npt.NDArray[np.int64]:

@@ -15,6 +15,7 @@ from typing import IO, Any
 from cluster.contracts import storage
 from cluster.contracts.commit import WrittenFile
 from cluster.contracts.errors import CorruptArtifact
+from training.trackers import Trackers
 
 METRICS = "metrics.jsonl"
 
@@ -22,25 +23,39 @@ METRICS = "metrics.jsonl"
 class MetricsLog:
     """The metrics of one run, kept by rank 0."""
 
-    def __init__(self, output: str, scratch: Path, *, first_step: int) -> None:
-        """Open the log at `output`; what an earlier attempt logged from `first_step` on is dropped."""
+    def __init__(self, output: str, scratch: Path, *, first_step: int, trackers: Trackers | None = None) -> None:
+        """Open the log at `output`; what an earlier attempt logged from `first_step` on is dropped.
+
+        `trackers` get every row too.
+        """
+        self._trackers = trackers
         self._uri = storage.join(output, METRICS)
         self._remote = not storage.is_local(output)
         self.path = scratch / METRICS if self._remote else storage.local_path(self._uri)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self._remote and storage.exists(self._uri):
             storage.download_file(self._uri, self.path)
+        self._stream = self._rewritten(first_step)
+
+    def rewind(self, first_step: int) -> None:
+        """Drop the rows from `first_step` on: the run went back there."""
+        self._stream.close()
+        self._stream = self._rewritten(first_step)
+
+    def _rewritten(self, first_step: int) -> IO[str]:
         kept = [row for row in read_metrics(self.path) if row["step"] < first_step]
         # A new file put in the old one's place: a writer that is not quite dead yet keeps writing to the old one.
         rewritten = self.path.with_suffix(".tmp")
         rewritten.write_text("".join(json.dumps(row) + "\n" for row in kept))
         os.replace(rewritten, self.path)
-        self._stream: IO[str] = open(self.path, "a")  # noqa: SIM115 (closed by `close`)
+        return open(self.path, "a")
 
     def append(self, row: dict[str, Any]) -> None:
         """Log one step; `row` has a `step`."""
         self._stream.write(json.dumps(row) + "\n")
         self._stream.flush()
+        if self._trackers is not None:
+            self._trackers.log(row["step"], row)
 
     def publish(self) -> None:
         """Make a remote log current; a local one always is."""
@@ -51,6 +66,8 @@ class MetricsLog:
         """End the log; what it is as a file of the artifact."""
         self._stream.close()
         self.publish()
+        if self._trackers is not None:
+            self._trackers.close()
         content = self.path.read_bytes()
         return WrittenFile(METRICS, len(content), hashlib.sha256(content).hexdigest())
 

@@ -10,8 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
+
+from cluster.contracts.config import StrictModel
 from cluster.contracts.errors import InputError
 
 
@@ -101,20 +104,103 @@ def _config_class(settings: Mapping[str, Any]) -> Any:
     return type(default)
 
 
-def new_model(config: Any) -> Any:
-    """A causal LM with fresh weights in fp32, drawn from torch's seed."""
+def new_model(config: Any, *, attention_kernel: str | None = None) -> Any:
+    """A causal LM with fresh weights in fp32, drawn from torch's seed; `attention_kernel` by transformers' name."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention_kernel)
 
 
-def load_model(directory: Path) -> Any:
-    """The causal LM in a local model directory, in fp32; nothing is downloaded and no code of it is run."""
+def load_model(directory: Path, *, config: Any = None, attention_kernel: str | None = None) -> Any:
+    """The causal LM in a local model directory, in fp32; nothing is downloaded and no code of it is run.
+
+    `config` replaces the directory's own (a longer context, say).
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, local_files_only=True)
+    return AutoModelForCausalLM.from_pretrained(
+        directory, config=config, dtype=torch.float32, local_files_only=True, attn_implementation=attention_kernel
+    )
+
+
+def load_config(directory: Path) -> Any:
+    """The config of the model in a local directory."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(directory, local_files_only=True)
+
+
+class ContextExtension(StrictModel):
+    """Longer sequences for a model with rotary positions (RoPE) than it was trained on.
+
+    `yarn` (Peng et al. 2023) scales slow frequencies only and needs the fewest tokens to adapt; `linear` is position
+    interpolation (Chen et al. 2023); `theta` raises RoPE's base alone (Xiong et al. 2023), with `rope_theta`.
+    """
+
+    method: Literal["yarn", "linear", "theta"] = "yarn"
+    max_position_embeddings: Annotated[int, Field(ge=2)]  # the new longest sequence, in tokens
+    rope_theta: Annotated[float | None, Field(gt=0)] = None  # the new base; None: the model's own
+
+
+def extend_context(config: Any, extension: ContextExtension) -> Any:
+    """A model's config with positions up to `extension.max_position_embeddings`.
+
+    Raises `InputError` for a model without RoPE, or one whose context is as long already.
+    """
+    parameters = getattr(config, "rope_parameters", None)
+    if not parameters or "rope_theta" not in parameters:
+        raise InputError(f"context_extension: a {config.model_type!r} model has no rotary positions (RoPE) to scale")
+    original = config.max_position_embeddings
+    if extension.max_position_embeddings <= original:
+        raise InputError(
+            f"context_extension.max_position_embeddings is {extension.max_position_embeddings}, and the model has "
+            f"{original} positions already; leave context_extension out, or ask for more"
+        )
+    if parameters.get("rope_type", "default") != "default":
+        raise InputError(
+            f"context_extension: the model's positions are scaled already ({parameters['rope_type']}); extend the "
+            "model that this one was made from, or set its rope_parameters in a model config"
+        )
+    scaled = {"rope_type": "default", "rope_theta": extension.rope_theta or parameters["rope_theta"]}
+    if extension.method != "theta":
+        scaled.update(rope_type=extension.method, factor=extension.max_position_embeddings / original)
+    if extension.method == "yarn":
+        scaled["original_max_position_embeddings"] = original
+    settings = config.to_dict() | {
+        "rope_parameters": scaled,
+        "max_position_embeddings": extension.max_position_embeddings,
+    }
+    return type(config).from_dict(settings)
+
+
+def add_tokens(model: Any, num_tokens: int) -> None:
+    """Give `model` embeddings for `num_tokens` tokens, if it has fewer: each new one is the mean of the old ones.
+
+    The mean leaves what the model predicts for old tokens nearly as it was (Hewitt 2021); random rows do not.
+    """
+    import torch
+
+    old = model.get_input_embeddings().weight.shape[0]
+    if num_tokens <= old:
+        return
+    model.resize_token_embeddings(num_tokens, mean_resizing=False)
+    tables = {id(table.weight): table.weight for table in (model.get_input_embeddings(), model.get_output_embeddings())}
+    with torch.no_grad():
+        for weight in tables.values():
+            weight[old:] = weight[:old].mean(dim=0)
+
+
+def check_same_tokens(model_tokenizer: Any, tokenizer: Any) -> None:
+    """Raise `InputError` unless `tokenizer` has all tokens of the model's own under the same ids, and perhaps more."""
+    own, given = model_tokenizer.get_vocab(), tokenizer.get_vocab()
+    moved = [token for token, index in own.items() if given.get(token) != index]
+    if moved:
+        raise InputError(
+            f"the tokenizer is not the initial model's: {len(moved):,} of its {len(own):,} tokens have other ids "
+            f"or none (such as {sorted(moved)[0]!r}); use the model's tokenizer, or one made from it by adding tokens"
+        )
 
 
 def check_sequence_length(sequence_length: int, config: Any) -> None:
@@ -123,5 +209,6 @@ def check_sequence_length(sequence_length: int, config: Any) -> None:
     if longest is not None and sequence_length > longest:
         raise InputError(
             f"sequence_length is {sequence_length} and the model has {longest} positions "
-            "(max_position_embeddings); shorten the one or raise the other"
+            "(max_position_embeddings); shorten the one or raise the other "
+            "(an initial model's by `context_extension`)"
         )

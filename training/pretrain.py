@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,27 +25,42 @@ from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.errors import InputError, StageFailed
 from cluster.contracts.tokens import open_shards, read_token_index
 from training import heldout
-from training.checkpoints import CheckpointStore
+from training.checkpoints import Checkpoint, CheckpointStore
+from training.divergence import LossWatch, Verdict
 from training.engine import (
+    Precision,
     build_engine,
     deepspeed_config,
     engine_record,
     full_state_dict,
+    gradient_norm,
     load_engine,
     save_engine,
+    set_global_batch_size,
     set_lr,
 )
-from training.export import (
-    commit_result,
-    committed_result,
-    copy_tokenizer,
-    export_model,
-)
+from training.export import commit_result, committed_result, copy_tokenizer, export_model
+from training.flops import peak_flops, training_flops_per_token
+from training.heldout_sources import figures as heldout_figures
+from training.heldout_sources import measure as measure_sources
+from training.heldout_sources import open_heldout
 from training.metrics_log import MetricsLog
-from training.models import check_sequence_length, load_model, model_config, new_model
+from training.models import (
+    add_tokens,
+    check_same_tokens,
+    check_sequence_length,
+    extend_context,
+    load_config,
+    load_model,
+    model_config,
+    new_model,
+)
+from training.prefetch import Prefetcher
 from training.pretrain_config import PretrainConfig
-from training.sampler import IGNORE_INDEX, TokenSampler, rank_samples
+from training.sampler import IGNORE_INDEX, Batch, TokenSampler, rank_samples
 from training.schedules import SCHEDULES
+from training.step_meter import StepMeter
+from training.trackers import check_trackers, open_trackers
 from training.workers import Launcher, Worker, run_workers
 
 _SHOWN_SOURCES = 100  # in the record of what was trained on; those with most tokens
@@ -63,6 +77,7 @@ class PretrainJob:
     initial_model_uri: str | None
     output: str
     seed: int
+    stage: str  # its name in the spec
 
 
 def run(
@@ -87,9 +102,11 @@ def run(
         initial_model_uri=initial_model.uri if initial_model is not None else None,
         output=output,
         seed=config.seed if config.seed is not None else context.seed,
+        stage=context.name,
     )
     tokenizer_size = check_model(job, context.scratch)
     check_data(job, inputs["tokens"], inputs["tokenizer"], tokenizer_size)
+    check_trackers(config.trackers)
     engine_settings(config)  # a `deepspeed:` block that contradicts the stage is refused here
     check_checkpoint(checkpoint_store(job), config)
     result: StageResult = launch(train, {"job": job}, config.workers, context)["result"]
@@ -102,16 +119,28 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     config = job.config
 
     # Data: every rank maps all shards and reads only its samples.
-    train_sampler, heldout_sampler = open_samplers(job)
+    train_sampler = open_samples(job)
+    heldout_samplers = open_heldout(
+        job.tokens_uri,
+        sequence_length=config.sequence_length,
+        within_documents=config.attention == "within_documents",
+    )
+    copy_tokenizer(job.tokenizer_uri, worker.scratch / "tokenizer")
 
     # Model and engine. All ranks draw the same weights from the seed.
     torch.manual_seed(job.seed)
     with storage.local_copy(job.initial_model_uri or job.tokenizer_uri, worker.scratch) as local:
-        model = build_model(job, local)
+        model = build_model(job, local, worker.scratch / "tokenizer")
     if config.activation_checkpointing:
         model.gradient_checkpointing_enable()
     num_parameters = sum(p.numel() for p in model.parameters())
-    engine = build_engine(model.to(worker.device), config=engine_settings(config))
+    token_bytes_V = heldout.token_bytes(worker.scratch / "tokenizer" / "tokenizer.json", model.config.vocab_size)
+    meter = StepMeter(
+        flops_per_token=training_flops_per_token(model, config.sequence_length),
+        peak_flops=worker.world_size * (config.peak_flops or device_peak_flops(worker.device, config.precision)),
+        device=worker.device,
+    )
+    engine = build_engine(model.to(worker.device), config=engine_settings(config), compiled=config.compile)
     record = engine_record(engine)
 
     # Resume by default: the newest checkpoint that is intact on all ranks.
@@ -119,38 +148,50 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     restored = store.restore(
         worker.scratch / "restored", ranks=(0, worker.rank), agree=worker.agree, note=worker.progress.note
     )
-    step, train_seconds, train_loss = 0, 0.0, math.nan
+    step, sample_offset, train_loss = 0, 0, math.nan
+    watch = LossWatch(config.divergence)
     if restored is not None:
         check_checkpoint_data(restored.state, job)
         load_engine(engine, worker.scratch / "restored")
-        step, train_seconds = restored.step, restored.state["train_seconds"]
-        train_loss = restored.state["train_loss"]
+        step, state = restored.step, {**restored.state, **(store.rewound(restored.step) or {})}
+        train_loss, sample_offset = state["train_loss"], state["sample_offset"]
+        watch = LossWatch(config.divergence, **state["watch"])
+        meter.seconds.update(state["seconds"])
         worker.progress.note(f"resuming from the checkpoint of step {step}")
-    log = MetricsLog(job.output, worker.scratch, first_step=step) if worker.is_main else None
+    log = open_log(job, worker, first_step=step) if worker.is_main else None
 
-    def measure() -> heldout.HeldoutLoss:
-        """Held-out loss, on all ranks."""
-        assert heldout_sampler is not None
+    def measure(max_tokens: int | None = None) -> dict[str, Any]:
+        """Held-out figures, on all ranks."""
         engine.eval()
-        measured = heldout.heldout_loss(
-            engine,
-            heldout_sampler,
-            batch_size=config.rank_micro_batch_size,
-            device=worker.device,
-            rank=worker.rank,
-            world_size=worker.world_size,
-            all_sum=dist.all_reduce,
-        )
+
+        def loss_of(sampler: TokenSampler, max_samples: int | None) -> heldout.HeldoutLoss:
+            return heldout.heldout_loss(
+                engine,
+                sampler,
+                batch_size=config.rank_micro_batch_size,
+                device=worker.device,
+                rank=worker.rank,
+                world_size=worker.world_size,
+                all_sum=dist.all_reduce,
+                max_samples=max_samples,
+                token_bytes_V=token_bytes_V,
+                beat=worker.heart.beat,
+            )
+
+        measured = measure_sources(heldout_samplers, loss_of, max_tokens=max_tokens)
         engine.train()
-        return measured
+        return heldout_figures(measured)
 
     def save() -> None:
         """Commit a checkpoint of the state before `step`, on all ranks."""
+        worker.heart.beat(f"checkpoint of step {step}")
         local = worker.scratch / "checkpoint"
         save_engine(engine, local)
         state = {
-            "train_seconds": train_seconds,
+            "seconds": dict(meter.seconds),
             "train_loss": train_loss,
+            "sample_offset": sample_offset,
+            "watch": watch.state(),
             "tokens_fingerprint": job.tokens_fingerprint,
         }
         if log is not None:
@@ -158,12 +199,28 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         store.save(step, local, rank=worker.rank, world_size=worker.world_size, barrier=worker.barrier, state=state)
         shutil.rmtree(local)
 
-    schedule = SCHEDULES[config.schedule]
-    tokens_per_step = config.global_batch_size * config.sequence_length
+    schedule, plan = SCHEDULES[config.schedule], config.batch_plan
     tokens_per_pass = config.rank_micro_batch_size * config.sequence_length
+
+    def batches_from(step: int, sample_offset: int) -> Prefetcher[Batch]:
+        """This rank's batches of all passes from `step` on, made ahead of need."""
+        return Prefetcher(
+            train_sampler.batch(numbers_B)
+            for ahead in range(step, config.num_steps)
+            for numbers_B in rank_samples(
+                plan.first_sample(ahead) + sample_offset,
+                global_batch_size=plan.batch_size(ahead),
+                micro_batch_size=config.rank_micro_batch_size,
+                rank=worker.rank,
+                world_size=worker.world_size,
+            )
+        )
+
+    batches = batches_from(step, sample_offset)
+    event: str | None = None
     engine.train()
     while step < config.num_steps:
-        started = time.perf_counter()
+        meter.start(batches)
         lr = schedule(
             step,
             lr=config.lr,
@@ -172,60 +229,94 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
             total_steps=config.num_steps,
         )
         set_lr(engine, lr)
+        batch_size = plan.batch_size(step)
+        set_global_batch_size(engine, batch_size)
+        num_passes = batch_size // (config.rank_micro_batch_size * worker.world_size)
 
         totals = torch.zeros(2, device=worker.device)  # loss, labels
-        for numbers_B in rank_samples(
-            step,
-            global_batch_size=config.global_batch_size,
-            micro_batch_size=config.rank_micro_batch_size,
-            rank=worker.rank,
-            world_size=worker.world_size,
-        ):
-            batch = train_sampler.batch(numbers_B)
+        verdict: Verdict | None = None
+        for number in range(num_passes):
+            worker.heart.beat(f"data of step {step}")
+            batch = next(batches)
+            worker.heart.beat(f"forward pass of step {step}")
             labels_BT = torch.from_numpy(batch.labels_BT).to(worker.device)
             logits_BTV = engine(**heldout.model_inputs(batch, worker.device)).logits
-            # Divided by all positions, labelled or not, so the gradient does not depend on how samples are dealt out.
             loss_sum = heldout.token_losses_sum(logits_BTV, labels_BT)
-            engine.backward(loss_sum / tokens_per_pass)
-            engine.step()  # acts on the last pass of an optimizer step
             totals += torch.stack([loss_sum.detach(), (labels_BT != IGNORE_INDEX).sum()])
+            # Divided by all positions, labelled or not, so the gradient does not depend on how samples are dealt out.
+            objective = loss_sum / tokens_per_pass
+            if config.z_loss_coef is not None:
+                objective = objective + config.z_loss_coef * heldout.z_loss_sum(logits_BTV, labels_BT) / tokens_per_pass
+            worker.heart.beat(f"backward pass of step {step}")  # what comes now waits for the other ranks
+            if number == num_passes - 1:
+                dist.all_reduce(totals)
+                train_loss = (totals[0] / totals[1].clamp(min=1)).item()
+                verdict = watch.judge(train_loss)
+                if verdict is not None and verdict.action in ("skip", "rewind"):
+                    objective = objective * math.nan  # no engine applies a gradient that isn't finite
+            if verdict is not None and verdict.action == "stop":
+                raise StageFailed(divergence_advice(verdict, step, config))
+            engine.backward(objective)
+            engine.step()  # acts on the last pass of an optimizer step
 
-        dist.all_reduce(totals)
-        train_loss = (totals[0] / totals[1]).item()
-        seconds = time.perf_counter() - started
-        train_seconds += seconds
-        if not math.isfinite(train_loss):
-            raise StageFailed(
-                f"the training loss is {train_loss} at step {step}; a lower lr ({config.lr}), more warmup_steps "
-                f"({config.warmup_steps}) or gradient_clipping ({config.gradient_clipping}) usually helps"
-            )
+        norm = gradient_norm(engine)
+        verdict = verdict or watch.judge_gradient(norm)
+        row = meter.finish(batches, num_tokens=batch_size * config.sequence_length)
+        if verdict is not None:
+            event = f"{verdict.trouble}: {verdict.message}; {verdict.action}"
+            worker.progress.note(f"step {step}: {verdict.message}; {ACTIONS[verdict.action]}")
+            if verdict.action == "stop":
+                raise StageFailed(divergence_advice(verdict, step, config))
+            if verdict.action == "rewind":
+                past = plan.first_sample(step + 1) + sample_offset
+                batches.close()
+                restored = go_back(job, engine, store, worker, step)
+                step = restored.step
+                sample_offset = past - plan.first_sample(step)
+                watch = watch.rewound(restored.state["watch"])
+                if log is not None:
+                    store.rewind(step, {"sample_offset": sample_offset, "watch": watch.state()})
+                    log.rewind(step)
+                worker.barrier()
+                batches = batches_from(step, sample_offset)
+                continue
+        if verdict is None or verdict.action == "log":
+            watch.accept(train_loss)
 
-        row = {"step": step, "loss": train_loss, "lr": lr, "tokens_per_s": tokens_per_step / seconds}
+        row = {"step": step, "loss": train_loss, "lr": lr, "grad_norm": norm, "batch_size": batch_size, **row}
+        if event is not None:
+            row["event"], event = event, None
         step += 1
         last = step == config.num_steps
-        if config.eval_every_steps and step % config.eval_every_steps == 0 and heldout_sampler and not last:
-            row["heldout_loss"] = measure().mean
+        if config.eval_every_steps and step % config.eval_every_steps == 0 and heldout_samplers and not last:
+            row.update(measure(config.eval_tokens))
         if log is not None:
             log.append(row)
-        worker.progress.update(step, config.num_steps, "steps", loss=train_loss, tokens_per_s=tokens_per_step / seconds)
+        worker.progress.update(step, config.num_steps, "steps", loss=train_loss, tokens_per_s=row["tokens_per_s"])
         if last or step % config.checkpoint_every_steps == 0:
-            save()
+            with meter.stalled():
+                save()
+    batches.close()
 
     # What came of it.
+    num_tokens = plan.first_sample(config.num_steps) * config.sequence_length
     metrics: dict[str, Any] = {
         "train_loss": train_loss,
         "steps": config.num_steps,
-        "tokens": config.num_steps * tokens_per_step,
-        "tokens_of": tokens_of_what(job.tokens_uri, config.num_steps * tokens_per_step),
-        "tokens_per_s": config.num_steps * tokens_per_step / train_seconds,
+        "tokens": num_tokens,
+        "tokens_of": tokens_of_what(job.tokens_uri, num_tokens),
         "num_parameters": num_parameters,
+        **meter.summary(num_tokens),
     }
-    if heldout_sampler is not None:
-        measured = measure()
-        metrics.update(heldout_loss=measured.mean, heldout_tokens=measured.num_tokens)
-        if worker.is_main:
-            metrics.update(heldout_references(job, measured, worker.scratch))
+    if watch.events:
+        metrics["divergence_events"] = watch.events
+    if heldout_samplers:
+        metrics.update(measure())
+        metrics["unigram_entropy"] = heldout.unigram_entropy(
+            [shard.tokens_T for shard in open_shards(job.tokens_uri, heldout=True)]
+        )
 
+    worker.heart.beat("export")
     state_dict = full_state_dict(engine)
     if log is None:
         return None
@@ -241,27 +332,80 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
 # ------------------------------------------------------------------------------------------- what `train` uses
 
 
-def open_samplers(job: PretrainJob) -> tuple[TokenSampler, TokenSampler | None]:
-    """The training samples in their keyed order, and the held-out ones (None where no shard is held out)."""
-
-    def sampler(heldout: bool, seed: int | None) -> TokenSampler | None:
-        shards = open_shards(job.tokens_uri, heldout=heldout)
-        if not shards:
-            return None
-        offsets = [shard.offsets for shard in shards] if job.config.attention == "within_documents" else None
-        return TokenSampler([s.tokens_T for s in shards], job.config.sequence_length, seed, offsets=offsets)
-
-    train_sampler = sampler(heldout=False, seed=job.seed)
-    assert train_sampler is not None, "check_data refuses tokens without training shards"
-    return train_sampler, sampler(heldout=True, seed=None)
+def open_samples(job: PretrainJob) -> TokenSampler:
+    """The training samples in their keyed order."""
+    shards = open_shards(job.tokens_uri, heldout=False)
+    offsets = [shard.offsets for shard in shards] if job.config.attention == "within_documents" else None
+    return TokenSampler([s.tokens_T for s in shards], job.config.sequence_length, job.seed, offsets=offsets)
 
 
-def build_model(job: PretrainJob, local: Path) -> Any:
-    """The model to train, in fp32: new weights, or those of the initial model; `local` has it or the tokenizer."""
-    if job.initial_model_uri is not None:
-        return load_model(local)
-    assert job.config.model is not None
-    return new_model(model_config(job.config.model, tokenizer=load_tokenizer(local)))
+def build_model(job: PretrainJob, local: Path, tokenizer: Path) -> Any:
+    """The model to train, in fp32: new weights, or those of the initial model, which lies in `local`."""
+    kernel = job.config.attention_kernel
+    if job.initial_model_uri is None:
+        assert job.config.model is not None
+        return new_model(model_config(job.config.model, tokenizer=load_tokenizer(tokenizer)), attention_kernel=kernel)
+    config = None
+    if job.config.context_extension is not None:
+        config = extend_context(load_config(local), job.config.context_extension)
+    model = load_model(local, config=config, attention_kernel=kernel)
+    add_tokens(model, len(load_tokenizer(tokenizer)))
+    return model
+
+
+def open_log(job: PretrainJob, worker: Worker, *, first_step: int) -> MetricsLog:
+    """`metrics.jsonl` and the trackers, from `first_step` on; for rank 0."""
+    trackers = open_trackers(
+        job.config.trackers,
+        stage=job.stage,
+        run_id=job.output.rstrip("/").rsplit("/", 1)[-1],
+        output=job.output,
+        scratch=worker.scratch,
+        first_step=first_step,
+        config=job.config.model_dump(mode="json", exclude_defaults=True),
+        note=worker.progress.note,
+    )
+    return MetricsLog(job.output, worker.scratch, first_step=first_step, trackers=trackers)
+
+
+def device_peak_flops(device: torch.device, precision: Precision) -> float:
+    """FLOP/s of one worker's device in this precision."""
+    return peak_flops(device, torch.bfloat16 if precision == "bf16" else torch.float32)[0]
+
+
+ACTIONS = {
+    "log": "going on",
+    "skip": "the batch is skipped",
+    "rewind": "going back to an earlier checkpoint, and past this data",
+    "stop": "stopping",
+}
+
+
+def divergence_advice(verdict: Verdict, step: int, config: PretrainConfig) -> str:
+    """What a run that stops for a bad step says."""
+    return (
+        f"{verdict.message} at step {step}; a lower lr ({config.lr}), more warmup_steps ({config.warmup_steps}) or "
+        f"gradient_clipping ({config.gradient_clipping}) usually helps; with divergence.{verdict.trouble}: skip or "
+        "rewind a run goes on"
+    )
+
+
+def go_back(job: PretrainJob, engine: Any, store: CheckpointStore, worker: Worker, step: int) -> Checkpoint:
+    """Bring the engine to the newest checkpoint `divergence.rewind_steps` before `step`, on all ranks."""
+    target = worker.scratch / "rewound"
+    at_most = step - job.config.divergence.rewind_steps
+    restored = store.restore(
+        target, ranks=(0, worker.rank), at_most=at_most, agree=worker.agree, note=worker.progress.note
+    )
+    if restored is None:
+        raise StageFailed(
+            f"step {step} calls for going back to a checkpoint of step {max(at_most, 0)} or before, and there is none; "
+            "lower divergence.rewind_steps or checkpoint_every_steps, or raise keep_checkpoints"
+        )
+    load_engine(engine, target)
+    shutil.rmtree(target)
+    worker.progress.note(f"back at step {restored.step}")
+    return restored
 
 
 def load_tokenizer(local: Path) -> Any:
@@ -283,6 +427,7 @@ def engine_settings(config: PretrainConfig) -> dict[str, Any]:
         lr=config.lr,
         betas=config.betas,
         weight_decay=config.weight_decay,
+        offload=config.offload,
         extra=config.deepspeed,
     )
 
@@ -307,18 +452,6 @@ def tokens_of_what(tokens_uri: str, num_tokens: int) -> dict[str, dict[str, int]
         figure: {name: round(num_tokens * count / total) for name, count in counts.most_common(_SHOWN_SOURCES)}
         for figure, counts in found.items()
     }
-
-
-def heldout_references(job: PretrainJob, measured: heldout.HeldoutLoss, scratch: Path) -> dict[str, float]:
-    """What the held-out loss is compared with: the tokens' unigram entropy, and the bytes they stand for."""
-    shards = [shard.tokens_T for shard in open_shards(job.tokens_uri, heldout=True)]
-    figures = {"unigram_entropy": heldout.unigram_entropy(shards)}
-    copy_tokenizer(job.tokenizer_uri, scratch / "tokenizer")
-    num_bytes = heldout.text_bytes(shards, scratch / "tokenizer" / "tokenizer.json")
-    # Inside documents, first tokens are no labels, and bits per byte would no longer compare with other models'.
-    if num_bytes and job.config.attention == "across_documents":
-        figures["heldout_bits_per_byte"] = heldout.bits_per_byte(measured.loss_sum, num_bytes)
-    return figures
 
 
 # ------------------------------------------------------------------------------- refused before a worker starts
@@ -352,8 +485,6 @@ def check_data(job: PretrainJob, tokens: Artifact, tokenizer: Artifact, tokenize
 
 def check_model(job: PretrainJob, scratch: Path) -> int:
     """The tokenizer's size; `InputError` if the model can't be built, or is too small for it or the sequences."""
-    from transformers import AutoConfig
-
     with storage.local_copy(job.tokenizer_uri, scratch) as local:
         tokenizer = load_tokenizer(local)
     if job.initial_model_uri is None:
@@ -361,12 +492,10 @@ def check_model(job: PretrainJob, scratch: Path) -> int:
         config = model_config(job.config.model, tokenizer=tokenizer)
     else:
         with storage.local_copy(job.initial_model_uri, scratch) as local:
-            config = AutoConfig.from_pretrained(local, local_files_only=True)
-        if config.vocab_size < len(tokenizer):
-            raise InputError(
-                f"the initial model {job.initial_model_uri} has {config.vocab_size} tokens and the tokenizer "
-                f"{len(tokenizer)}; use the tokenizer it was trained with"
-            )
+            config = load_config(local)
+            check_same_tokens(load_tokenizer(local), tokenizer)
+        if job.config.context_extension is not None:
+            config = extend_context(config, job.config.context_extension)
     check_sequence_length(job.config.sequence_length, config)
     return len(tokenizer)
 

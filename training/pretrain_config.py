@@ -7,9 +7,26 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from cluster.contracts.config import InputOf, Resources, StageConfig, WorkerGroup, execution
-from training.config import batch_clashes
-from training.models import PRESETS
+from cluster.contracts.config import InputOf, Resources, StageConfig, StrictModel, WorkerGroup, execution
+from training.batch_plan import BatchPlan
+from training.config import CAUSAL_MODELS, batch_clashes
+from training.divergence import DivergenceSettings
+from training.models import PRESETS, ContextExtension
+
+Tracker = Literal["tensorboard", "wandb", "mlflow"]
+
+
+Offload = Literal[
+    "none", "optimizer", "optimizer_and_weights"
+]  # as `training.engine` has it, which costs torch to import
+
+
+class BatchSizeWarmup(StrictModel):
+    """Batches that grow to the global batch size over the first tokens of a run, as GPT-3's did."""
+
+    start: Annotated[int, Field(ge=1)]  # sequences of the first steps
+    increment: Annotated[int, Field(ge=1)]  # sequences added at a time
+    tokens: Annotated[int, Field(ge=1)]  # tokens until the batch has its full size; each size gets the same share
 
 
 class PretrainConfig(StageConfig):
@@ -23,7 +40,8 @@ class PretrainConfig(StageConfig):
     ]  # the token shards; those marked held-out are only measured on
     tokenizer: Annotated[str, InputOf(("tokenizer",))]  # the tokenizer the shards were made with
     model: str | dict[str, Any] | None = None  # a preset (tiny ... 7b) or a Hugging Face causal-LM config; new weights
-    initial_model: Annotated[str | None, InputOf(("pretrain",))] = None  # instead of `model`: go on from this one
+    initial_model: Annotated[str | None, InputOf(CAUSAL_MODELS)] = None  # instead of `model`: go on from this one
+    context_extension: ContextExtension | None = None  # of the initial model; None: its own positions
 
     # How much, in what pieces
     sequence_length: Annotated[int, Field(ge=2)] = 1024  # tokens of a sample
@@ -32,6 +50,7 @@ class PretrainConfig(StageConfig):
     # second holds for models that mask by position ids (Llama, Mistral, GPT-2, GPT-NeoX; not OPT, Bloom or Mamba).
     attention: Literal["across_documents", "within_documents"] = "across_documents"
     global_batch_size: Annotated[int, Field(ge=1)] = 64  # sequences per optimizer step, over all workers
+    batch_size_warmup: BatchSizeWarmup | None = None  # smaller batches at first; None: all of the same size
     steps: Annotated[int | None, Field(ge=1)] = None  # optimizer steps; give this or `train_tokens`
     train_tokens: Annotated[int | None, Field(ge=1)] = None  # tokens to train on, rounded up to whole steps
 
@@ -43,6 +62,8 @@ class PretrainConfig(StageConfig):
     weight_decay: Annotated[float, Field(ge=0)] = 0.1  # on matrices; norms and biases have none
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)  # AdamW's
     gradient_clipping: Annotated[float | None, Field(gt=0)] = 1.0  # largest global norm; None: not clipped
+    z_loss_coef: Annotated[float | None, Field(gt=0)] = None  # of log(Z)^2 beside the loss (PaLM: 1e-4); None: off
+    divergence: DivergenceSettings = DivergenceSettings()  # what is done about steps that go wrong
 
     # The engine
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 1  # DeepSpeed ZeRO: 1 shards optimizer, 2 gradients, 3 weights
@@ -56,8 +77,27 @@ class PretrainConfig(StageConfig):
         default=None, description="sequences per worker and forward pass; None: the worker's whole share of a step"
     )
     activation_checkpointing: bool = execution(default=False, description="recompute activations: less memory, slower")
+    offload: Offload = execution(
+        default="none",
+        description="what lies in host memory: the optimizer's state (ZeRO 1 to 3), and the weights too (ZeRO-3)",
+    )
+    compile: bool = execution(default=False, description="torch.compile: a slow start, then faster steps on GPUs")
+    attention_kernel: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] | None = execution(
+        default=None, description="transformers' name for one; None: its choice, SDPA where the model has it"
+    )
+    peak_flops: Annotated[float | None, Field(gt=0)] = execution(
+        default=None,
+        description="FLOP/s of one worker's device, for the MFU; None: looked up, or measured at the start",
+    )
     eval_every_steps: Annotated[int | None, Field(ge=1)] = execution(
         default=None, description="steps between held-out measurements; None: only at the end"
+    )
+    eval_tokens: Annotated[int | None, Field(ge=1)] = execution(
+        default=1_000_000, description="held-out tokens of a measurement on the way; None: all, as at the end"
+    )
+    trackers: tuple[Tracker, ...] = execution(
+        default=("tensorboard",),
+        description="where metrics go beside metrics.jsonl: tensorboard, wandb, mlflow (pip install raymill[tracking])",
     )
     checkpoint_every_steps: Annotated[int, Field(ge=1)] = execution(
         default=100, description="steps between checkpoints; they are removed when the stage ends"
@@ -66,12 +106,21 @@ class PretrainConfig(StageConfig):
     workers: WorkerGroup = execution(default_factory=WorkerGroup, description="the Ray Train workers")
 
     @property
+    def batch_plan(self) -> BatchPlan:
+        """The batch size of each step."""
+        warmup = self.batch_size_warmup
+        if warmup is None:
+            return BatchPlan(self.global_batch_size)
+        samples = -(-warmup.tokens // self.sequence_length)
+        return BatchPlan(self.global_batch_size, warmup.start, warmup.increment, samples)
+
+    @property
     def num_steps(self) -> int:
         """Optimizer steps."""
         if self.steps is not None:
             return self.steps
         assert self.train_tokens is not None
-        return -(-self.train_tokens // (self.global_batch_size * self.sequence_length))
+        return self.batch_plan.steps_for(-(-self.train_tokens // self.sequence_length))
 
     @property
     def rank_micro_batch_size(self) -> int:
@@ -82,7 +131,7 @@ class PretrainConfig(StageConfig):
 
     @property
     def grad_accumulation_steps(self) -> int:
-        """Forward passes of one worker per optimizer step."""
+        """Forward passes of one worker per optimizer step, after any warm-up of the batch size."""
         return self.global_batch_size // (self.rank_micro_batch_size * self.workers.num_workers)
 
     def roles(self) -> list[tuple[str, int, Resources]]:
@@ -100,3 +149,43 @@ class PretrainConfig(StageConfig):
         if self.min_lr > self.lr:
             yield "min_lr", f"is over the peak lr {self.lr}"
         yield from batch_clashes(self.global_batch_size, self.micro_batch_size, self.workers)
+        yield from self._batch_warmup_clashes()
+        if self.context_extension is not None and self.initial_model is None:
+            yield "context_extension", "is for an initial_model; a new model has its positions in `model`"
+        if self.offload != "none" and self.zero_stage == 0:
+            yield "offload", "needs zero_stage 1, 2 or 3"
+        if self.offload == "optimizer_and_weights" and self.zero_stage != 3:
+            yield "offload", f"of weights needs zero_stage 3, and it is {self.zero_stage}"
+        if self.attention == "within_documents" and str(self.attention_kernel).startswith("flash"):
+            yield (
+                "attention_kernel",
+                "flash attention takes packed documents in another form; take sdpa, or leave it out",
+            )
+        if "rewind" in (self.divergence.not_finite, self.divergence.spike):
+            reach = (self.keep_checkpoints - 1) * self.checkpoint_every_steps
+            if reach < self.divergence.rewind_steps:
+                yield (
+                    "divergence.rewind_steps",
+                    f"is {self.divergence.rewind_steps}, and the {self.keep_checkpoints} checkpoints kept, one every "
+                    f"{self.checkpoint_every_steps} steps, reach back {reach}; raise keep_checkpoints",
+                )
+
+    def _batch_warmup_clashes(self) -> Iterator[tuple[str, str]]:
+        warmup = self.batch_size_warmup
+        if warmup is None:
+            return
+        if warmup.start >= self.global_batch_size:
+            yield "batch_size_warmup.start", f"must be below global_batch_size {self.global_batch_size}"
+            return
+        per_pass = self.workers.num_workers * (self.micro_batch_size or 1)
+        wrong = [size for size in self.batch_plan.sizes() if size % per_pass]
+        if wrong:
+            yield (
+                "batch_size_warmup",
+                f"has steps of {wrong[0]} sequences, no multiple of workers x micro batch = {per_pass}",
+            )
+        elif self.micro_batch_size is None and warmup.start % self.rank_micro_batch_size:
+            yield (
+                "micro_batch_size",
+                "must be given beside batch_size_warmup, since batches of several sizes are dealt out",
+            )

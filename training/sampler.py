@@ -162,16 +162,15 @@ class TokenSampler:
 
 
 def rank_samples(
-    step: int, *, global_batch_size: int, micro_batch_size: int, rank: int, world_size: int
+    first_sample: int, *, global_batch_size: int, micro_batch_size: int, rank: int, world_size: int
 ) -> npt.NDArray[np.int64]:
-    """The global sample numbers that one rank reads in optimizer step `step`, as (accumulation, micro batch).
+    """The global sample numbers that one rank reads in an optimizer step, as (accumulation, micro batch).
 
-    Step s is made of samples s*G .. (s+1)*G-1 whatever the world size is; micro batches are dealt to the
-    ranks in turn.
+    The step is made of the `global_batch_size` samples from `first_sample` on whatever the world size is; micro batches
+    are dealt to the ranks in turn.
     """
     per_pass = micro_batch_size * world_size
     if global_batch_size % per_pass:
         raise ValueError(f"global batch {global_batch_size} is no multiple of {micro_batch_size} x {world_size}")
-    first = step * global_batch_size + rank * micro_batch_size
     passes = np.arange(global_batch_size // per_pass, dtype=np.int64)[:, None] * per_pass
-    return first + passes + np.arange(micro_batch_size, dtype=np.int64)[None, :]
+    return first_sample + rank * micro_batch_size + passes + np.arange(micro_batch_size, dtype=np.int64)[None, :]

@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from training.heldout import bits_per_byte, heldout_loss, text_bytes, token_losses_sum, unigram_entropy
+from training.heldout import HeldoutLoss, heldout_loss, token_bytes, token_losses_sum, unigram_entropy
 from training.sampler import IGNORE_INDEX, TokenSampler
 
 
@@ -88,7 +88,7 @@ def test_a_packed_batch_has_the_loss_of_its_documents_alone(attention: str) -> N
     assert across.mean != pytest.approx(found.mean, rel=1e-3)
 
 
-def test_text_bytes_counts_the_bytes_that_tokens_stand_for(tmp_path: Path) -> None:
+def test_token_bytes_are_the_bytes_that_tokens_stand_for(tmp_path: Path) -> None:
     content = {
         "model": {"type": "BPE", "vocab": {"<|endoftext|>": 0, "a": 1, "Ġthe": 2, "Ã©": 3}},
         "decoder": {"type": "ByteLevel"},
@@ -96,10 +96,13 @@ def test_text_bytes_counts_the_bytes_that_tokens_stand_for(tmp_path: Path) -> No
     }
     file = tmp_path / "tokenizer.json"
     file.write_text(json.dumps(content))
-    assert text_bytes([np.array([1, 2, 3, 0, 2], np.uint16)], file) == 1 + 4 + 2 + 0 + 4
+    found = token_bytes(file, vocab_size=5)
+    assert found is not None
+    assert found.tolist() == [0, 1, 4, 2, 0]
     file.write_text(json.dumps({**content, "decoder": {"type": "WordPiece"}}))
-    assert text_bytes([np.array([1], np.uint16)], file) is None
+    assert token_bytes(file, vocab_size=5) is None
 
 
 def test_uniform_prediction_of_bytes_costs_eight_bits() -> None:
-    assert bits_per_byte(loss_sum=100 * math.log(256), num_bytes=100) == pytest.approx(8)
+    assert HeldoutLoss(100 * math.log(256), 40, num_bytes=100).bits_per_byte == pytest.approx(8)
+    assert HeldoutLoss(100 * math.log(256), 40).bits_per_byte is None

@@ -84,7 +84,7 @@ def test_a_step_has_the_same_samples_on_any_number_of_ranks(world_size: int, mic
     for step in (0, 5):
         parts = [
             rank_samples(
-                step, global_batch_size=12, micro_batch_size=micro_batch_size, rank=rank, world_size=world_size
+                step * 12, global_batch_size=12, micro_batch_size=micro_batch_size, rank=rank, world_size=world_size
             )
             for rank in range(world_size)
         ]
