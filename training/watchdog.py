@@ -23,6 +23,7 @@ import torch.distributed as dist
 
 _SHARE_OF_TIMEOUT = 0.1  # how often a rank publishes, as a share of the timeout
 _LONGEST_INTERVAL_S = 10.0
+_LOOKS = 3  # intervals in which a process must publish to count as answering
 _STORE_TIMEOUT = timedelta(seconds=10)
 
 
@@ -104,24 +105,28 @@ class Watchdog:
 
     def _watch(self) -> None:
         seen, since, published = 0, time.monotonic(), 0
+        overdue: list[dict[int, Pulse]] = []  # what all ranks had published, at each look since this one is overdue
         while not self._ended.wait(self._interval_s):
             count = self._heart.count
             if count != seen:
                 seen, since = count, time.monotonic()
+                overdue.clear()
             waited = time.monotonic() - since
             published += 1
             stuck_at = self._place() if count and waited > self._timeout_s / 2 else ""
             try:
                 self._publish(Pulse(count, self._heart.doing, stuck_at, published))
-                if count and waited > self._timeout_s:
-                    first = self._read()
-                    if self._ended.wait(3 * self._interval_s) or self._heart.count != count:
-                        continue
-                    second = self._read()
-                    answering = frozenset(r for r in second if second[r].published > first[r].published) | {self._rank}
-                    message = who_hangs(second, answering)
-                    self._alarm(f"no progress for {waited:.0f} s (workers.hang_timeout_s): {message}")
-                    return
+                if not count or waited <= self._timeout_s:
+                    continue
+                overdue.append(self._read())
+                if len(overdue) <= _LOOKS:
+                    continue
+                first, last = overdue[0], overdue[-1]
+                answering = frozenset(r for r in last if last[r].published > first[r].published)
+                message = f"no progress for {waited:.0f} s (workers.hang_timeout_s): {who_hangs(last, answering)}"
+                # The first verdict is everybody's: the rank that reached it publishes no more.
+                self._alarm(self._store.compare_set("verdict", "", message).decode())
+                return
             except Exception:
                 # The store went with the rank that holds it, as the process group says too; or that rank is stopped.
                 if count and waited > self._timeout_s and not self._ended.is_set():
