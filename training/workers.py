@@ -42,6 +42,9 @@ from training.watchdog import Heart, Watchdog
 HEALTH_CHECK_INTERVAL_S = "0.25"
 # Ray Train waits 60 s for workers to get their resources; after so many waits the stage gives up.
 STARTUP_ATTEMPTS = 5
+# How long Ray Train asks the workers of a failed group to leave their process group (s); its default of 30 is lost
+# whenever one of them hangs.
+SHUTDOWN_TIMEOUT_S = "5"
 _HUNG = 70  # exit status of a plain process that waited in vain for another rank
 
 
@@ -181,6 +184,7 @@ def _fit(
 ) -> dict[str, Any] | _Failure:
     """One start of the worker group: rank 0's dict, or how it failed."""
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_CHECK_INTERVAL_S)
+    os.environ.setdefault("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", SHUTDOWN_TIMEOUT_S)
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError

@@ -21,6 +21,7 @@ class Figure:
     ours: float | None = None
     peer: float | None = None
     note: str = ""  # inputs and counts
+    module: str = "dataprep"  # the benchmark
 
     @property
     def holds(self) -> bool | None:
@@ -32,7 +33,7 @@ class Figure:
     def as_json(self) -> dict[str, Any]:
         """The line that other programs read."""
         value = None if self.value is None else float(f"{self.value:.5g}")
-        return {"bar": f"dataprep-{self.bar}", "value": value, "asked": self.asked, "holds": self.holds}
+        return {"bar": f"{self.module}-{self.bar}", "value": value, "asked": self.asked, "holds": self.holds}
 
 
 def print_figures(figures: Sequence[Figure]) -> None:

@@ -7,7 +7,13 @@ from training.batch_plan import BatchPlan
 
 @pytest.mark.parametrize(
     "plan",
-    [BatchPlan(64), BatchPlan(64, 16, 16, 1000), BatchPlan(48, 32, 5, 77), BatchPlan(8, 2, 100, 1), BatchPlan(9, 1, 1, 0)],
+    [
+        BatchPlan(64),
+        BatchPlan(64, 16, 16, 1000),
+        BatchPlan(48, 32, 5, 77),
+        BatchPlan(8, 2, 100, 1),
+        BatchPlan(9, 1, 1, 0),
+    ],
 )
 def test_first_sample_is_the_sum_of_the_steps_before(plan: BatchPlan) -> None:
     total = 0

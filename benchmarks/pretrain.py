@@ -1,0 +1,312 @@
+"""Pre-training beside a bare PyTorch loop, and what checkpoints, data and a second worker cost.
+
+`python -m benchmarks.pretrain [--only 1,2,3,7] [--quick]`. Both sides train the same model on batches of the same shape, in
+processes of one kind, in turn; what counts is the median step over rounds. Ours is the whole loop: data, logging, held-out
+and divergence checks and all, timed from one step's report to the next. Needs no Ray.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+BARS = (1, 2, 3, 7)
+MODEL = {  # 6.8 million parameters
+    "model_type": "llama",
+    "hidden_size": 256,
+    "intermediate_size": 704,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": True,
+}
+VOCAB_SIZE = 8192
+SEQUENCE_LENGTH, GLOBAL_BATCH_SIZE = 256, 8
+LR, BETAS, WEIGHT_DECAY, CLIPPING = 3e-4, (0.9, 0.95), 0.1, 1.0
+WARM_UP_STEPS = 3  # not timed
+NUM_THREADS = 2
+
+
+@dataclass
+class Timed:
+    """Rank 0's progress: when each step was reported. Shows nothing."""
+
+    moments: list[tuple[float, float]] = field(default_factory=list)  # wall and CPU seconds
+
+    def update(self, done: float, total: float | None, unit: str, **figures: float | str) -> None:
+        self.moments.append((time.perf_counter(), time.process_time()))
+
+    def note(self, message: str) -> None:
+        pass
+
+    def step_seconds(self) -> list[tuple[float, float]]:
+        """(wall, CPU) of each step after the warm-up."""
+        return _differences(self.moments)
+
+
+def _differences(moments: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    return [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(moments)][WARM_UP_STEPS:]
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", help="bars to measure, such as 1,3; default: all of " + ",".join(map(str, BARS)))
+    parser.add_argument("--quick", action="store_true", help="few steps: shows that it runs, not how fast")
+    parser.add_argument("--job", help=argparse.SUPPRESS)  # one training run, in a process of its own
+    options = parser.parse_args()
+    if options.job:
+        run_job(json.loads(options.job))
+        return
+    from benchmarks.dataprep.figures import Figure, print_figures
+
+    only = {int(bar) for bar in options.only.split(",")} if options.only else set(BARS)
+    figures: list[Figure] = []
+    with tempfile.TemporaryDirectory(prefix="raymill-bench-") as directory:
+        scratch = Path(directory)
+        make_inputs(scratch)
+        bars: dict[int, Callable[[], list[Figure]]] = {
+            1: lambda: beside_a_bare_loop(scratch, quick=options.quick),
+            2: lambda: two_workers(scratch, quick=options.quick),
+            3: lambda: waiting(scratch, quick=options.quick),
+            7: lambda: token_store(quick=options.quick),
+        }
+        for bar in sorted(only):
+            print(f"bar {bar} ...", flush=True)
+            figures.extend(bars[bar]())
+    print_figures(figures)
+    sys.exit(1 if any(figure.holds is False for figure in figures) and not options.quick else 0)
+
+
+# ------------------------------------------------------------------------------------------------------- the bars
+
+
+def beside_a_bare_loop(scratch: Path, *, quick: bool) -> list[Any]:
+    """Bar 1: tokens per second against a bare loop, one process of two threads, by precision and ZeRO stage."""
+    from benchmarks.dataprep.figures import Figure
+
+    steps, rounds = (4, 1) if quick else (24, 3)
+    wall: dict[tuple[str, int], list[float]] = {}
+    cpu: dict[tuple[str, int], list[float]] = {}
+    for _ in range(rounds):
+        for precision in ("fp32", "bf16"):
+            bare = launch({"kind": "bare", "precision": precision, "steps": steps}, scratch)
+            for zero_stage in range(4):
+                job = {"kind": "ours", "precision": precision, "zero_stage": zero_stage, "steps": steps}
+                ours = launch(job, scratch)
+                wall.setdefault((precision, zero_stage), []).append(bare["wall_s"] / ours["wall_s"])
+                cpu.setdefault((precision, zero_stage), []).append(bare["cpu_s"] / ours["cpu_s"])
+    ratios = {key: statistics.median(values) for key, values in wall.items()}
+    shown = "; ".join(
+        f"{precision} ZeRO-{stage} {ratio:.3f} (CPU-seconds {statistics.median(cpu[precision, stage]):.3f})"
+        for (precision, stage), ratio in ratios.items()
+    )
+    note = f"{rounds} rounds of {steps} steps of {GLOBAL_BATCH_SIZE} x {SEQUENCE_LENGTH} tokens: {shown}"
+    low = min(ratio for (_, stage), ratio in ratios.items() if stage < 3)
+    three = min(ratio for (_, stage), ratio in ratios.items() if stage == 3)
+    return [
+        Figure(
+            "1a", "tokens/s against a bare loop, worst of ZeRO 0-2", "times", low, 0.97, note=note, module="pretrain"
+        ),
+        Figure("1b", "tokens/s against a bare loop, ZeRO-3", "times", three, 0.90, module="pretrain"),
+    ]
+
+
+def two_workers(scratch: Path, *, quick: bool) -> list[Any]:
+    """Bar 2: two workers of one thread against one, the same global batch."""
+    from benchmarks.dataprep.figures import Figure
+
+    steps, rounds = (4, 1) if quick else (20, 3)
+    ratios = []
+    for _ in range(rounds):
+        job = {"kind": "ours", "precision": "fp32", "zero_stage": 1, "steps": steps, "threads": 1}
+        one = launch(job, scratch)
+        two = launch({**job, "workers": 2}, scratch, processes=2)
+        ratios.append(one["wall_s"] / two["wall_s"])
+    value = statistics.median(ratios)
+    note = f"{rounds} rounds of {steps} steps: " + ", ".join(f"{ratio:.2f}" for ratio in ratios)
+    return [Figure("2", "two workers of one thread against one", "times", value, 1.7, note=note, module="pretrain")]
+
+
+def waiting(scratch: Path, *, quick: bool) -> list[Any]:
+    """Bar 3: the share of time spent waiting for data, and stalled by checkpoints of a 30M model every 50 steps."""
+    from benchmarks.dataprep.figures import Figure
+
+    steps = 12 if quick else 151
+    job = {
+        "kind": "ours", "precision": "fp32", "zero_stage": 1, "steps": steps, "model": "30m",
+        "checkpoint_every_steps": 5 if quick else 50, "global_batch_size": 4,
+    }  # fmt: skip
+    figures = launch(job, scratch)["metrics"]
+    synchronous = launch({**job, "async_checkpoints": False}, scratch)["metrics"] if not quick else None
+    beside = f"; written in the loop {synchronous['checkpoint_stall_fraction']:.2%}" if synchronous else ""
+    note = (
+        f"{figures['num_parameters'] / 1e6:.0f}M parameters, {steps} steps of 4 x {SEQUENCE_LENGTH} tokens, "
+        f"{figures['tokens_per_s']:,.0f} tokens/s{beside}"
+    )
+    return [
+        Figure(
+            "3a", "waiting for data", "share of step time", figures["data_wait_fraction"], 0.01, at_most=True,
+            module="pretrain", note=note,
+        ),
+        Figure(
+            "3b", "stalled by checkpoints", "share of training time", figures["checkpoint_stall_fraction"], 0.02,
+            at_most=True, module="pretrain",
+        ),
+    ]  # fmt: skip
+
+
+def token_store(*, quick: bool) -> list[Any]:
+    """Bar 7: opening a 100 GB token store, by the benchmark of its own."""
+    raise NotImplementedError
+
+
+# ------------------------------------------------------------------------------------------- one run, in a process
+
+
+def launch(job: dict[str, Any], scratch: Path, *, processes: int = 1) -> dict[str, Any]:
+    """Run one training in `processes` new processes; its median step's wall and CPU seconds, and its metrics."""
+    threads = str(job.get("threads", NUM_THREADS))
+    environment = {
+        **os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE",
+        "DS_ACCELERATOR": "cpu",
+    }  # fmt: skip
+    start = [sys.executable]
+    if processes > 1:
+        start += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    start += ["-m", "benchmarks.pretrain", "--job", json.dumps({**job, "scratch": str(scratch)})]
+    done = subprocess.run(start, env=environment, capture_output=True, text=True, check=False)
+    lines = [line for line in done.stdout.splitlines() if line.startswith('{"wall_s"')]
+    if done.returncode or not lines:
+        sys.exit(f"the run {job} failed:\n{done.stderr[-4000:]}")
+    result: dict[str, Any] = json.loads(lines[0])
+    return result
+
+
+def run_job(job: dict[str, Any]) -> None:
+    """What such a process does."""
+    seconds, metrics = run_bare(job) if job["kind"] == "bare" else run_ours(job)
+    if int(os.environ.get("RANK", "0")) == 0:
+        wall, cpu = (statistics.median(column) for column in zip(*seconds, strict=True))
+        print(json.dumps({"wall_s": wall, "cpu_s": cpu, "metrics": metrics}))
+
+
+def run_ours(job: dict[str, Any]) -> tuple[list[tuple[float, float]], dict[str, Any]]:
+    """The stage, as a plain process or as one rank of several."""
+    from cluster.contracts.artifacts import StageContext, open_artifact
+    from training.pretrain import run
+    from training.pretrain_config import PretrainConfig
+    from training.workers import run_in_process
+
+    scratch, workers = Path(job["scratch"]), job.get("workers", 1)
+    steps = job["steps"] + WARM_UP_STEPS + 1
+    config = PretrainConfig(
+        tokens="tokens", tokenizer="tokenizer", model=job.get("model", MODEL), sequence_length=SEQUENCE_LENGTH,
+        global_batch_size=job.get("global_batch_size", GLOBAL_BATCH_SIZE), steps=steps, lr=LR, betas=BETAS,
+        weight_decay=WEIGHT_DECAY, gradient_clipping=CLIPPING, schedule="wsd", zero_stage=job["zero_stage"],
+        precision=job["precision"], checkpoint_every_steps=job.get("checkpoint_every_steps", 10 * steps),
+        workers={"num_workers": workers, "threads": job.get("threads", NUM_THREADS)},
+        **({"async_checkpoints": False} if not job.get("async_checkpoints", True) else {}),
+    )  # fmt: skip
+    inputs = {name: open_artifact(str(scratch / name)) for name in ("tokens", "tokenizer")}
+    with tempfile.TemporaryDirectory(dir=scratch) as directory:
+        timed = Timed()
+        # Ranks of one run share the directory that rank 0 makes.
+        output = str(scratch / f"output-{os.environ.get('TORCHELASTIC_RUN_ID', Path(directory).name)}")
+        context = StageContext("base", timed, Path(directory), Path(directory))
+        result = run(config, inputs, output, context, launch=run_in_process)
+    return timed.step_seconds() or [(0.0, 0.0)], result.metrics
+
+
+def run_bare(job: dict[str, Any]) -> tuple[list[tuple[float, float]], dict[str, Any]]:
+    """The loop that anyone would write: AdamW (fused), clipping, and for bf16 fp32 masters, as mixed precision has."""
+    import torch
+    from torch.nn import functional as F  # noqa: N812
+    from transformers import AutoTokenizer
+
+    from training.models import model_config, new_model
+
+    torch.set_num_threads(NUM_THREADS)
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(Path(job["scratch"]) / "tokenizer")
+    model = new_model(model_config(MODEL, tokenizer=tokenizer))
+    masters = list(model.parameters())
+    if job["precision"] == "bf16":
+        masters = [p.detach().clone().requires_grad_() for p in model.parameters()]
+        model.to(torch.bfloat16)
+    groups = [
+        {"params": [p for p in masters if p.ndim >= 2], "weight_decay": WEIGHT_DECAY},
+        {"params": [p for p in masters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=LR, betas=BETAS, fused=True)
+    tokens = torch.randint(VOCAB_SIZE, (GLOBAL_BATCH_SIZE, SEQUENCE_LENGTH + 1))
+    moments = []
+    for _ in range(job["steps"] + WARM_UP_STEPS + 1):
+        logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
+        loss = F.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
+        loss.backward()
+        if job["precision"] == "bf16":
+            for master, parameter in zip(masters, model.parameters(), strict=True):
+                master.grad, parameter.grad = parameter.grad.float(), None
+        torch.nn.utils.clip_grad_norm_(masters, CLIPPING)
+        optimizer.step()
+        optimizer.zero_grad()
+        if job["precision"] == "bf16":
+            with torch.no_grad():
+                for master, parameter in zip(masters, model.parameters(), strict=True):
+                    parameter.copy_(master)
+        assert math.isfinite(loss.item())
+        moments.append((time.perf_counter(), time.process_time()))
+    return _differences(moments), {}
+
+
+def make_inputs(directory: Path) -> None:
+    """A byte-level tokenizer with filler tokens, and two million random tokens, as artifacts."""
+    import hashlib
+
+    import numpy as np
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    from cluster.contracts.artifacts import Manifest, write_manifest
+    from cluster.contracts.tokens import ShardEntry, write_token_index, write_token_shard
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate(["<|endoftext|>", *alphabet])}
+    vocabulary.update({f"<{index}>": index for index in range(len(vocabulary), VOCAB_SIZE)})
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>"
+    ).save_pretrained(directory / "tokenizer")
+    write_manifest(str(directory / "tokenizer"), Manifest("tokenizer", "tokenizer-bench", {}, {}), [])
+    tokens = directory / "tokens"
+    tokens.mkdir()
+    tokens_T = np.random.default_rng(0).integers(0, VOCAB_SIZE, 2_000_000).astype(np.uint16)
+    offsets = np.arange(0, len(tokens_T) + 1, 1000, dtype=np.int64)
+    path = tokens / "shard-00000.arrow"
+    with open(path, "wb") as sink:
+        write_token_shard(sink, tokens_T, offsets, np.arange(len(offsets) - 1), ["bench"] * (len(offsets) - 1))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    entry = ShardEntry(path.name, path.stat().st_size, digest, len(offsets) - 1, len(tokens_T))
+    write_token_index(str(tokens), [entry])
+    inputs = {"tokenizer": "tokenizer-bench"}
+    write_manifest(str(tokens), Manifest("tokenize", "tokens-bench", {}, inputs), [])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""Pre-training when steps go wrong: bad batches, exploding gradients, a rank that hangs."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from cluster.contracts.artifacts import Artifact
+from cluster.contracts.config import WorkerGroup
+from cluster.contracts.errors import StageFailed
+from cluster.contracts.progress import SilentProgress
+from tests.integration.test_pretrain import STEPS, context, losses, one_rank, tiny_config
+from tests.integration.token_fixtures import make_tokenizer, make_tokens
+from training import heldout
+from training.metrics_log import METRICS, read_metrics
+from training.pretrain import run
+from training.workers import Worker, run_in_process, run_workers
+
+assert one_rank  # the fixture of that name, for this module too
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    root = tmp_path_factory.mktemp("trouble")
+    return {"tokens": make_tokens(root / "tokens"), "tokenizer": make_tokenizer(root / "tokenizer")}
+
+
+@pytest.fixture(scope="module")
+def root(inputs: dict[str, Artifact]) -> Path:
+    return Path(inputs["tokens"].uri).parent
+
+
+class Heard(SilentProgress):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+class Poison:
+    """Multiplies the training loss of chosen passes (counted over the process's life) by a factor."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, factors: Mapping[int, float]) -> None:
+        self.passes = 0
+        honest = heldout.token_losses_sum
+
+        def token_losses_sum(logits_BTV: torch.Tensor, labels_BT: torch.Tensor) -> torch.Tensor:
+            loss = honest(logits_BTV, labels_BT)
+            if not torch.is_grad_enabled():  # held-out measurements
+                return loss
+            self.passes += 1
+            return loss * factors.get(self.passes - 1, 1.0)
+
+        monkeypatch.setattr(heldout, "token_losses_sum", token_losses_sum)
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    yield lambda factors: Poison(monkeypatch, factors)
+
+
+PASSES_PER_STEP = 4  # of `tiny_config` with one worker
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+def test_skipped_batch_leaves_the_weights_alone(
+    zero_stage: int, inputs: dict[str, Artifact], root: Path, poisoned: Any
+) -> None:
+    """A batch of nan in the middle of an accumulation: the next step's loss is that of the same weights."""
+    rate = {"schedule": "wsd", "warmup_steps": 0, "lr": 1e-3}  # a constant rate up to step 9
+    poisoned({5 * PASSES_PER_STEP + 1: math.nan})
+    heard = Heard()
+    config = tiny_config(
+        num_workers=1, zero_stage=zero_stage, divergence={"not_finite": "skip", "spike": "ignore"}, **rate
+    )
+    output = root / f"skipped{zero_stage}"
+    result = run(config, inputs, str(output), context(root, heard), launch=run_in_process)
+    assert heard.notes == ["step 5: the training loss is nan; the batch is skipped"]
+    rows = read_metrics(output / METRICS)
+    assert [row["step"] for row in rows] == list(range(STEPS))
+    assert rows[5]["event"] == "not_finite: the training loss is nan; skip"
+    assert math.isnan(rows[5]["loss"])
+    assert all(math.isfinite(row["loss"]) for row in rows[6:])
+    assert result.metrics["divergence_events"] == 1
+    assert math.isfinite(result.metrics["heldout_loss"])
+    if zero_stage:
+        reference = read_metrics(root / "skipped0" / METRICS)
+        assert [row["loss"] for row in rows[6:]] == pytest.approx([row["loss"] for row in reference[6:]], rel=1e-4)
+
+
+@pytest.mark.parametrize("zero_stage", [0, 2])
+def test_gradient_that_is_not_finite_stops_the_run_even_where_the_loss_is(
+    zero_stage: int, inputs: dict[str, Artifact], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DeepSpeed leaves such a step out without a word; we say so."""
+
+    class Exploding(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, value: torch.Tensor) -> torch.Tensor:
+            return value.clone()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+            return gradient * math.inf
+
+    honest, calls = heldout.token_losses_sum, iter(range(10**6))
+
+    def token_losses_sum(logits_BTV: torch.Tensor, labels_BT: torch.Tensor) -> torch.Tensor:
+        loss = honest(logits_BTV, labels_BT)
+        explodes = next(calls) == 3 * PASSES_PER_STEP
+        return Exploding.apply(loss) if explodes else loss  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(heldout, "token_losses_sum", token_losses_sum)
+    config = tiny_config(num_workers=1, zero_stage=zero_stage)
+    with pytest.raises(StageFailed, match=r"the gradient's norm is (inf|nan) at step 3; a lower lr"):
+        run(config, inputs, str(root / f"exploded{zero_stage}"), context(root), launch=run_in_process)
+
+
+def test_rewound_run_goes_on_from_the_checkpoint_with_the_data_behind_the_spike(
+    inputs: dict[str, Artifact], root: Path, poisoned: Any
+) -> None:
+    """Step 8 spikes: back to step 5, whose batch is now the ninth; killed later, the resumed run does the same."""
+    settings = {
+        "divergence": {"spike": "rewind", "rewind_steps": 2, "window": 8, "spike_deviations": 30.0},
+        "checkpoint_every_steps": 5,
+        "steps": 14,
+        "keep_checkpoints": 3,
+    }
+    poisoned({8 * PASSES_PER_STEP: 40.0})
+    heard = Heard()
+    output = root / "rewound"
+    result = run(
+        tiny_config(num_workers=1, **settings), inputs, str(output), context(root, heard), launch=run_in_process
+    )
+    assert "jumped to" in heard.notes[0]
+    assert heard.notes[1:] == ["back at step 5"]
+    rows = read_metrics(output / METRICS)
+    assert [row["step"] for row in rows] == list(range(14))
+    assert "event" in rows[5]
+    assert result.metrics["divergence_events"] == 1
+
+    class Interrupted(Heard):
+        def update(self, done: float, total: float | None, unit: str, **figures: float | str) -> None:
+            if done == 7 and self.notes[-1:] == ["back at step 5"]:
+                raise KeyboardInterrupt
+
+    again = root / "rewound_and_killed"
+    poisoned({8 * PASSES_PER_STEP: 40.0})
+    with pytest.raises(KeyboardInterrupt):
+        run(
+            tiny_config(num_workers=1, **settings),
+            inputs,
+            str(again),
+            context(root, Interrupted()),
+            launch=run_in_process,
+        )
+    poisoned({})
+    run(tiny_config(num_workers=1, **settings), inputs, str(again), context(root), launch=run_in_process)
+    assert [row["loss"] for row in read_metrics(again / METRICS)] == [row["loss"] for row in rows]
+
+
+def test_growing_batches_have_the_samples_and_losses_of_any_micro_batch(
+    inputs: dict[str, Artifact], root: Path
+) -> None:
+    warmup = {"batch_size_warmup": {"start": 4, "increment": 2, "tokens": 8 * 32}}
+    whole, halves = root / "grown_whole", root / "grown_halves"
+    for output, micro_batch_size in ((whole, 2), (halves, 1)):
+        config = tiny_config(num_workers=1, micro_batch_size=micro_batch_size, **warmup)
+        result = run(config, inputs, str(output), context(root), launch=run_in_process)
+        assert result.metrics["tokens"] == (4 + 6 + 8 * 10) * 32
+    assert losses(whole) == pytest.approx(losses(halves), rel=1e-4)
+    assert [row["batch_size"] for row in read_metrics(whole / METRICS)] == [4, 6] + [8] * 10
+
+
+def test_z_loss_and_offload_and_compile_train(inputs: dict[str, Artifact], root: Path) -> None:
+    config = tiny_config(num_workers=1, z_loss_coef=1e-4, steps=3, zero_stage=2, offload="optimizer")
+    run(config, inputs, str(root / "with_z"), context(root), launch=run_in_process)
+    plain = tiny_config(num_workers=1, z_loss_coef=1e-4, steps=3, zero_stage=2)
+    run(plain, inputs, str(root / "without_offload"), context(root), launch=run_in_process)
+    kept, moved = (
+        [row["loss"] for row in read_metrics(root / name / METRICS)] for name in ("without_offload", "with_z")
+    )
+    assert moved == pytest.approx(kept, rel=1e-4)
+
+
+def stop_rank_one(worker: Worker, settings: Mapping[str, Any]) -> None:
+    """Three collectives; rank 1 stops (SIGSTOP) before the second."""
+    for number in range(3):
+        worker.heart.beat(f"forward pass of step {number}")
+        if number == 1 and worker.rank == 1:
+            time.sleep(1.0)  # its watchdog tells where it is
+            os.kill(os.getpid(), signal.SIGSTOP)
+        worker.heart.beat(f"backward pass of step {number}")
+        dist.all_reduce(torch.ones(1))
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_rank_that_hangs_is_named(root: Path) -> None:
+    group = WorkerGroup(num_workers=2, cpus=0.5, max_failures=0, hang_timeout_s=3.0)
+    with pytest.raises(StageFailed) as failure:
+        run_workers(stop_rank_one, {}, group, context(root))
+    assert "no progress for" in str(failure.value)
+    assert "rank 1 hangs in 'forward pass of step 1'" in str(failure.value)
+    assert "its process does not answer" in str(failure.value)
