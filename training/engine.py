@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +20,8 @@ import torch
 import torch.distributed as dist
 
 from cluster.contracts.errors import InputError, StageFailed
+from training.checkpoints import FileWriter
+from training.snapshot import HostBuffers
 
 Precision = Literal["fp32", "bf16"]
 CHECKPOINT_TAG = "engine"
@@ -216,29 +220,71 @@ def _saved_buffers(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]
             yield name, buffer
 
 
-def save_engine(engine: Any, directory: Path) -> None:
-    """Write this rank's part of weights, optimizer and random state into a local directory of its own.
+def engine_files(engine: Any, buffers: HostBuffers | None = None) -> dict[str, FileWriter]:
+    """This rank's part of weights, optimizer and random state: files by name, not written yet. All ranks call it.
 
-    All ranks call it. What rank 0 writes, every rank needs at loading: `CheckpointStore.load(ranks=(0, rank))`.
+    What rank 0 has, every rank needs at loading: `CheckpointStore.load(ranks=(0, rank))`. With `buffers` the files
+    hold a snapshot of this moment, and may be written while the engine trains on; without, the engine's own
+    tensors, which must not change before they are written.
     """
-    (directory / CHECKPOINT_TAG).mkdir(parents=True, exist_ok=True)
-    engine.save_checkpoint(str(directory), tag=CHECKPOINT_TAG, save_latest=False)
-    random_state = {"cpu": torch.get_rng_state()}
-    if engine.device.type == "cuda":
-        random_state["cuda"] = torch.cuda.get_rng_state()
-    torch.save(random_state, directory / _random_state_name())
+    if buffers is not None:
+        buffers.begin()
+    files: dict[str, FileWriter] = {}
+    with tempfile.TemporaryDirectory() as nowhere, _collecting(engine, Path(nowhere), files, buffers):
+        engine.save_checkpoint(nowhere, tag=CHECKPOINT_TAG, save_latest=False)
+    files[random_state_name(dist.get_rank())] = partial(torch.save, _random_state(engine))
+    return files
+
+
+@contextmanager
+def _collecting(
+    engine: Any, directory: Path, files: dict[str, FileWriter], buffers: HostBuffers | None
+) -> Iterator[None]:
+    """Have what the engine would write below `directory` put into `files` instead."""
+    checkpoint_engine = engine.checkpoint_engine
+
+    class Collector(type(checkpoint_engine)):  # type: ignore[misc]
+        def save(self, state_dict: Any, path: str) -> None:
+            content = state_dict if buffers is None else buffers.copy(state_dict)
+            files[Path(path).relative_to(directory).as_posix()] = partial(torch.save, content)
+
+    engine.checkpoint_engine = Collector(None)
+    try:
+        yield
+    finally:
+        engine.checkpoint_engine = checkpoint_engine
+
+
+def save_engine(engine: Any, directory: Path) -> None:
+    """Write `engine_files` into a local directory of this rank's own. All ranks call it."""
+    for name, write in engine_files(engine).items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        with open(directory / name, "wb") as sink:
+            write(sink)
 
 
 def load_engine(engine: Any, directory: Path) -> None:
     """Bring a new engine of the same model, ZeRO stage and world size to the state that `save_engine` wrote."""
-    loaded, _ = engine.load_checkpoint(str(directory), tag=CHECKPOINT_TAG)
-    if loaded is None:
-        raise StageFailed(f"DeepSpeed found no checkpoint in {directory}")
-    random_state = torch.load(directory / _random_state_name(), weights_only=True)
+    _load_checkpoint(engine, directory)
+    random_state = torch.load(directory / random_state_name(dist.get_rank()), weights_only=True)
     torch.set_rng_state(random_state["cpu"])
     if "cuda" in random_state:
         torch.cuda.set_rng_state(random_state["cuda"])
 
 
-def _random_state_name() -> str:
-    return f"random_state_rank_{dist.get_rank():05d}.pt"
+def _load_checkpoint(engine: Any, directory: Path) -> None:
+    loaded, _ = engine.load_checkpoint(str(directory), tag=CHECKPOINT_TAG)
+    if loaded is None:
+        raise StageFailed(f"DeepSpeed found no checkpoint in {directory}")
+
+
+def _random_state(engine: Any) -> dict[str, torch.Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if engine.device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def random_state_name(rank: int) -> str:
+    """The file of a checkpoint with a rank's random state."""
+    return f"random_state_rank_{rank:05d}.pt"

@@ -10,7 +10,6 @@ Shape letters: B sequences of a forward pass, T their length, V the vocabulary.
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -26,14 +25,15 @@ from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.errors import InputError, StageFailed
 from cluster.contracts.tokens import open_shards, read_token_index
 from training import heldout
+from training.async_checkpoint import CheckpointWriter, agreed_attempt
 from training.checkpoints import CheckpointStore
 from training.engine import (
     build_engine,
     deepspeed_config,
+    engine_files,
     engine_record,
     full_state_dict,
     load_engine,
-    save_engine,
     set_lr,
 )
 from training.export import (
@@ -47,6 +47,7 @@ from training.models import check_sequence_length, load_model, model_config, new
 from training.pretrain_config import PretrainConfig
 from training.sampler import IGNORE_INDEX, TokenSampler, rank_samples
 from training.schedules import SCHEDULES
+from training.snapshot import HostBuffers
 from training.workers import Launcher, Worker, run_workers
 
 _SHOWN_SOURCES = 100  # in the record of what was trained on; those with most tokens
@@ -76,7 +77,7 @@ def run(
     """The stage. With `launch=run_in_process` it needs no Ray."""
     finished = committed_result(output)
     if finished is not None:
-        CheckpointStore(storage.join(output, "checkpoints")).clear()
+        checkpoint_store(config, output).clear()
         return finished
     initial_model = inputs.get("initial_model")
     job = PretrainJob(
@@ -91,7 +92,7 @@ def run(
     tokenizer_size = check_model(job, context.scratch)
     check_data(job, inputs["tokens"], inputs["tokenizer"], tokenizer_size)
     engine_settings(config)  # a `deepspeed:` block that contradicts the stage is refused here
-    check_checkpoint(checkpoint_store(job), config)
+    check_checkpoint(checkpoint_store(config, job.output), config)
     result: StageResult = launch(train, {"job": job}, config.workers, context)["result"]
     return result
 
@@ -115,7 +116,7 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     record = engine_record(engine)
 
     # Resume by default: the newest checkpoint that is intact on all ranks.
-    store = checkpoint_store(job)
+    store = checkpoint_store(config, job.output)
     restored = store.restore(
         worker.scratch / "restored", ranks=(0, worker.rank), agree=worker.agree, note=worker.progress.note
     )
@@ -144,19 +145,35 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         engine.train()
         return measured
 
-    def save() -> None:
-        """Commit a checkpoint of the state before `step`, on all ranks."""
-        local = worker.scratch / "checkpoint"
-        save_engine(engine, local)
+    checkpoints = worker.closing.enter_context(
+        CheckpointWriter(
+            store,
+            rank=worker.rank,
+            world_size=worker.world_size,
+            attempt=agreed_attempt(),
+            asynchronous=config.async_checkpoints,
+        )
+    )
+    buffers = HostBuffers() if config.async_checkpoints else None
+
+    def save(heldout_loss: float | None = None) -> float:
+        """Begin a checkpoint of the state before `step`, on all ranks; the seconds that training stood still for it.
+
+        `heldout_loss` is the one measured at this step, if any. The last checkpoint is waited for.
+        """
         state = {
             "train_seconds": train_seconds,
             "train_loss": train_loss,
+            "heldout_loss": heldout_loss,
             "tokens_fingerprint": job.tokens_fingerprint,
         }
-        if log is not None:
-            log.publish()
-        store.save(step, local, rank=worker.rank, world_size=worker.world_size, barrier=worker.barrier, state=state)
-        shutil.rmtree(local)
+        before_commit = log.publish if log is not None else lambda: None
+        stall_s = checkpoints.save(
+            step, lambda: engine_files(engine, buffers), state=state, before_commit=before_commit
+        )
+        if step == config.num_steps:
+            checkpoints.wait()
+        return stall_s
 
     schedule = SCHEDULES[config.schedule]
     tokens_per_step = config.global_batch_size * config.sequence_length
@@ -209,7 +226,7 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
             log.append(row)
         worker.progress.update(step, config.num_steps, "steps", loss=train_loss, tokens_per_s=tokens_per_step / seconds)
         if last or step % config.checkpoint_every_steps == 0:
-            save()
+            save(row.get("heldout_loss"))
 
     # What came of it.
     metrics: dict[str, Any] = {
@@ -287,9 +304,14 @@ def engine_settings(config: PretrainConfig) -> dict[str, Any]:
     )
 
 
-def checkpoint_store(job: PretrainJob) -> CheckpointStore:
-    """Where this run's checkpoints are while it runs."""
-    return CheckpointStore(storage.join(job.output, "checkpoints"), keep=job.config.keep_checkpoints)
+def checkpoint_store(config: PretrainConfig, output: str) -> CheckpointStore:
+    """Where a run's checkpoints are while it runs, and those of `keep_every_steps` and `keep_best` afterwards."""
+    return CheckpointStore(
+        storage.join(output, "checkpoints"),
+        keep=config.keep_checkpoints,
+        keep_every_steps=config.keep_every_steps,
+        keep_best=config.keep_best,
+    )
 
 
 def tokens_of_what(tokens_uri: str, num_tokens: int) -> dict[str, dict[str, int]]:

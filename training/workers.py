@@ -22,7 +22,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -53,6 +53,7 @@ class Worker:
     num_threads: int
     progress: Progress  # silent on all ranks but 0
     scratch: Path  # a local directory of this rank alone, removed afterwards
+    closing: ExitStack  # what must end when the function returns or raises; scratch is still there then
 
     @property
     def is_main(self) -> bool:
@@ -293,7 +294,8 @@ def _worker(
     scratch.mkdir(parents=True)
     progress = context.progress if rank == 0 else SilentProgress()
     try:
-        yield Worker(rank, world_size, local_rank, device, group.num_threads, progress, scratch)
+        with ExitStack() as closing:
+            yield Worker(rank, world_size, local_rank, device, group.num_threads, progress, scratch, closing)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

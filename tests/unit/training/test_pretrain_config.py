@@ -26,6 +26,9 @@ def config(**changes: Any) -> PretrainConfig:
         ({"train_tokens": 5}, "either steps or train_tokens"),
         ({"warmup_steps": 11}, "warmup_steps: is over the 10 steps"),
         ({"min_lr": 1.0}, "min_lr: is over the peak lr"),
+        ({"keep_every_steps": 150}, r"keep_every_steps: must be a multiple of checkpoint_every_steps \(100\)"),
+        ({"keep_best": 1}, "keep_best: needs a held-out loss at each checkpoint"),
+        ({"keep_best": 1, "eval_every_steps": 40}, "keep_best: needs a held-out loss at each checkpoint"),
         (
             {"global_batch_size": 10, "micro_batch_size": 2, "workers": {"num_workers": 2}},
             "multiple of workers.num_workers x micro_batch_size = 4",
@@ -55,7 +58,10 @@ def test_what_does_not_change_results_is_left_out_of_the_fingerprint() -> None:
         "activation_checkpointing",
         "eval_every_steps",
         "checkpoint_every_steps",
+        "async_checkpoints",
         "keep_checkpoints",
+        "keep_every_steps",
+        "keep_best",
         "workers",
     }
     assert set(PretrainConfig.input_fields()) == {"tokens", "tokenizer", "initial_model"}
