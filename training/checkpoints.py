@@ -16,7 +16,7 @@ import hashlib
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -150,7 +150,7 @@ class CheckpointStore:
         """The newest step whose files all have the size they were committed with."""
         return next(self._intact(note), None)
 
-    def load(self, step: int, target: Path, *, ranks: tuple[int, ...] | None = None) -> Checkpoint:
+    def load(self, step: int, target: Path, *, ranks: Collection[int] | None = None) -> Checkpoint:
         """Bring the files of `step` to the local directory `target`, of all ranks or of `ranks`.
 
         SHA-256 is checked on the way. Where two ranks wrote the same name, the lower rank's is taken.
@@ -166,18 +166,19 @@ class CheckpointStore:
         self,
         target: Path,
         *,
-        ranks: tuple[int, ...] | None = None,
+        ranks: Callable[[Checkpoint], Collection[int]] = lambda checkpoint: range(checkpoint.world_size),
         agree: Callable[[bool], bool] = lambda ok: ok,
         note: Note = lambda message: None,
     ) -> Checkpoint | None:
         """Load the newest step that is intact on every rank; None where there is none.
 
-        Every rank calls it. `agree` answers whether all ranks could load (`Worker.agree`), so they all take
-        the same step even where only one of them finds a corrupt file.
+        Every rank calls it. `ranks` tells of a checkpoint which ranks' files are needed here. `agree` answers
+        whether all ranks could load (`Worker.agree`), so they all take the same step even where only one of them
+        finds a corrupt file.
         """
         for checkpoint in self._intact(note):
             try:
-                self.load(checkpoint.step, target, ranks=ranks)
+                self.load(checkpoint.step, target, ranks=ranks(checkpoint))
                 loaded = True
             except CorruptArtifact as error:
                 note(f"checkpoint of step {checkpoint.step} is corrupt ({error}); using the one before it")

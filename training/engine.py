@@ -6,12 +6,13 @@ loops; the rest asks the engine what it is, takes the whole model out of it, and
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,8 @@ from training.checkpoints import FileWriter
 from training.snapshot import HostBuffers
 
 Precision = Literal["fp32", "bf16"]
-CHECKPOINT_TAG = "engine"
+CHECKPOINT_TAG = "engine"  # of what each rank saved
+UNIVERSAL_TAG = "universal"  # of what `convert_to_universal` makes of it
 # Elements per communication bucket. DeepSpeed's own 5e8 reserves 2 GB of buffers per rank.
 BUCKET_ELEMENTS = 50_000_000
 
@@ -264,18 +266,72 @@ def save_engine(engine: Any, directory: Path) -> None:
 
 
 def load_engine(engine: Any, directory: Path) -> None:
-    """Bring a new engine of the same model, ZeRO stage and world size to the state that `save_engine` wrote."""
-    _load_checkpoint(engine, directory)
+    """Bring a new engine of the same model, ZeRO stage and world size to the state that `engine_files` had."""
+    _load_checkpoint(engine, directory, CHECKPOINT_TAG)
+    _load_random_state(directory)
+
+
+def convert_to_universal(directory: Path, *, zero_stage: int) -> None:
+    """Make what all ranks of an engine saved, gathered in `directory`, loadable by any number of ranks.
+
+    DeepSpeed's own conversion: for each parameter, the ranks' pieces of master weights and AdamW's moments are put
+    together and written as one file each. It runs in this process; needs disk for twice the checkpoint.
+    """
+    load_deepspeed()
+    with _silenced_stderr():
+        from deepspeed.checkpoint import ds_to_universal
+    options = argparse.Namespace(
+        input_folder=str(directory / CHECKPOINT_TAG),
+        output_folder=str(directory / UNIVERSAL_TAG),
+        num_extract_workers=1,
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=True,
+        # Below stage 3 the conversion asks for a record that only Megatron's models bring; an empty one will do.
+        inject_missing_state=zero_stage < 3,
+    )
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        ds_to_universal.main(options)
+
+
+def load_resized_engine(engine: Any, directory: Path, *, seed: int) -> None:
+    """Bring a new engine of the same model and ZeRO stage to a state saved by another number of ranks.
+
+    `directory` has all ranks' files, beyond stage 0 after `convert_to_universal`. Ranks that the checkpoint has a
+    random state of go on with it; for others one is drawn from `seed` and the rank.
+    """
+    if engine.zero_optimization_stage() == 0:
+        _load_checkpoint(engine, directory, CHECKPOINT_TAG)
+    else:
+        groups = [{k: v for k, v in group.items() if k != "params"} for group in engine.optimizer.param_groups]
+        engine._config.load_universal_checkpoint = True  # a setting of the engine's, but one that only loading asks for
+        try:
+            _load_checkpoint(engine, directory, UNIVERSAL_TAG)
+        finally:
+            engine._config.load_universal_checkpoint = False
+        # Loading at stage 3 gives all parameter groups the settings of the first, so norms would be decayed, and
+        # one tensor to count their steps, so it would count each step once per group.
+        for group, settings in zip(engine.optimizer.param_groups, groups, strict=True):
+            group.update(settings)
+        for state in engine.optimizer.optimizer.state.values():
+            state["step"] = state["step"].clone()
+    if (directory / random_state_name(dist.get_rank())).exists():
+        _load_random_state(directory)
+    else:
+        torch.manual_seed(seed + dist.get_rank())
+
+
+def _load_checkpoint(engine: Any, directory: Path, tag: str) -> None:
+    loaded, _ = engine.load_checkpoint(str(directory), tag=tag)
+    if loaded is None:
+        raise StageFailed(f"DeepSpeed found no checkpoint in {directory}")
+
+
+def _load_random_state(directory: Path) -> None:
     random_state = torch.load(directory / random_state_name(dist.get_rank()), weights_only=True)
     torch.set_rng_state(random_state["cpu"])
     if "cuda" in random_state:
         torch.cuda.set_rng_state(random_state["cuda"])
-
-
-def _load_checkpoint(engine: Any, directory: Path) -> None:
-    loaded, _ = engine.load_checkpoint(str(directory), tag=CHECKPOINT_TAG)
-    if loaded is None:
-        raise StageFailed(f"DeepSpeed found no checkpoint in {directory}")
 
 
 def _random_state(engine: Any) -> dict[str, torch.Tensor]:

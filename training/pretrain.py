@@ -9,6 +9,7 @@ Shape letters: B sequences of a forward pass, T their length, V the vocabulary.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections import Counter
@@ -33,7 +34,6 @@ from training.engine import (
     engine_files,
     engine_record,
     full_state_dict,
-    load_engine,
     set_lr,
 )
 from training.export import (
@@ -45,6 +45,7 @@ from training.export import (
 from training.metrics_log import MetricsLog
 from training.models import check_sequence_length, load_model, model_config, new_model
 from training.pretrain_config import PretrainConfig
+from training.resume import resume
 from training.sampler import IGNORE_INDEX, TokenSampler, rank_samples
 from training.schedules import SCHEDULES
 from training.snapshot import HostBuffers
@@ -92,7 +93,7 @@ def run(
     tokenizer_size = check_model(job, context.scratch)
     check_data(job, inputs["tokens"], inputs["tokenizer"], tokenizer_size)
     engine_settings(config)  # a `deepspeed:` block that contradicts the stage is refused here
-    check_checkpoint(checkpoint_store(config, job.output), config)
+    check_checkpoint(checkpoint_store(config, job.output), job)
     result: StageResult = launch(train, {"job": job}, config.workers, context)["result"]
     return result
 
@@ -115,18 +116,14 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     engine = build_engine(model.to(worker.device), config=engine_settings(config))
     record = engine_record(engine)
 
-    # Resume by default: the newest checkpoint that is intact on all ranks.
+    # Resume by default: the newest checkpoint that is intact on all ranks, of any number of workers.
     store = checkpoint_store(config, job.output)
-    restored = store.restore(
-        worker.scratch / "restored", ranks=(0, worker.rank), agree=worker.agree, note=worker.progress.note
-    )
+    restored = resume(engine, store, worker, seed=job.seed)
     step, train_seconds, train_loss = 0, 0.0, math.nan
     if restored is not None:
         check_checkpoint_data(restored.state, job)
-        load_engine(engine, worker.scratch / "restored")
         step, train_seconds = restored.step, restored.state["train_seconds"]
         train_loss = restored.state["train_loss"]
-        worker.progress.note(f"resuming from the checkpoint of step {step}")
     log = MetricsLog(job.output, worker.scratch, first_step=step) if worker.is_main else None
 
     def measure() -> heldout.HeldoutLoss:
@@ -166,6 +163,8 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
             "train_loss": train_loss,
             "heldout_loss": heldout_loss,
             "tokens_fingerprint": job.tokens_fingerprint,
+            "model": model_name(job),
+            "zero_stage": config.zero_stage,
         }
         before_commit = log.publish if log is not None else lambda: None
         stall_s = checkpoints.save(
@@ -393,22 +392,28 @@ def check_model(job: PretrainJob, scratch: Path) -> int:
     return len(tokenizer)
 
 
-def check_checkpoint(store: CheckpointStore, config: PretrainConfig) -> None:
-    """Raise `StageFailed` if an earlier attempt's checkpoint needs another number of workers."""
+def check_checkpoint(store: CheckpointStore, job: PretrainJob) -> None:
+    """Raise `StageFailed` if an earlier attempt's checkpoint is not of this job; any number of workers will do."""
     checkpoint = store.latest()
-    num_workers = config.workers.num_workers
-    if checkpoint is not None and checkpoint.world_size != num_workers and config.zero_stage > 0:
-        raise StageFailed(
-            f"the checkpoint of step {checkpoint.step} was written by {checkpoint.world_size} workers under "
-            f"ZeRO-{config.zero_stage}, whose parts don't fit {num_workers}; set workers.num_workers to "
-            f"{checkpoint.world_size}, or remove {store.uri} to start over"
-        )
+    if checkpoint is not None:
+        check_checkpoint_data(checkpoint.state, job)
 
 
 def check_checkpoint_data(state: Mapping[str, Any], job: PretrainJob) -> None:
-    """Raise `StageFailed` if the shards are not those the checkpoint was trained on."""
-    if state["tokens_fingerprint"] != job.tokens_fingerprint:
-        raise StageFailed(
-            f"the checkpoint in {job.output} was trained on the token shards {state['tokens_fingerprint']}, and "
-            f"these are {job.tokens_fingerprint}; give those, or remove its checkpoints directory to start over"
-        )
+    """Raise `StageFailed` if a checkpoint is of other shards, another model or another ZeRO stage."""
+    for what, name, ours in (
+        ("trained on the token shards", "tokens_fingerprint", job.tokens_fingerprint),
+        ("of the model", "model", model_name(job)),
+        ("written under ZeRO stage", "zero_stage", job.config.zero_stage),
+    ):
+        if state.get(name) != ours:
+            raise StageFailed(
+                f"the checkpoint in {job.output} was {what} {state.get(name)}, and this job has {ours}; "
+                f"go on with that, or remove its checkpoints directory to start over"
+            )
+
+
+def model_name(job: PretrainJob) -> str:
+    """What tells one job's model from another's: preset, config or initial model, and precision."""
+    model = job.initial_model_uri or json.dumps(job.config.model, sort_keys=True)
+    return f"{model} in {job.config.precision}"

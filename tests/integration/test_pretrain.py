@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -60,9 +59,21 @@ def tiny_config(*, num_workers: int, **changes: Any) -> PretrainConfig:
     return PretrainConfig(**{**settings, **changes})
 
 
-def losses(output: Path) -> list[float]:
+def resized_config(*, num_workers: int, zero_stage: int) -> PretrainConfig:
+    """50 steps; the checkpoint of step 30 outlives the run."""
+    return tiny_config(
+        num_workers=num_workers,
+        zero_stage=zero_stage,
+        micro_batch_size=None,
+        steps=50,
+        checkpoint_every_steps=30,
+        keep_every_steps=30,
+    )
+
+
+def losses(output: Path, steps: int = STEPS) -> list[float]:
     rows = read_metrics(output / METRICS)
-    assert [row["step"] for row in rows] == list(range(STEPS))
+    assert [row["step"] for row in rows] == list(range(steps))
     return [row["loss"] for row in rows]
 
 
@@ -89,6 +100,20 @@ def root(inputs: dict[str, Artifact]) -> Path:
 
 def context(root: Path, progress: Progress | None = None) -> StageContext:
     return StageContext("base", progress or SilentProgress(), root / "scratch", root / "logs")
+
+
+class Heard(SilentProgress):
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+def never_launched(*arguments: Any) -> dict[str, Any]:
+    raise AssertionError("a worker was started")
 
 
 @pytest.fixture(scope="module")
@@ -118,9 +143,25 @@ def test_finished_run_is_not_trained_again(plain: StageResult, inputs: dict[str,
     assert again == plain
 
 
+def go_on_from(finished: Path, output: Path) -> None:
+    """Make `output` a run that was killed after the checkpoint that the finished run kept."""
+    shutil.copytree(finished / "checkpoints", output / "checkpoints")
+    shutil.copy(finished / METRICS, output)
+
+
 @pytest.fixture(scope="module")
-def torchrun(inputs: dict[str, Artifact], root: Path) -> None:
-    """ZeRO 0 to 3 on two processes, without Ray: `zero0` to `zero3` below `root`."""
+def one_worker(inputs: dict[str, Artifact], root: Path) -> None:
+    """50 steps of one process under ZeRO 0 to 3: `one0` to `one3` below `root`."""
+    for stage in range(4):
+        config = resized_config(num_workers=1, zero_stage=stage)
+        run(config, inputs, str(root / f"one{stage}"), context(root), launch=run_in_process)
+
+
+@pytest.fixture(scope="module")
+def torchrun(one_worker: None, inputs: dict[str, Artifact], root: Path) -> None:
+    """Two processes, without Ray: `zero0` to `zero3`, `two0` to `two3` and `one_then_two0` to `one_then_two3`."""
+    for stage in range(4):
+        go_on_from(root / f"one{stage}", root / f"one_then_two{stage}")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     job = subprocess.run(
         [*command, "-m", "tests.integration.zero_stages_job", str(root)],
@@ -140,6 +181,23 @@ def test_two_processes_of_every_zero_stage_equal_one_process(plain: StageResult,
         assert losses(output) == pytest.approx(losses(root / "plain"), rel=1e-4)
         for name, tensor in AutoModelForCausalLM.from_pretrained(output).state_dict().items():
             torch.testing.assert_close(tensor, reference[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.usefixtures("torchrun")
+@pytest.mark.parametrize("zero_stage", range(4))
+def test_one_worker_two_and_a_change_between_them_have_the_same_losses(
+    inputs: dict[str, Artifact], root: Path, zero_stage: int
+) -> None:
+    """Within 1e-4 at each of 50 steps; the checkpoint of step 30 is written by the other number of workers."""
+    reference = losses(root / "one0", 50)
+    changed = root / f"two_then_one{zero_stage}"
+    go_on_from(root / f"two{zero_stage}", changed)
+    heard = Heard()
+    config = resized_config(num_workers=1, zero_stage=zero_stage)
+    run(config, inputs, str(changed), context(root, heard), launch=run_in_process)
+    assert heard.notes == ["resuming from the checkpoint of step 30, written by 2 workers"]
+    for name in ("one", "two", "one_then_two", "two_then_one"):
+        assert losses(root / f"{name}{zero_stage}", 50) == pytest.approx(reference, rel=1e-4), name
 
 
 @dataclass(frozen=True)
@@ -177,36 +235,22 @@ def test_resume_in_a_plain_process_goes_on_at_the_next_sample(
             if done == 8:
                 raise KeyboardInterrupt
 
-    class Heard(SilentProgress):
-        notes: ClassVar[list[str]] = []
-
-        def note(self, message: str) -> None:
-            self.notes.append(message)
-
-    output = str(root / "interrupted")
+    output, heard = str(root / "interrupted"), Heard()
     with pytest.raises(KeyboardInterrupt):
         run(tiny_config(num_workers=1), inputs, output, context(root, Interrupted()), launch=run_in_process)
-    run(tiny_config(num_workers=1), inputs, output, context(root, Heard()), launch=run_in_process)
-    assert Heard.notes == ["resuming from the checkpoint of step 5"]
+    run(tiny_config(num_workers=1), inputs, output, context(root, heard), launch=run_in_process)
+    assert heard.notes == ["resuming from the checkpoint of step 5"]
     assert losses(root / "interrupted") == losses(root / "plain")
 
 
-def test_checkpoint_of_another_number_of_workers_is_refused(inputs: dict[str, Artifact], root: Path) -> None:
+def test_checkpoint_of_another_job_is_refused_before_a_worker_starts(inputs: dict[str, Artifact], root: Path) -> None:
     (root / "local").mkdir()
     (root / "local" / "part").write_text("x")
-    output = root / "of_four"
-    barrier = threading.Barrier(4)
-    store = CheckpointStore(str(output / "checkpoints"))
-
-    def save(rank: int) -> None:
-        store.save(5, root / "local", rank=rank, world_size=4, barrier=barrier.wait)
-
-    with ThreadPoolExecutor(4) as ranks:
-        list(ranks.map(save, range(4)))
-    with pytest.raises(
-        StageFailed, match=r"step 5 was written by 4 workers under ZeRO-1.*set workers.num_workers to 4"
-    ):
-        run(tiny_config(num_workers=1), inputs, str(output), context(root), launch=run_in_process)
+    output = root / "of_another"
+    state = {"tokens_fingerprint": inputs["tokens"].manifest.fingerprint, "model": '"7b" in fp32', "zero_stage": 1}
+    CheckpointStore(str(output / "checkpoints")).save(5, root / "local", state=state)
+    with pytest.raises(StageFailed, match=r'was of the model "7b" in fp32, and this job has {"hidden_size": 32'):
+        run(tiny_config(num_workers=1), inputs, str(output), context(root), launch=never_launched)
 
 
 def test_divergence_stops_the_run_with_advice(inputs: dict[str, Artifact], root: Path) -> None:
@@ -244,11 +288,9 @@ def test_deliberate_error_of_a_worker_arrives_as_it_is_and_without_a_restart(roo
 def test_bad_settings_are_refused_before_a_worker_starts(
     changes: dict[str, Any], message: str, inputs: dict[str, Artifact], root: Path
 ) -> None:
-    def launch(*arguments: Any) -> dict[str, Any]:
-        raise AssertionError("a worker was started")
-
+    config = tiny_config(num_workers=1, **changes)
     with pytest.raises(InputError, match=message):
-        run(tiny_config(num_workers=1, **changes), inputs, str(root / "refused"), context(root), launch=launch)
+        run(config, inputs, str(root / "refused"), context(root), launch=never_launched)
 
 
 def test_shards_of_another_tokenizer_are_refused(inputs: dict[str, Artifact], root: Path) -> None:

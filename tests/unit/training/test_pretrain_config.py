@@ -30,10 +30,13 @@ def config(**changes: Any) -> PretrainConfig:
         ({"keep_best": 1}, "keep_best: needs a held-out loss at each checkpoint"),
         ({"keep_best": 1, "eval_every_steps": 40}, "keep_best: needs a held-out loss at each checkpoint"),
         (
-            {"global_batch_size": 10, "micro_batch_size": 2, "workers": {"num_workers": 2}},
-            "multiple of workers.num_workers x micro_batch_size = 4",
+            {"global_batch_size": 24, "micro_batch_size": 8, "workers": {"num_workers": 2}},
+            "micro_batch_size: is 8 and doesn't divide the 12 rows .* set it to one of 1, 2, 3, 4, 6, 12, or leave it",
         ),
-        ({"global_batch_size": 9, "workers": {"num_workers": 2}}, "multiple of workers.num_workers = 2"),
+        (
+            {"global_batch_size": 9, "workers": {"num_workers": 2}},
+            "is 9 and can't be dealt out to workers.num_workers = 2; .* that it can: 1, 3, 9",
+        ),
     ],
 )
 def test_contradictions_are_refused(changes: dict[str, Any], message: str) -> None:
