@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import tempfile
 import warnings
@@ -15,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import torch
 import torch.distributed as dist
@@ -222,20 +223,35 @@ def _saved_buffers(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]
             yield name, buffer
 
 
-def engine_files(engine: Any, buffers: HostBuffers | None = None) -> dict[str, FileWriter]:
+def engine_files(
+    engine: Any, buffers: HostBuffers | None = None, *, scratch: Path | None = None
+) -> dict[str, FileWriter]:
     """This rank's part of weights, optimizer and random state: files by name, not written yet. All ranks call it.
 
     What rank 0 has, every rank needs at loading: `CheckpointStore.load(ranks=(0, rank))`. With `buffers` the files
     hold a snapshot of this moment, and may be written while the engine trains on; without, the engine's own
-    tensors, which must not change before they are written.
+    tensors, which must not change before they are written. An optimizer offloaded to NVMe is copied to a directory
+    below `scratch`, which is removed once the files are forgotten.
     """
     if buffers is not None:
         buffers.begin()
     files: dict[str, FileWriter] = {}
-    with tempfile.TemporaryDirectory() as nowhere, _collecting(engine, Path(nowhere), files, buffers):
-        engine.save_checkpoint(nowhere, tag=CHECKPOINT_TAG, save_latest=False)
+    directory = tempfile.TemporaryDirectory(dir=scratch, ignore_cleanup_errors=True)
+    with _collecting(engine, Path(directory.name), files, buffers):
+        engine.save_checkpoint(directory.name, tag=CHECKPOINT_TAG, save_latest=False)
+    # DeepSpeed writes scripts beside its files, and copies what it keeps on NVMe, past its checkpoint engine.
+    copied = [path for path in Path(directory.name).rglob("*") if path.is_file() and path.suffix != ".py"]
+    for path in copied:
+        files[path.relative_to(directory.name).as_posix()] = partial(_copy_file, path, directory)
+    if not copied:
+        directory.cleanup()
     files[random_state_name(dist.get_rank())] = partial(torch.save, _random_state(engine))
     return files
+
+
+def _copy_file(source: Path, keeps_alive: object, sink: BinaryIO) -> None:
+    with open(source, "rb") as stream:
+        shutil.copyfileobj(stream, sink, 1 << 20)
 
 
 @contextmanager

@@ -168,7 +168,10 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         }
         before_commit = log.publish if log is not None else lambda: None
         stall_s = checkpoints.save(
-            step, lambda: engine_files(engine, buffers), state=state, before_commit=before_commit
+            step,
+            lambda: engine_files(engine, buffers, scratch=worker.scratch),
+            state=state,
+            before_commit=before_commit,
         )
         if step == config.num_steps:
             checkpoints.wait()

@@ -9,11 +9,16 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import sys
 import threading
 import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import torch._inductor.compile_fx  # what DeepSpeed imports at its first engine
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from cluster.contracts.artifacts import StageContext, open_artifact
@@ -49,35 +54,61 @@ def writing() -> str:
     return next((thread.name for thread in threading.enumerate() if thread.name.startswith("checkpoint-")), "")
 
 
-def start(root: Path, name: str, progress: Progress) -> bool:
-    """Run to the end, or until killed; whether it came to the end."""
+def train(root: Path, name: str, progress: Progress, **changes: Any) -> None:
+    inputs = {"tokens": open_artifact(str(root / "tokens")), "tokenizer": open_artifact(str(root / "tokenizer"))}
+    context = StageContext("base", progress, root / "scratch", root / "logs")
+    run(tiny_config(**changes), inputs, str(root / name), context, launch=run_in_process)
+
+
+def fork(work: Callable[[], None], **environment: str) -> int:
+    """The id of a process that does `work` and ends with 0, or with 1 where it raised."""
     child = os.fork()
     if child == 0:
+        os.environ.update(environment)
         try:
-            inputs = {
-                "tokens": open_artifact(str(root / "tokens")),
-                "tokenizer": open_artifact(str(root / "tokenizer")),
-            }
-            context = StageContext("base", progress, root / "scratch", root / "logs")
-            config = tiny_config(num_workers=1, steps=40, checkpoint_every_steps=3)
-            run(config, inputs, str(root / name), context, launch=run_in_process)
+            work()
             os._exit(0)
+        except Exception:
+            traceback.print_exc()
         finally:
             os._exit(1)
+    return child
+
+
+def finished(child: int) -> bool:
+    """Whether the process came to its end, not having been killed."""
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert status in (0, -signal.SIGKILL), f"the run ended by itself with {status}"
     return status == 0
 
 
+def long_run(root: Path, name: str, progress: Progress) -> bool:
+    """A run of one worker with a checkpoint every third step, to its end or until killed."""
+    return finished(fork(lambda: train(root, name, progress, num_workers=1, steps=40, checkpoint_every_steps=3)))
+
+
+def pair(root: Path) -> None:
+    """The tests' short run of two workers, undisturbed: `two_workers`."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": "2"}
+    ranks = [
+        fork(lambda: train(root, "two_workers", SilentProgress(), num_workers=2), **group, RANK=rank, LOCAL_RANK=rank)
+        for rank in ("0", "1")
+    ]
+    assert [finished(rank) for rank in ranks] == [True, True]
+
+
 if __name__ == "__main__":
     root, seed, kills = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     load_deepspeed()
-    preloaded = (export, models, AutoTokenizer, LlamaForCausalLM)  # as libraries are: imported once, before the forks
-    assert start(root, "undisturbed", SilentProgress())
+    preloaded = (torch._inductor.compile_fx, export, models, AutoTokenizer, LlamaForCausalLM)  # before the forks
+    pair(root)
+    assert long_run(root, "undisturbed", SilentProgress())
     moments = random.Random(seed)
     for kill in range(kills):
         in_checkpoint = kill % 2 == 0
         delay_s = moments.uniform(0, 0.003 if in_checkpoint else 0.05)
-        finished = start(root, "killed", KilledAtRandom(moments.randint(1, 7), delay_s, in_checkpoint=in_checkpoint))
-        assert not finished, "the run ended before it was killed"
-    assert start(root, "killed", SilentProgress())
+        progress = KilledAtRandom(moments.randint(1, 5), delay_s, in_checkpoint=in_checkpoint)
+        assert not long_run(root, "killed", progress), "the run ended before it was killed"
+    assert long_run(root, "killed", SilentProgress())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -155,3 +156,43 @@ def test_a_rank_that_is_gone_is_not_waited_for_once_training_failed(
         train()
     assert time.monotonic() - started < 5
     assert store.steps() == []
+
+
+def two_ranks_steps(store: CheckpointStore, steps: tuple[int, ...]) -> None:
+    """Checkpoints of two ranks, as their threads write them."""
+    with (
+        CheckpointWriter(store, world_size=2, attempt="now") as main,
+        CheckpointWriter(store, rank=1, world_size=2, attempt="now") as other,
+    ):
+        for step in steps:
+            other.save(step, of(f"rank 1 at {step}"))
+            main.save(step, of(f"rank 0 at {step}"))
+
+
+def truncate_rank_file(store: CheckpointStore, step: int) -> None:
+    (file,) = Path(store.uri).glob(f"step-{step:08d}/rank-00001.now.*")
+    os.truncate(file, 3)
+
+
+def remove_step_marker(store: CheckpointStore, step: int) -> None:
+    (Path(store.uri) / "_committed" / f"step-{step:08d}.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "messages"),
+    [(truncate_rank_file, ["checkpoint of step 20 is not whole"]), (remove_step_marker, [])],
+)
+def test_a_damaged_step_gives_way_to_the_one_before(
+    store: CheckpointStore, tmp_path: Path, damage: Callable[[CheckpointStore, int], None], messages: list[str]
+) -> None:
+    """A truncated file of rank 1 is told; a step without its marker has never been one."""
+    two_ranks_steps(store, (10, 20))
+    damage(store, 20)
+    notes: list[str] = []
+    found = store.restore(tmp_path / "restored", ranks=lambda _: [1], note=notes.append)
+    assert found is not None
+    assert (found.step, found.world_size) == (10, 2)
+    assert (tmp_path / "restored" / "weights").read_text() == "rank 1 at 10"
+    assert [note.split(" (")[0] for note in notes] == messages
+    two_ranks_steps(store, (20, 30))  # reached again
+    assert read(store, 20, tmp_path / "again") == "rank 0 at 20"
