@@ -310,6 +310,18 @@ def convert_to_universal(directory: Path, *, zero_stage: int) -> None:
         ds_to_universal.main(options)
 
 
+def saved_weights(directory: Path, *, zero_stage: int) -> dict[str, torch.Tensor]:
+    """The whole model's weights from all ranks' files in `directory`: fp32 masters, or at stage 0 what trained."""
+    load_deepspeed()
+    if zero_stage == 0:
+        saved = torch.load(directory / CHECKPOINT_TAG / "mp_rank_00_model_states.pt", "cpu", weights_only=False)
+        return dict(saved["module"])
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        return dict(get_fp32_state_dict_from_zero_checkpoint(str(directory), tag=CHECKPOINT_TAG))
+
+
 def load_resized_engine(engine: Any, directory: Path, *, seed: int) -> None:
     """Bring a new engine of the same model and ZeRO stage to a state saved by another number of ranks.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from cluster.contracts.progress import Progress, SilentProgress
 from tests.integration.token_fixtures import make_tokenizer, make_tokens
 from training.checkpoints import CheckpointStore
 from training.engine import load_deepspeed
+from training.kept_checkpoint import export_checkpoint
 from training.metrics_log import METRICS, read_metrics
 from training.pretrain import run
 from training.pretrain_config import PretrainConfig
@@ -200,6 +202,21 @@ def test_one_worker_two_and_a_change_between_them_have_the_same_losses(
         assert losses(root / f"{name}{zero_stage}", 50) == pytest.approx(reference, rel=1e-4), name
 
 
+@pytest.mark.usefixtures("torchrun")
+def test_a_kept_checkpoint_makes_the_same_model_whatever_stage_and_ranks_wrote_it(root: Path) -> None:
+    models = []
+    for name in ("one0", "two0", "two1", "two2", "two3"):
+        checkpoint = export_checkpoint(str(root / name), str(root / "exports" / name))
+        assert checkpoint.step == 30
+        models.append(AutoModelForCausalLM.from_pretrained(root / "exports" / name).state_dict())
+    for model in models[1:]:
+        assert model.keys() == models[0].keys()
+        for name, tensor in model.items():
+            torch.testing.assert_close(tensor, models[0][name], rtol=1e-3, atol=1e-4)
+    with pytest.raises(InputError, match="no checkpoint of step 40; there are those of the steps 30"):
+        export_checkpoint(str(root / "one0"), str(root / "exports" / "none"), step=40)
+
+
 @dataclass(frozen=True)
 class KillRankZero(SilentProgress):
     """Kills the process of rank 0 with SIGKILL at a step, once."""
@@ -218,7 +235,9 @@ def test_ray_run_with_a_killed_worker_has_the_losses_of_the_undisturbed_run(
     inputs: dict[str, Artifact], root: Path
 ) -> None:
     """Bit for bit; the undisturbed run is the ZeRO-1 run in plain processes, so the two shells agree as well."""
-    progress = KillRankZero(step=8, mark=root / "killed")
+    step = random.Random(os.getpid()).randint(1, STEPS - 1)
+    print("rank 0 killed after step", step)
+    progress = KillRankZero(step=step, mark=root / "killed")
     result = run(tiny_config(num_workers=2), inputs, str(root / "killed_run"), context(root, progress))
     assert progress.mark.exists()
     assert result.engine == {"class": "DeepSpeedEngine", "zero_stage": 1, "world_size": 2}
