@@ -262,6 +262,19 @@ def test_resume_in_a_plain_process_goes_on_at_the_next_sample(
     assert losses(root / "interrupted") == losses(root / "plain")
 
 
+def test_the_checkpoint_of_the_best_heldout_loss_outlives_the_run(inputs: dict[str, Artifact], root: Path) -> None:
+    config = tiny_config(num_workers=1, eval_every_steps=3, checkpoint_every_steps=3, keep_best=1)
+    run(config, inputs, str(root / "best"), context(root), launch=run_in_process)
+    measured = {
+        row["heldout_loss"]: row["step"] + 1
+        for row in read_metrics(root / "best" / METRICS)
+        if row.get("heldout_loss") is not None
+    }
+    store = CheckpointStore(str(root / "best" / "checkpoints"))
+    assert store.steps() == [measured[min(measured)]]
+    assert store.load(store.steps()[0], root / "best_loaded").state["heldout_loss"] == min(measured)
+
+
 def test_checkpoint_of_another_job_is_refused_before_a_worker_starts(inputs: dict[str, Artifact], root: Path) -> None:
     (root / "local").mkdir()
     (root / "local" / "part").write_text("x")
