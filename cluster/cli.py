@@ -104,6 +104,19 @@ def submit(
 
 
 @app.command()
+def export(
+    stage_uri: Annotated[str, typer.Argument(metavar="STAGE", help="a finished pre-training stage's directory or URI")],
+    output: Annotated[str, typer.Argument(metavar="OUT", help="where the Hugging Face directory goes")],
+    step: Annotated[int | None, typer.Option(help="the checkpoint's step; without it the newest that was kept")] = None,
+) -> None:
+    """Make a model of a checkpoint that pre-training kept (keep_every_steps, keep_best)."""
+    from training.kept_checkpoint import export_checkpoint
+
+    checkpoint = export_checkpoint(stage_uri, output, step=step)
+    Console().print(f"the model of step {checkpoint.step} is in {output}")
+
+
+@app.command()
 def serve(
     run_name: RunName,
     storage: RunStorage = "runs",

@@ -2,7 +2,7 @@
 
 Layout below the store's URI (local or object store; see `cluster.contracts.commit` for the protocol):
 
-    step-00000040/<rank files>, step-00000040/_committed/rank-00000.json, ...    one part per rank
+    step-00000040/<rank files>, step-00000040/_committed/rank-00000.<attempt>.json, ...    one part per rank
     _committed/step-00000040.json      names, sizes, SHA-256 of all files, world size, and the loop's own state
 
 Only the last makes the step exist. Sizes are checked when a step is looked for, SHA-256 when it is loaded;
@@ -16,10 +16,12 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from cluster.contracts import storage
 from cluster.contracts.commit import (
@@ -29,12 +31,13 @@ from cluster.contracts.commit import (
     check_size,
     commit_part,
     committed_part,
-    remove_part,
 )
-from cluster.contracts.errors import CorruptArtifact
+from cluster.contracts.errors import CorruptArtifact, StorageError
 
 Note = Callable[[str], None]
+FileWriter = Callable[[BinaryIO], object]  # writes one file's content
 _REWINDS = "rewinds"
+_UNREADABLE = (CorruptArtifact, ValueError, KeyError, TypeError)  # what a torn marker or a missing file raises
 _MARKER = re.compile(r"step-(\d{8,})\.json")
 
 
@@ -58,12 +61,17 @@ class Checkpoint:
 
 
 class CheckpointStore:
-    """The checkpoints of one training run, the newest `keep` of them."""
+    """The checkpoints of one training run: the newest `keep`, every `keep_every_steps`-th and the `keep_best` best.
 
-    def __init__(self, uri: str, *, keep: int = 2) -> None:
+    The best are those of the lowest `heldout_loss` in their state; steps without one are no candidates.
+    """
+
+    def __init__(self, uri: str, *, keep: int = 2, keep_every_steps: int | None = None, keep_best: int = 0) -> None:
         if keep < 1:
             raise ValueError(f"keep is {keep}; at least the newest checkpoint must stay")
         self.uri, self.keep = uri, keep
+        self.keep_every_steps, self.keep_best = keep_every_steps, keep_best
+        self._heldout_losses: dict[int, float | None] = {}  # by step, as far as read
 
     def save(
         self,
@@ -80,17 +88,60 @@ class CheckpointStore:
         Returns on rank 0 once the step exists (and older ones are pruned), on the others once it is about to.
         `state` is taken from rank 0 and must be JSON.
         """
-        directory = self._directory(step)
-        with commit_part(directory, _rank_key(rank)) as part:
-            for file in sorted(p for p in local_directory.rglob("*") if p.is_file()):
-                name = file.relative_to(local_directory).as_posix()
-                part.add_local_file(name, file, name.replace("/", "."))  # two directories may hold files of one name
+        files = {
+            file.relative_to(local_directory).as_posix(): partial(_copy_file, file)
+            for file in local_directory.rglob("*")
+            if file.is_file()
+        }
+        self.commit_rank(step, files, rank=rank)
         barrier()
         if rank == 0:
-            files = [asdict(f) for r in range(world_size) for f in self._rank_files(step, r)]
-            with commit_part(self.uri, _step_key(step)) as marker:
-                marker.metrics.update(world_size=world_size, state=dict(state or {}), files=files)
-            self._prune(step)
+            self.commit_step(step, world_size=world_size, state=state)
+
+    def commit_rank(self, step: int, files: Mapping[str, FileWriter], *, rank: int, attempt: str = "") -> None:
+        """Commit one rank's part of `step`: `files` by name, each written by the function given for it."""
+        with commit_part(self._directory(step), _rank_key(rank, attempt)) as part:
+            for name in sorted(files):
+                # Two directories may hold files of one name.
+                with part.open(name, name.replace("/", ".")) as sink:
+                    files[name](sink)
+
+    def commit_step(
+        self,
+        step: int,
+        *,
+        world_size: int,
+        attempt: str = "",
+        state: Mapping[str, Any] | None = None,
+        deadline: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        """Make `step` exist from the parts that all ranks committed under `attempt`, and prune older ones.
+
+        Parts that are not there yet are waited for until `time.monotonic()` passes `deadline()`, which may move.
+        Raises `StorageError` that names the ranks still missing then. `state` must be JSON.
+        """
+        parts: dict[int, CommittedPart] = {}
+        pause_s = 0.02
+        while True:
+            for rank in sorted(set(range(world_size)) - set(parts)):
+                part = committed_part(self._directory(step), _rank_key(rank, attempt))
+                if part is not None:
+                    parts[rank] = part
+            missing = sorted(set(range(world_size)) - set(parts))
+            if not missing:
+                break
+            if time.monotonic() > deadline():
+                raise StorageError(
+                    f"checkpoint of step {step}: no files came from rank {', '.join(map(str, missing))} of "
+                    f"{world_size}, so it is not committed; is {self.uri} one store for all machines?"
+                )
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 2.0)
+        files = [asdict(file) for rank in range(world_size) for file in self._rank_files(step, rank, parts[rank])]
+        with commit_part(self.uri, _step_key(step)) as marker:
+            marker.metrics.update(world_size=world_size, state=dict(state or {}), files=files)
+        self._heldout_losses.pop(step, None)
+        self._prune(step)
 
     def steps(self) -> list[int]:
         """All committed steps, oldest first, intact or not."""
@@ -101,7 +152,7 @@ class CheckpointStore:
         """The newest step whose files all have the size they were committed with."""
         return next(self._intact(note), None)
 
-    def load(self, step: int, target: Path, *, ranks: tuple[int, ...] | None = None) -> Checkpoint:
+    def load(self, step: int, target: Path, *, ranks: Collection[int] | None = None) -> Checkpoint:
         """Bring the files of `step` to the local directory `target`, of all ranks or of `ranks`.
 
         SHA-256 is checked on the way. Where two ranks wrote the same name, the lower rank's is taken.
@@ -117,21 +168,22 @@ class CheckpointStore:
         self,
         target: Path,
         *,
-        ranks: tuple[int, ...] | None = None,
+        ranks: Callable[[Checkpoint], Collection[int]] = lambda checkpoint: range(checkpoint.world_size),
         at_most: int | None = None,
         agree: Callable[[bool], bool] = lambda ok: ok,
         note: Note = lambda message: None,
     ) -> Checkpoint | None:
         """Load the newest step (up to `at_most`) that is intact on every rank; None where there is none.
 
-        Every rank calls it. `agree` answers whether all ranks could load (`Worker.agree`), so they all take
-        the same step even where only one of them finds a corrupt file.
+        Every rank calls it. `ranks` tells of a checkpoint which ranks' files are needed here. `agree` answers
+        whether all ranks could load (`Worker.agree`), so they all take the same step even where only one of them
+        finds a corrupt file.
         """
         for checkpoint in self._intact(note):
             if at_most is not None and checkpoint.step > at_most:
                 continue
             try:
-                self.load(checkpoint.step, target, ranks=ranks)
+                self.load(checkpoint.step, target, ranks=ranks(checkpoint))
                 loaded = True
             except CorruptArtifact as error:
                 note(f"checkpoint of step {checkpoint.step} is corrupt ({error}); using the one before it")
@@ -151,7 +203,7 @@ class CheckpointStore:
         )
         for later in self.steps():
             if later > step:
-                remove_part(self.uri, _step_key(later))
+                self._remove_marker(later)
                 storage.delete_directory(self._directory(later))
 
     def rewound(self, step: int) -> Mapping[str, Any] | None:
@@ -161,20 +213,29 @@ class CheckpointStore:
         return state
 
     def clear(self) -> None:
-        """Remove all checkpoints: the markers first, so none is ever seen without its files."""
-        for step in self.steps():
-            remove_part(self.uri, _step_key(step))
-        storage.delete_directory(self.uri)
+        """End the run: remove all checkpoints but those that `keep_every_steps` and `keep_best` keep.
+
+        Markers go first, so none is ever seen without its files.
+        """
+        steps = self.steps()
+        kept = self._chosen(steps)
+        for step in steps:
+            if step not in kept:
+                self._remove_marker(step)
+        if kept:
+            self._sweep(kept, newest=None)
+        else:
+            storage.delete_directory(self.uri)
 
     # ------------------------------------------------------------------------------------------------------
+
+    def _remove_marker(self, step: int) -> None:
+        storage.delete_file(storage.join(self.uri, MARKERS, f"{_step_key(step)}.json"))
 
     def _directory(self, step: int) -> str:
         return storage.join(self.uri, _step_key(step))
 
-    def _rank_files(self, step: int, rank: int) -> Iterator[RankFile]:
-        part = committed_part(self._directory(step), _rank_key(rank))
-        if part is None:
-            raise CorruptArtifact(f"rank {rank} committed no files for step {step} below {self.uri}")
+    def _rank_files(self, step: int, rank: int, part: CommittedPart) -> Iterator[RankFile]:
         for local_name, file in part.files.items():
             yield RankFile(rank, local_name, WrittenFile(f"{_step_key(step)}/{file.name}", file.size, file.sha256))
 
@@ -191,7 +252,7 @@ class CheckpointStore:
                 checkpoint = self._parse(committed_part(self.uri, _step_key(step)), step)
                 for file in checkpoint.files:
                     check_size(self.uri, file.written)
-            except (CorruptArtifact, ValueError, KeyError, TypeError) as error:
+            except _UNREADABLE as error:
                 note(f"checkpoint of step {step} is not whole ({error}); using the one before it")
                 continue
             yield checkpoint
@@ -207,14 +268,42 @@ class CheckpointStore:
         if digest.hexdigest() != file.written.sha256:
             raise CorruptArtifact(f"{file.written.name} has SHA-256 {digest.hexdigest()}, not {file.written.sha256}")
 
+    def _chosen(self, steps: Sequence[int]) -> set[int]:
+        """Those of `steps` that outlive the run: every `keep_every_steps`-th and the `keep_best` best."""
+        chosen = {step for step in steps if self.keep_every_steps is not None and step % self.keep_every_steps == 0}
+        losses = sorted((loss, step) for step in steps if (loss := self._heldout_loss(step)) is not None)
+        return chosen | {step for _, step in losses[: self.keep_best]}
+
+    def _heldout_loss(self, step: int) -> float | None:
+        if not self.keep_best:
+            return None
+        if step not in self._heldout_losses:
+            try:
+                state = self._parse(committed_part(self.uri, _step_key(step)), step).state
+            except _UNREADABLE:
+                return None
+            self._heldout_losses[step] = state.get("heldout_loss")
+        return self._heldout_losses[step]
+
     def _prune(self, newest: int) -> None:
-        """Keep the newest `keep` steps, and drop the directories of attempts that never committed theirs."""
-        for step in self.steps()[: -self.keep]:
-            remove_part(self.uri, _step_key(step))
-        kept = {_step_key(step) for step in self.steps()}
+        """Remove what is not to be kept, and the directories of attempts that never committed theirs.
+
+        Nothing is removed where that would leave no intact step.
+        """
+        steps = self.steps()
+        kept = set(steps[-self.keep :]) | self._chosen(steps)
+        if not any(step in kept for step in (c.step for c in self._intact(lambda message: None))):
+            return
+        for step in steps:
+            if step not in kept:
+                self._remove_marker(step)
+        self._sweep(kept, newest=newest)
+
+    def _sweep(self, kept: Set[int], *, newest: int | None) -> None:
+        """Remove the directories of steps not in `kept`, up to step `newest`: later ones are being written."""
         names = {f.uri[len(self.uri) :].lstrip("/").split("/")[0] for f in storage.list_files(self.uri, recursive=True)}
-        for name in names - kept:
-            if name.startswith("step-") and int(name.removeprefix("step-")) <= newest:
+        for name in names - {_step_key(step) for step in kept}:
+            if name.startswith("step-") and (newest is None or int(name.removeprefix("step-")) <= newest):
                 storage.delete_directory(storage.join(self.uri, name))
 
 
@@ -222,5 +311,10 @@ def _step_key(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def _rank_key(rank: int) -> str:
-    return f"rank-{rank:05d}"
+def _rank_key(rank: int, attempt: str) -> str:
+    return f"rank-{rank:05d}.{attempt}" if attempt else f"rank-{rank:05d}"
+
+
+def _copy_file(source: Path, sink: BinaryIO) -> None:
+    with open(source, "rb") as stream:
+        shutil.copyfileobj(stream, sink, 1 << 20)

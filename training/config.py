@@ -27,11 +27,29 @@ CAUSAL_MODELS = ("pretrain", "sft", "dpo", "ppo")  # kinds whose artifact is an 
 def batch_clashes(
     global_batch_size: int, micro_batch_size: int | None, workers: WorkerGroup
 ) -> Iterator[tuple[str, str]]:
-    """What a stage's `clashes` says where its global batch can't be dealt out evenly."""
-    per_pass = workers.num_workers * (micro_batch_size or 1)
-    if global_batch_size % per_pass:
-        factors = "workers.num_workers x micro_batch_size" if micro_batch_size else "workers.num_workers"
-        yield "global_batch_size", f"must be a multiple of {factors} = {per_pass}"
+    """What a stage's `clashes` says where its global batch can't be dealt out evenly.
+
+    The rule, for a first run and for a resume with another number of workers: `num_workers` divides the global
+    batch, and `micro_batch_size` a worker's share of it.
+    """
+    share, rest = divmod(global_batch_size, workers.num_workers)
+    if rest:
+        yield (
+            "global_batch_size",
+            f"is {global_batch_size} and can't be dealt out to workers.num_workers = {workers.num_workers}; numbers of "
+            f"workers that it can: {_divisors(global_batch_size)}",
+        )
+    elif micro_batch_size and share % micro_batch_size:
+        yield (
+            "micro_batch_size",
+            f"is {micro_batch_size} and doesn't divide the {share} rows that each of {workers.num_workers} workers "
+            f"has of global_batch_size {global_batch_size}; set it to one of {_divisors(share)}, or leave it out",
+        )
+
+
+def _divisors(number: int) -> str:
+    """All divisors, as people read them: "1, 2, 4"."""
+    return ", ".join(str(divisor) for divisor in range(1, number + 1) if number % divisor == 0)
 
 
 class LoraSettings(StrictModel):

@@ -6,23 +6,30 @@ loops; the rest asks the engine what it is, takes the whole model out of it, and
 
 from __future__ import annotations
 
+import argparse
 import math
 import os
+import shutil
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import torch
 import torch.distributed as dist
 
 from cluster.contracts.errors import InputError, StageFailed
+from training.checkpoints import FileWriter
+from training.snapshot import HostBuffers
 
 Precision = Literal["fp32", "bf16"]
 Offload = Literal["none", "optimizer", "optimizer_and_weights"]
-CHECKPOINT_TAG = "engine"
+CHECKPOINT_TAG = "engine"  # of what each rank saved
+UNIVERSAL_TAG = "universal"  # of what `convert_to_universal` makes of it
 # Elements per communication bucket. DeepSpeed's own 5e8 reserves 2 GB of buffers per rank.
 BUCKET_ELEMENTS = 50_000_000
 
@@ -267,29 +274,152 @@ def _saved_buffers(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]
             yield name, buffer
 
 
-def save_engine(engine: Any, directory: Path) -> None:
-    """Write this rank's part of weights, optimizer and random state into a local directory of its own.
+def engine_files(
+    engine: Any, buffers: HostBuffers | None = None, *, scratch: Path | None = None
+) -> dict[str, FileWriter]:
+    """This rank's part of weights, optimizer and random state: files by name, not written yet. All ranks call it.
 
-    All ranks call it. What rank 0 writes, every rank needs at loading: `CheckpointStore.load(ranks=(0, rank))`.
+    What rank 0 has, every rank needs at loading: `CheckpointStore.load(ranks=(0, rank))`. With `buffers` the files
+    hold a snapshot of this moment, and may be written while the engine trains on; without, the engine's own
+    tensors, which must not change before they are written. An optimizer offloaded to NVMe is copied to a directory
+    below `scratch`, which is removed once the files are forgotten.
     """
-    (directory / CHECKPOINT_TAG).mkdir(parents=True, exist_ok=True)
-    engine.save_checkpoint(str(directory), tag=CHECKPOINT_TAG, save_latest=False)
-    random_state = {"cpu": torch.get_rng_state()}
-    if engine.device.type == "cuda":
-        random_state["cuda"] = torch.cuda.get_rng_state()
-    torch.save(random_state, directory / _random_state_name())
+    if buffers is not None:
+        buffers.begin()
+    files: dict[str, FileWriter] = {}
+    directory = tempfile.TemporaryDirectory(dir=scratch, ignore_cleanup_errors=True)
+    with _collecting(engine, Path(directory.name), files, buffers):
+        engine.save_checkpoint(directory.name, tag=CHECKPOINT_TAG, save_latest=False)
+    # DeepSpeed writes scripts beside its files, and copies what it keeps on NVMe, past its checkpoint engine.
+    copied = [path for path in Path(directory.name).rglob("*") if path.is_file() and path.suffix != ".py"]
+    for path in copied:
+        files[path.relative_to(directory.name).as_posix()] = partial(_copy_file, path, directory)
+    if not copied:
+        directory.cleanup()
+    files[random_state_name(dist.get_rank())] = partial(torch.save, _random_state(engine))
+    return files
+
+
+def _copy_file(source: Path, keeps_alive: object, sink: BinaryIO) -> None:
+    with open(source, "rb") as stream:
+        shutil.copyfileobj(stream, sink, 1 << 20)
+
+
+@contextmanager
+def _collecting(
+    engine: Any, directory: Path, files: dict[str, FileWriter], buffers: HostBuffers | None
+) -> Iterator[None]:
+    """Have what the engine would write below `directory` put into `files` instead."""
+    checkpoint_engine = engine.checkpoint_engine
+
+    class Collector(type(checkpoint_engine)):  # type: ignore[misc]
+        def save(self, state_dict: Any, path: str) -> None:
+            content = state_dict if buffers is None else buffers.copy(state_dict)
+            files[Path(path).relative_to(directory).as_posix()] = partial(torch.save, content)
+
+    engine.checkpoint_engine = Collector(None)
+    try:
+        yield
+    finally:
+        engine.checkpoint_engine = checkpoint_engine
+
+
+def save_engine(engine: Any, directory: Path) -> None:
+    """Write `engine_files` into a local directory of this rank's own. All ranks call it."""
+    for name, write in engine_files(engine).items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        with open(directory / name, "wb") as sink:
+            write(sink)
 
 
 def load_engine(engine: Any, directory: Path) -> None:
-    """Bring a new engine of the same model, ZeRO stage and world size to the state that `save_engine` wrote."""
-    loaded, _ = engine.load_checkpoint(str(directory), tag=CHECKPOINT_TAG)
+    """Bring a new engine of the same model, ZeRO stage and world size to the state that `engine_files` had."""
+    _load_checkpoint(engine, directory, CHECKPOINT_TAG)
+    _load_random_state(directory)
+
+
+def convert_to_universal(directory: Path, *, zero_stage: int) -> None:
+    """Make what all ranks of an engine saved, gathered in `directory`, loadable by any number of ranks.
+
+    DeepSpeed's own conversion: for each parameter, the ranks' pieces of master weights and AdamW's moments are put
+    together and written as one file each. It runs in this process; needs disk for twice the checkpoint.
+    """
+    load_deepspeed()
+    with _silenced_stderr():
+        from deepspeed.checkpoint import ds_to_universal
+    options = argparse.Namespace(
+        input_folder=str(directory / CHECKPOINT_TAG),
+        output_folder=str(directory / UNIVERSAL_TAG),
+        num_extract_workers=1,
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=True,
+        # Below stage 3 the conversion asks for a record that only Megatron's models bring; an empty one will do.
+        inject_missing_state=zero_stage < 3,
+    )
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        ds_to_universal.main(options)
+
+
+def saved_weights(directory: Path, *, zero_stage: int) -> dict[str, torch.Tensor]:
+    """The whole model's weights from all ranks' files in `directory`: fp32 masters, or at stage 0 what trained."""
+    load_deepspeed()
+    if zero_stage == 0:
+        saved = torch.load(directory / CHECKPOINT_TAG / "mp_rank_00_model_states.pt", "cpu", weights_only=False)
+        return dict(saved["module"])
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        return dict(get_fp32_state_dict_from_zero_checkpoint(str(directory), tag=CHECKPOINT_TAG))
+
+
+def load_resized_engine(engine: Any, directory: Path, *, seed: int) -> None:
+    """Bring a new engine of the same model and ZeRO stage to a state saved by another number of ranks.
+
+    `directory` has all ranks' files, beyond stage 0 after `convert_to_universal`. Ranks that the checkpoint has a
+    random state of go on with it; for others one is drawn from `seed` and the rank.
+    """
+    if engine.zero_optimization_stage() == 0:
+        _load_checkpoint(engine, directory, CHECKPOINT_TAG)
+    else:
+        groups = [{k: v for k, v in group.items() if k != "params"} for group in engine.optimizer.param_groups]
+        engine._config.load_universal_checkpoint = True  # a setting of the engine's, but one that only loading asks for
+        try:
+            _load_checkpoint(engine, directory, UNIVERSAL_TAG)
+        finally:
+            engine._config.load_universal_checkpoint = False
+        # Loading at stage 3 gives all parameter groups the settings of the first, so norms would be decayed, and
+        # one tensor to count their steps, so it would count each step once per group.
+        for group, settings in zip(engine.optimizer.param_groups, groups, strict=True):
+            group.update(settings)
+        for state in engine.optimizer.optimizer.state.values():
+            state["step"] = state["step"].clone()
+    if (directory / random_state_name(dist.get_rank())).exists():
+        _load_random_state(directory)
+    else:
+        torch.manual_seed(seed + dist.get_rank())
+
+
+def _load_checkpoint(engine: Any, directory: Path, tag: str) -> None:
+    loaded, _ = engine.load_checkpoint(str(directory), tag=tag)
     if loaded is None:
         raise StageFailed(f"DeepSpeed found no checkpoint in {directory}")
-    random_state = torch.load(directory / _random_state_name(), weights_only=True)
+
+
+def _load_random_state(directory: Path) -> None:
+    random_state = torch.load(directory / random_state_name(dist.get_rank()), weights_only=True)
     torch.set_rng_state(random_state["cpu"])
     if "cuda" in random_state:
         torch.cuda.set_rng_state(random_state["cuda"])
 
 
-def _random_state_name() -> str:
-    return f"random_state_rank_{dist.get_rank():05d}.pt"
+def _random_state(engine: Any) -> dict[str, torch.Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if engine.device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def random_state_name(rank: int) -> str:
+    """The file of a checkpoint with a rank's random state."""
+    return f"random_state_rank_{rank:05d}.pt"

@@ -9,8 +9,8 @@ Shape letters: B sequences of a forward pass, T their length, V the vocabulary.
 
 from __future__ import annotations
 
+import json
 import math
-import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,17 +25,17 @@ from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.errors import InputError, StageFailed
 from cluster.contracts.tokens import open_shards, read_token_index
 from training import heldout
+from training.async_checkpoint import CheckpointWriter, agreed_attempt
 from training.checkpoints import Checkpoint, CheckpointStore
 from training.divergence import LossWatch, Verdict
 from training.engine import (
     Precision,
     build_engine,
     deepspeed_config,
+    engine_files,
     engine_record,
     full_state_dict,
     gradient_norm,
-    load_engine,
-    save_engine,
     set_global_batch_size,
     set_lr,
 )
@@ -57,8 +57,10 @@ from training.models import (
 )
 from training.prefetch import Prefetcher
 from training.pretrain_config import PretrainConfig
+from training.resume import resume
 from training.sampler import IGNORE_INDEX, Batch, TokenSampler, rank_samples
 from training.schedules import SCHEDULES
+from training.snapshot import HostBuffers
 from training.step_meter import StepMeter
 from training.trackers import check_trackers, open_trackers
 from training.workers import Launcher, Worker, run_workers
@@ -91,7 +93,7 @@ def run(
     """The stage. With `launch=run_in_process` it needs no Ray."""
     finished = committed_result(output)
     if finished is not None:
-        CheckpointStore(storage.join(output, "checkpoints")).clear()
+        checkpoint_store(config, output).clear()
         return finished
     initial_model = inputs.get("initial_model")
     job = PretrainJob(
@@ -108,7 +110,7 @@ def run(
     check_data(job, inputs["tokens"], inputs["tokenizer"], tokenizer_size)
     check_trackers(config.trackers)
     engine_settings(config)  # a `deepspeed:` block that contradicts the stage is refused here
-    check_checkpoint(checkpoint_store(job), config)
+    check_checkpoint(checkpoint_store(config, job.output), job)
     result: StageResult = launch(train, {"job": job}, config.workers, context)["result"]
     return result
 
@@ -143,21 +145,17 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     engine = build_engine(model.to(worker.device), config=engine_settings(config), compiled=config.compile)
     record = engine_record(engine)
 
-    # Resume by default: the newest checkpoint that is intact on all ranks.
-    store = checkpoint_store(job)
-    restored = store.restore(
-        worker.scratch / "restored", ranks=(0, worker.rank), agree=worker.agree, note=worker.progress.note
-    )
+    # Resume by default: the newest checkpoint that is intact on all ranks, of any number of workers.
+    store = checkpoint_store(config, job.output)
+    restored = resume(engine, store, worker, seed=job.seed)
     step, sample_offset, train_loss = 0, 0, math.nan
     watch = LossWatch(config.divergence)
     if restored is not None:
         check_checkpoint_data(restored.state, job)
-        load_engine(engine, worker.scratch / "restored")
         step, state = restored.step, {**restored.state, **(store.rewound(restored.step) or {})}
         train_loss, sample_offset = state["train_loss"], state["sample_offset"]
         watch = LossWatch(config.divergence, **state["watch"])
         meter.seconds.update(state["seconds"])
-        worker.progress.note(f"resuming from the checkpoint of step {step}")
     log = open_log(job, worker, first_step=step) if worker.is_main else None
 
     def measure(max_tokens: int | None = None) -> dict[str, Any]:
@@ -182,22 +180,42 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         engine.train()
         return heldout_figures(measured)
 
-    def save() -> None:
-        """Commit a checkpoint of the state before `step`, on all ranks."""
+    checkpoints = worker.closing.enter_context(
+        CheckpointWriter(
+            store,
+            rank=worker.rank,
+            world_size=worker.world_size,
+            attempt=agreed_attempt(),
+            asynchronous=config.async_checkpoints,
+        )
+    )
+    buffers = HostBuffers() if config.async_checkpoints else None
+
+    def save(heldout_loss: float | None = None) -> None:
+        """Begin a checkpoint of the state before `step`, on all ranks. The last one is waited for.
+
+        `heldout_loss` is the one measured at this step, if any.
+        """
         worker.heart.beat(f"checkpoint of step {step}")
-        local = worker.scratch / "checkpoint"
-        save_engine(engine, local)
         state = {
             "seconds": dict(meter.seconds),
             "train_loss": train_loss,
+            "heldout_loss": heldout_loss,
             "sample_offset": sample_offset,
             "watch": watch.state(),
             "tokens_fingerprint": job.tokens_fingerprint,
+            "model": model_name(job),
+            "zero_stage": config.zero_stage,
         }
-        if log is not None:
-            log.publish()
-        store.save(step, local, rank=worker.rank, world_size=worker.world_size, barrier=worker.barrier, state=state)
-        shutil.rmtree(local)
+        before_commit = log.publish if log is not None else lambda: None
+        checkpoints.save(
+            step,
+            lambda: engine_files(engine, buffers, scratch=worker.scratch),
+            state=state,
+            before_commit=before_commit,
+        )
+        if step == config.num_steps:
+            checkpoints.wait()
 
     schedule, plan = SCHEDULES[config.schedule], config.batch_plan
     tokens_per_pass = config.rank_micro_batch_size * config.sequence_length
@@ -270,7 +288,7 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
             if verdict.action == "rewind":
                 past = plan.first_sample(step + 1) + sample_offset
                 batches.close()
-                restored = go_back(job, engine, store, worker, step)
+                restored = go_back(job, engine, checkpoints, worker, step)
                 step = restored.step
                 sample_offset = past - plan.first_sample(step)
                 watch = watch.rewound(restored.state["watch"])
@@ -295,7 +313,7 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         worker.progress.update(step, config.num_steps, "steps", loss=train_loss, tokens_per_s=row["tokens_per_s"])
         if last or step % config.checkpoint_every_steps == 0:
             with meter.stalled():
-                save()
+                save(row.get("heldout_loss"))
     batches.close()
 
     # What came of it.
@@ -390,21 +408,17 @@ def divergence_advice(verdict: Verdict, step: int, config: PretrainConfig) -> st
     )
 
 
-def go_back(job: PretrainJob, engine: Any, store: CheckpointStore, worker: Worker, step: int) -> Checkpoint:
+def go_back(job: PretrainJob, engine: Any, checkpoints: CheckpointWriter, worker: Worker, step: int) -> Checkpoint:
     """Bring the engine to the newest checkpoint `divergence.rewind_steps` before `step`, on all ranks."""
-    target = worker.scratch / "rewound"
+    checkpoints.wait()
+    worker.barrier()
     at_most = step - job.config.divergence.rewind_steps
-    restored = store.restore(
-        target, ranks=(0, worker.rank), at_most=at_most, agree=worker.agree, note=worker.progress.note
-    )
+    restored = resume(engine, checkpoints.store, worker, seed=job.seed, at_most=at_most)
     if restored is None:
         raise StageFailed(
             f"step {step} calls for going back to a checkpoint of step {max(at_most, 0)} or before, and there is none; "
             "lower divergence.rewind_steps or checkpoint_every_steps, or raise keep_checkpoints"
         )
-    load_engine(engine, target)
-    shutil.rmtree(target)
-    worker.progress.note(f"back at step {restored.step}")
     return restored
 
 
@@ -432,9 +446,14 @@ def engine_settings(config: PretrainConfig) -> dict[str, Any]:
     )
 
 
-def checkpoint_store(job: PretrainJob) -> CheckpointStore:
-    """Where this run's checkpoints are while it runs."""
-    return CheckpointStore(storage.join(job.output, "checkpoints"), keep=job.config.keep_checkpoints)
+def checkpoint_store(config: PretrainConfig, output: str) -> CheckpointStore:
+    """Where a run's checkpoints are while it runs, and those of `keep_every_steps` and `keep_best` afterwards."""
+    return CheckpointStore(
+        storage.join(output, "checkpoints"),
+        keep=config.keep_checkpoints,
+        keep_every_steps=config.keep_every_steps,
+        keep_best=config.keep_best,
+    )
 
 
 def tokens_of_what(tokens_uri: str, num_tokens: int) -> dict[str, dict[str, int]]:
@@ -500,22 +519,28 @@ def check_model(job: PretrainJob, scratch: Path) -> int:
     return len(tokenizer)
 
 
-def check_checkpoint(store: CheckpointStore, config: PretrainConfig) -> None:
-    """Raise `StageFailed` if an earlier attempt's checkpoint needs another number of workers."""
+def check_checkpoint(store: CheckpointStore, job: PretrainJob) -> None:
+    """Raise `StageFailed` if an earlier attempt's checkpoint is not of this job; any number of workers will do."""
     checkpoint = store.latest()
-    num_workers = config.workers.num_workers
-    if checkpoint is not None and checkpoint.world_size != num_workers and config.zero_stage > 0:
-        raise StageFailed(
-            f"the checkpoint of step {checkpoint.step} was written by {checkpoint.world_size} workers under "
-            f"ZeRO-{config.zero_stage}, whose parts don't fit {num_workers}; set workers.num_workers to "
-            f"{checkpoint.world_size}, or remove {store.uri} to start over"
-        )
+    if checkpoint is not None:
+        check_checkpoint_data(checkpoint.state, job)
 
 
 def check_checkpoint_data(state: Mapping[str, Any], job: PretrainJob) -> None:
-    """Raise `StageFailed` if the shards are not those the checkpoint was trained on."""
-    if state["tokens_fingerprint"] != job.tokens_fingerprint:
-        raise StageFailed(
-            f"the checkpoint in {job.output} was trained on the token shards {state['tokens_fingerprint']}, and "
-            f"these are {job.tokens_fingerprint}; give those, or remove its checkpoints directory to start over"
-        )
+    """Raise `StageFailed` if a checkpoint is of other shards, another model or another ZeRO stage."""
+    for what, name, ours in (
+        ("trained on the token shards", "tokens_fingerprint", job.tokens_fingerprint),
+        ("of the model", "model", model_name(job)),
+        ("written under ZeRO stage", "zero_stage", job.config.zero_stage),
+    ):
+        if state.get(name) != ours:
+            raise StageFailed(
+                f"the checkpoint in {job.output} was {what} {state.get(name)}, and this job has {ours}; "
+                f"go on with that, or remove its checkpoints directory to start over"
+            )
+
+
+def model_name(job: PretrainJob) -> str:
+    """What tells one job's model from another's: preset, config or initial model, and precision."""
+    model = job.initial_model_uri or json.dumps(job.config.model, sort_keys=True)
+    return f"{model} in {job.config.precision}"

@@ -100,9 +100,20 @@ class PretrainConfig(StageConfig):
         description="where metrics go beside metrics.jsonl: tensorboard, wandb, mlflow (pip install raymill[tracking])",
     )
     checkpoint_every_steps: Annotated[int, Field(ge=1)] = execution(
-        default=100, description="steps between checkpoints; they are removed when the stage ends"
+        default=100, description="steps between checkpoints; removed when the stage ends, but for those of keep_*"
+    )
+    async_checkpoints: bool = execution(
+        default=True,
+        description="write checkpoints behind training; costs each worker's machine a copy of its part in host memory",
     )
     keep_checkpoints: Annotated[int, Field(ge=1)] = execution(default=2, description="newest checkpoints kept")
+    keep_every_steps: Annotated[int | None, Field(ge=1)] = execution(
+        default=None,
+        description="keep the checkpoints of every so many steps, also after the stage ended; None: no such",
+    )
+    keep_best: Annotated[int, Field(ge=0)] = execution(
+        default=0, description="keep so many checkpoints of the lowest held-out loss, also after the stage ended"
+    )
     workers: WorkerGroup = execution(default_factory=WorkerGroup, description="the Ray Train workers")
 
     @property
@@ -148,6 +159,14 @@ class PretrainConfig(StageConfig):
             yield "warmup_steps", f"is over the {self.num_steps} steps there are"
         if self.min_lr > self.lr:
             yield "min_lr", f"is over the peak lr {self.lr}"
+        if self.keep_every_steps is not None and self.keep_every_steps % self.checkpoint_every_steps:
+            yield "keep_every_steps", f"must be a multiple of checkpoint_every_steps ({self.checkpoint_every_steps})"
+        if self.keep_best and (self.eval_every_steps is None or self.checkpoint_every_steps % self.eval_every_steps):
+            yield (
+                "keep_best",
+                f"needs a held-out loss at each checkpoint: set eval_every_steps to a divisor of "
+                f"checkpoint_every_steps ({self.checkpoint_every_steps})",
+            )
         yield from batch_clashes(self.global_batch_size, self.micro_batch_size, self.workers)
         yield from self._batch_warmup_clashes()
         if self.context_extension is not None and self.initial_model is None:

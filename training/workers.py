@@ -23,7 +23,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -60,6 +60,7 @@ class Worker:
     progress: Progress  # silent on all ranks but 0
     scratch: Path  # a local directory of this rank alone, removed afterwards
     heart: Heart  # `heart.beat("...")` tells the watchdog that this rank moves
+    closing: ExitStack  # what must end when the function returns or raises; scratch is still there then
 
     @property
     def is_main(self) -> bool:
@@ -334,8 +335,8 @@ def _worker(
     if world_size > 1:  # by itself, a rank waits for nobody
         watch = Watchdog(heart, rank=rank, world_size=world_size, timeout_s=group.hang_timeout_s, alarm=alarm)
     try:
-        with watch:
-            yield Worker(rank, world_size, local_rank, device, group.num_threads, progress, scratch, heart)
+        with watch, ExitStack() as closing:
+            yield Worker(rank, world_size, local_rank, device, group.num_threads, progress, scratch, heart, closing)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +25,7 @@ from cluster.contracts.progress import Progress, SilentProgress
 from tests.integration.token_fixtures import make_tokenizer, make_tokens
 from training.checkpoints import CheckpointStore
 from training.engine import load_deepspeed
+from training.kept_checkpoint import export_checkpoint
 from training.metrics_log import METRICS, read_metrics
 from training.pretrain import run
 from training.pretrain_config import PretrainConfig
@@ -60,9 +61,21 @@ def tiny_config(*, num_workers: int, **changes: Any) -> PretrainConfig:
     return PretrainConfig(**{**settings, **changes})
 
 
-def losses(output: Path) -> list[float]:
+def resized_config(*, num_workers: int, zero_stage: int) -> PretrainConfig:
+    """50 steps; the checkpoint of step 30 outlives the run."""
+    return tiny_config(
+        num_workers=num_workers,
+        zero_stage=zero_stage,
+        micro_batch_size=None,
+        steps=50,
+        checkpoint_every_steps=30,
+        keep_every_steps=30,
+    )
+
+
+def losses(output: Path, steps: int = STEPS) -> list[float]:
     rows = read_metrics(output / METRICS)
-    assert [row["step"] for row in rows] == list(range(STEPS))
+    assert [row["step"] for row in rows] == list(range(steps))
     return [row["loss"] for row in rows]
 
 
@@ -89,6 +102,20 @@ def root(inputs: dict[str, Artifact]) -> Path:
 
 def context(root: Path, progress: Progress | None = None) -> StageContext:
     return StageContext("base", progress or SilentProgress(), root / "scratch", root / "logs")
+
+
+class Heard(SilentProgress):
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+def never_launched(*arguments: Any) -> dict[str, Any]:
+    raise AssertionError("a worker was started")
 
 
 @pytest.fixture(scope="module")
@@ -118,9 +145,25 @@ def test_finished_run_is_not_trained_again(plain: StageResult, inputs: dict[str,
     assert again == plain
 
 
+def go_on_from(finished: Path, output: Path) -> None:
+    """Make `output` a run that was killed after the checkpoint that the finished run kept."""
+    shutil.copytree(finished / "checkpoints", output / "checkpoints")
+    shutil.copy(finished / METRICS, output)
+
+
 @pytest.fixture(scope="module")
-def torchrun(inputs: dict[str, Artifact], root: Path) -> None:
-    """ZeRO 0 to 3 on two processes, without Ray: `zero0` to `zero3` below `root`."""
+def one_worker(inputs: dict[str, Artifact], root: Path) -> None:
+    """50 steps of one process under ZeRO 0 to 3: `one0` to `one3` below `root`."""
+    for stage in range(4):
+        config = resized_config(num_workers=1, zero_stage=stage)
+        run(config, inputs, str(root / f"one{stage}"), context(root), launch=run_in_process)
+
+
+@pytest.fixture(scope="module")
+def torchrun(one_worker: None, inputs: dict[str, Artifact], root: Path) -> None:
+    """Two processes, without Ray: `zero0` to `zero3`, `two0` to `two3` and `one_then_two0` to `one_then_two3`."""
+    for stage in range(4):
+        go_on_from(root / f"one{stage}", root / f"one_then_two{stage}")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     job = subprocess.run(
         [*command, "-m", "tests.integration.zero_stages_job", str(root)],
@@ -142,6 +185,38 @@ def test_two_processes_of_every_zero_stage_equal_one_process(plain: StageResult,
             torch.testing.assert_close(tensor, reference[name], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.usefixtures("torchrun")
+@pytest.mark.parametrize("zero_stage", range(4))
+def test_one_worker_two_and_a_change_between_them_have_the_same_losses(
+    inputs: dict[str, Artifact], root: Path, zero_stage: int
+) -> None:
+    """Within 1e-4 at each of 50 steps; the checkpoint of step 30 is written by the other number of workers."""
+    reference = losses(root / "one0", 50)
+    changed = root / f"two_then_one{zero_stage}"
+    go_on_from(root / f"two{zero_stage}", changed)
+    heard = Heard()
+    config = resized_config(num_workers=1, zero_stage=zero_stage)
+    run(config, inputs, str(changed), context(root, heard), launch=run_in_process)
+    assert heard.notes == ["resuming from the checkpoint of step 30, written by 2 workers"]
+    for name in ("one", "two", "one_then_two", "two_then_one"):
+        assert losses(root / f"{name}{zero_stage}", 50) == pytest.approx(reference, rel=1e-4), name
+
+
+@pytest.mark.usefixtures("torchrun")
+def test_a_kept_checkpoint_makes_the_same_model_whatever_stage_and_ranks_wrote_it(root: Path) -> None:
+    models = []
+    for name in ("one0", "two0", "two1", "two2", "two3"):
+        checkpoint = export_checkpoint(str(root / name), str(root / "exports" / name))
+        assert checkpoint.step == 30
+        models.append(AutoModelForCausalLM.from_pretrained(root / "exports" / name).state_dict())
+    for model in models[1:]:
+        assert model.keys() == models[0].keys()
+        for name, tensor in model.items():
+            torch.testing.assert_close(tensor, models[0][name], rtol=1e-3, atol=1e-4)
+    with pytest.raises(InputError, match="no checkpoint of step 40; there are those of the steps 30"):
+        export_checkpoint(str(root / "one0"), str(root / "exports" / "none"), step=40)
+
+
 @dataclass(frozen=True)
 class KillRankZero(SilentProgress):
     """Kills the process of rank 0 with SIGKILL at a step, once."""
@@ -160,7 +235,9 @@ def test_ray_run_with_a_killed_worker_has_the_losses_of_the_undisturbed_run(
     inputs: dict[str, Artifact], root: Path
 ) -> None:
     """Bit for bit; the undisturbed run is the ZeRO-1 run in plain processes, so the two shells agree as well."""
-    progress = KillRankZero(step=8, mark=root / "killed")
+    step = random.Random(os.getpid()).randint(1, STEPS - 1)
+    print("rank 0 killed after step", step)
+    progress = KillRankZero(step=step, mark=root / "killed")
     result = run(tiny_config(num_workers=2), inputs, str(root / "killed_run"), context(root, progress))
     assert progress.mark.exists()
     assert result.engine == {"class": "DeepSpeedEngine", "zero_stage": 1, "world_size": 2}
@@ -177,36 +254,35 @@ def test_resume_in_a_plain_process_goes_on_at_the_next_sample(
             if done == 8:
                 raise KeyboardInterrupt
 
-    class Heard(SilentProgress):
-        notes: ClassVar[list[str]] = []
-
-        def note(self, message: str) -> None:
-            self.notes.append(message)
-
-    output = str(root / "interrupted")
+    output, heard = str(root / "interrupted"), Heard()
     with pytest.raises(KeyboardInterrupt):
         run(tiny_config(num_workers=1), inputs, output, context(root, Interrupted()), launch=run_in_process)
-    run(tiny_config(num_workers=1), inputs, output, context(root, Heard()), launch=run_in_process)
-    assert Heard.notes == ["resuming from the checkpoint of step 5"]
+    run(tiny_config(num_workers=1), inputs, output, context(root, heard), launch=run_in_process)
+    assert heard.notes == ["resuming from the checkpoint of step 5"]
     assert losses(root / "interrupted") == losses(root / "plain")
 
 
-def test_checkpoint_of_another_number_of_workers_is_refused(inputs: dict[str, Artifact], root: Path) -> None:
+def test_the_checkpoint_of_the_best_heldout_loss_outlives_the_run(inputs: dict[str, Artifact], root: Path) -> None:
+    config = tiny_config(num_workers=1, eval_every_steps=3, checkpoint_every_steps=3, keep_best=1)
+    run(config, inputs, str(root / "best"), context(root), launch=run_in_process)
+    measured = {
+        row["heldout_loss"]: row["step"] + 1
+        for row in read_metrics(root / "best" / METRICS)
+        if row.get("heldout_loss") is not None
+    }
+    store = CheckpointStore(str(root / "best" / "checkpoints"))
+    assert store.steps() == [measured[min(measured)]]
+    assert store.load(store.steps()[0], root / "best_loaded").state["heldout_loss"] == min(measured)
+
+
+def test_checkpoint_of_another_job_is_refused_before_a_worker_starts(inputs: dict[str, Artifact], root: Path) -> None:
     (root / "local").mkdir()
     (root / "local" / "part").write_text("x")
-    output = root / "of_four"
-    barrier = threading.Barrier(4)
-    store = CheckpointStore(str(output / "checkpoints"))
-
-    def save(rank: int) -> None:
-        store.save(5, root / "local", rank=rank, world_size=4, barrier=barrier.wait)
-
-    with ThreadPoolExecutor(4) as ranks:
-        list(ranks.map(save, range(4)))
-    with pytest.raises(
-        StageFailed, match=r"step 5 was written by 4 workers under ZeRO-1.*set workers.num_workers to 4"
-    ):
-        run(tiny_config(num_workers=1), inputs, str(output), context(root), launch=run_in_process)
+    output = root / "of_another"
+    state = {"tokens_fingerprint": inputs["tokens"].manifest.fingerprint, "model": '"7b" in fp32', "zero_stage": 1}
+    CheckpointStore(str(output / "checkpoints")).save(5, root / "local", state=state)
+    with pytest.raises(StageFailed, match=r'was of the model "7b" in fp32, and this job has {"hidden_size": 32'):
+        run(tiny_config(num_workers=1), inputs, str(output), context(root), launch=never_launched)
 
 
 def test_divergence_stops_the_run_with_advice(inputs: dict[str, Artifact], root: Path) -> None:
@@ -244,11 +320,9 @@ def test_deliberate_error_of_a_worker_arrives_as_it_is_and_without_a_restart(roo
 def test_bad_settings_are_refused_before_a_worker_starts(
     changes: dict[str, Any], message: str, inputs: dict[str, Artifact], root: Path
 ) -> None:
-    def launch(*arguments: Any) -> dict[str, Any]:
-        raise AssertionError("a worker was started")
-
+    config = tiny_config(num_workers=1, **changes)
     with pytest.raises(InputError, match=message):
-        run(tiny_config(num_workers=1, **changes), inputs, str(root / "refused"), context(root), launch=launch)
+        run(config, inputs, str(root / "refused"), context(root), launch=never_launched)
 
 
 def test_shards_of_another_tokenizer_are_refused(inputs: dict[str, Artifact], root: Path) -> None:

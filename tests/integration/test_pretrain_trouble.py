@@ -6,7 +6,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,8 @@ class Poison:
 
 
 @pytest.fixture
-def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    yield lambda factors: Poison(monkeypatch, factors)
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> Any:
+    return lambda factors: Poison(monkeypatch, factors)
 
 
 PASSES_PER_STEP = 4  # of `tiny_config` with one worker
@@ -143,7 +143,7 @@ def test_rewound_run_goes_on_from_the_checkpoint_with_the_data_behind_the_spike(
         tiny_config(num_workers=1, **settings), inputs, str(output), context(root, heard), launch=run_in_process
     )
     assert "jumped to" in heard.notes[0]
-    assert heard.notes[1:] == ["back at step 5"]
+    assert heard.notes[1:] == ["resuming from the checkpoint of step 5"]
     rows = read_metrics(output / METRICS)
     assert [row["step"] for row in rows] == list(range(14))
     assert "event" in rows[5]
@@ -151,7 +151,7 @@ def test_rewound_run_goes_on_from_the_checkpoint_with_the_data_behind_the_spike(
 
     class Interrupted(Heard):
         def update(self, done: float, total: float | None, unit: str, **figures: float | str) -> None:
-            if done == 7 and self.notes[-1:] == ["back at step 5"]:
+            if done == 7 and self.notes[-1:] == ["resuming from the checkpoint of step 5"]:
                 raise KeyboardInterrupt
 
     again = root / "rewound_and_killed"

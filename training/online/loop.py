@@ -120,7 +120,9 @@ def train_rank(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any]:
     # Begin, or go on from the newest checkpoint.
     checkpoints = CheckpointStore(storage.join(output, CHECKPOINTS))
     restored = worker.scratch / "restored"
-    checkpoint = checkpoints.restore(restored, ranks=(0, worker.rank), agree=worker.agree, note=worker.progress.note)
+    checkpoint = checkpoints.restore(
+        restored, ranks=lambda _: (0, worker.rank), agree=worker.agree, note=worker.progress.note
+    )
     if checkpoint is None:
         version = 0
         _publish(worker, learner, client, version)

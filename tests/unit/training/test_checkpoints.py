@@ -115,6 +115,47 @@ def test_only_the_newest_are_kept_and_leftovers_go(store: CheckpointStore, tmp_p
     ]
 
 
+def save_steps(store: CheckpointStore, directory: Path, heldout_losses: dict[int, float | None]) -> None:
+    for step, loss in heldout_losses.items():
+        store.save(step, write(directory, weights=f"weights {step}"), state={"heldout_loss": loss})
+
+
+def test_every_kth_and_the_best_are_kept_beside_the_newest_and_after_the_end(tmp_path: Path) -> None:
+    store = CheckpointStore(str(tmp_path / "checkpoints"), keep=1, keep_every_steps=20, keep_best=2)
+    save_steps(store, tmp_path / "local", {5: 3.0, 10: 1.5, 15: 2.0, 20: 2.5, 25: None, 30: 1.0, 35: 1.75})
+    assert store.steps() == [10, 20, 30, 35]
+    write(storage.local_path(storage.join(store.uri, "step-00000040")), rubbish="of an attempt that died")
+    store.clear()
+    assert store.steps() == [10, 20, 30]
+    assert {p.name for p in storage.local_path(store.uri).iterdir()} == {
+        "_committed",
+        "step-00000010",
+        "step-00000020",
+        "step-00000030",
+    }
+
+
+def test_the_only_intact_step_is_never_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = CheckpointStore(str(tmp_path / "checkpoints"), keep=1)
+    save_steps(store, tmp_path / "local", {10: None})
+    prune = store._prune
+
+    def torn_before_pruning(newest: int) -> None:
+        only_file(store, newest).write_text("torn")
+        prune(newest)
+
+    monkeypatch.setattr(store, "_prune", torn_before_pruning)
+    save_steps(store, tmp_path / "local", {20: None})
+    assert store.steps() == [10, 20]
+    assert store.latest().step == 10  # type: ignore[union-attr]
+
+
+def test_a_torn_marker_is_pruned_like_any_other(store: CheckpointStore, tmp_path: Path) -> None:
+    storage.local_path(storage.join(store.uri, "_committed", "step-00000010.json")).write_text('{"fi')
+    store.save(30, write(tmp_path / "local", weights="weights 30"))
+    assert store.steps() == [20, 30]
+
+
 def test_clear_leaves_nothing(store: CheckpointStore) -> None:
     store.clear()
     assert not storage.exists(store.uri)

@@ -11,8 +11,14 @@ SFT: dict[str, Any] = {"model": "base", "conversations": ["rows.jsonl"]}
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"global_batch_size": 9, "workers": {"num_workers": 2}}, "must be a multiple of workers.num_workers = 2"),
-        ({"global_batch_size": 12, "micro_batch_size": 8}, "workers.num_workers x micro_batch_size = 8"),
+        (
+            {"global_batch_size": 9, "workers": {"num_workers": 2}},
+            "is 9 and can't be dealt out to workers.num_workers = 2; .* that it can: 1, 3, 9",
+        ),
+        (
+            {"global_batch_size": 12, "micro_batch_size": 8},
+            "micro_batch_size: is 8 and doesn't divide the 12 rows that each of 1 workers has",
+        ),
         ({"precision": "bf16"}, "bf16 needs workers.gpus"),
         ({"warmup_fraction": 1.0}, "less than 1"),
         ({"zero_stage": 4}, "less than or equal to 3"),

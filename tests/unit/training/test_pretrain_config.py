@@ -26,11 +26,17 @@ def config(**changes: Any) -> PretrainConfig:
         ({"train_tokens": 5}, "either steps or train_tokens"),
         ({"warmup_steps": 11}, "warmup_steps: is over the 10 steps"),
         ({"min_lr": 1.0}, "min_lr: is over the peak lr"),
+        ({"keep_every_steps": 150}, r"keep_every_steps: must be a multiple of checkpoint_every_steps \(100\)"),
+        ({"keep_best": 1}, "keep_best: needs a held-out loss at each checkpoint"),
+        ({"keep_best": 1, "eval_every_steps": 40}, "keep_best: needs a held-out loss at each checkpoint"),
         (
-            {"global_batch_size": 10, "micro_batch_size": 2, "workers": {"num_workers": 2}},
-            "multiple of workers.num_workers x micro_batch_size = 4",
+            {"global_batch_size": 24, "micro_batch_size": 8, "workers": {"num_workers": 2}},
+            "micro_batch_size: is 8 and doesn't divide the 12 rows .* set it to one of 1, 2, 3, 4, 6, 12, or leave it",
         ),
-        ({"global_batch_size": 9, "workers": {"num_workers": 2}}, "multiple of workers.num_workers = 2"),
+        (
+            {"global_batch_size": 9, "workers": {"num_workers": 2}},
+            "is 9 and can't be dealt out to workers.num_workers = 2; .* that it can: 1, 3, 9",
+        ),
     ],
 )
 def test_contradictions_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -55,7 +61,10 @@ def test_what_does_not_change_results_is_left_out_of_the_fingerprint() -> None:
         "activation_checkpointing",
         "eval_every_steps",
         "checkpoint_every_steps",
+        "async_checkpoints",
         "keep_checkpoints",
+        "keep_every_steps",
+        "keep_best",
         "workers",
     }
     assert set(PretrainConfig.input_fields()) == {"tokens", "tokenizer", "initial_model"}
