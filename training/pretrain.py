@@ -24,7 +24,7 @@ import torch.distributed as dist
 from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.errors import InputError, StageFailed
-from cluster.contracts.tokens import open_shards, read_token_index
+from cluster.contracts.tokens import TokenShard, open_shards, read_token_index, shard_uris
 from training import heldout
 from training.checkpoints import CheckpointStore
 from training.engine import (
@@ -45,8 +45,9 @@ from training.export import (
 from training.metrics_log import MetricsLog
 from training.models import check_sequence_length, load_model, model_config, new_model
 from training.pretrain_config import PretrainConfig
-from training.sampler import IGNORE_INDEX, TokenSampler, rank_samples
+from training.sampler import IGNORE_INDEX, Sampler, TokenSampler, rank_samples
 from training.schedules import SCHEDULES
+from training.token_stream import stored_tokens
 from training.workers import Launcher, Worker, run_workers
 
 _SHOWN_SOURCES = 100  # in the record of what was trained on; those with most tokens
@@ -241,15 +242,17 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
 # ------------------------------------------------------------------------------------------- what `train` uses
 
 
-def open_samplers(job: PretrainJob) -> tuple[TokenSampler, TokenSampler | None]:
+def open_samplers(job: PretrainJob) -> tuple[Sampler, Sampler | None]:
     """The training samples in their keyed order, and the held-out ones (None where no shard is held out)."""
+    entries = read_token_index(job.tokens_uri)
 
-    def sampler(heldout: bool, seed: int | None) -> TokenSampler | None:
-        shards = open_shards(job.tokens_uri, heldout=heldout)
-        if not shards:
+    def sampler(heldout: bool, seed: int | None) -> Sampler | None:
+        wanted = [entry for entry in entries if entry.heldout == heldout]
+        if not wanted:
             return None
-        offsets = [shard.offsets for shard in shards] if job.config.attention == "within_documents" else None
-        return TokenSampler([s.tokens_T for s in shards], job.config.sequence_length, seed, offsets=offsets)
+        stream = stored_tokens(job.tokens_uri, wanted, random_reads=seed is not None)
+        apart = job.config.attention == "within_documents"
+        return TokenSampler(stream, job.config.sequence_length, seed, documents_apart=apart)
 
     train_sampler = sampler(heldout=False, seed=job.seed)
     assert train_sampler is not None, "check_data refuses tokens without training shards"
@@ -327,10 +330,11 @@ def heldout_references(job: PretrainJob, measured: heldout.HeldoutLoss, scratch:
 def check_data(job: PretrainJob, tokens: Artifact, tokenizer: Artifact, tokenizer_size: int) -> None:
     """Raise `InputError` unless there is something to train on, in the ids of this tokenizer.
 
-    The shards' manifest tells which tokenizer made them; shards from elsewhere are scanned for ids out of range.
+    The shards' manifest tells which tokenizer made them, and no shard is opened; shards from elsewhere are scanned
+    for ids out of range. Raises `CorruptArtifact` for shards that are not of the size in their index.
     """
-    shards = {heldout: open_shards(job.tokens_uri, heldout=heldout) for heldout in (False, True)}
-    num_tokens = sum(len(shard.tokens_T) for shard in shards[False])
+    entries = read_token_index(job.tokens_uri)
+    num_tokens = sum(entry.num_tokens for entry in entries if not entry.heldout)
     if num_tokens < 2:
         raise InputError(f"{job.tokens_uri} has {num_tokens} tokens to train on (held-out shards apart)")
     made_with = tokens.manifest.inputs.get("tokenizer")
@@ -341,11 +345,11 @@ def check_data(job: PretrainJob, tokens: Artifact, tokenizer: Artifact, tokenize
                 f"{tokenizer.manifest.fingerprint}; give that tokenizer, or tokenise again with this one"
             )
         return
-    for shard in [*shards[False], *shards[True]]:
-        largest = int(shard.tokens_T.max(initial=0))
+    for uri in dict.fromkeys(shard_uris(job.tokens_uri, entries)):
+        largest = int(TokenShard(uri).tokens_T.max(initial=0))
         if largest >= tokenizer_size:
             raise InputError(
-                f"{shard.uri} holds token id {largest}, and the tokenizer {tokenizer.uri} has {tokenizer_size} "
+                f"{uri} holds token id {largest}, and the tokenizer {tokenizer.uri} has {tokenizer_size} "
                 "tokens; give the tokenizer that made the shards"
             )
 

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.config import WorkerGroup
-from cluster.contracts.errors import InputError, StageFailed
+from cluster.contracts.errors import CorruptArtifact, InputError, StageFailed
 from cluster.contracts.progress import Progress, SilentProgress
 from tests.integration.token_fixtures import make_tokenizer, make_tokens
 from training.checkpoints import CheckpointStore
@@ -256,3 +256,23 @@ def test_shards_of_another_tokenizer_are_refused(inputs: dict[str, Artifact], ro
     foreign = Artifact(tokens.uri, tokens.manifest.__class__("tokenize", "tokens-2", {}, {"tokenizer": "tokenizer-2"}))
     with pytest.raises(InputError, match="were made with tokenizer tokenizer-2"):
         run(tiny_config(num_workers=1), {**inputs, "tokens": foreign}, str(root / "refused"), context(root))
+
+
+@pytest.mark.parametrize("change", ["cut", "longer", "gone"])
+def test_shards_changed_since_the_last_attempt_are_refused_before_a_worker_starts(
+    change: str, inputs: dict[str, Artifact], tmp_path: Path
+) -> None:
+    def launch(*arguments: Any) -> dict[str, Any]:
+        raise AssertionError("a worker was started")
+
+    tokens = make_tokens(tmp_path / "tokens")
+    shard = tmp_path / "tokens" / "shard-00001.arrow"
+    content = shard.read_bytes()
+    if change == "gone":
+        shard.unlink()
+    else:
+        shard.write_bytes(content[:-64] if change == "cut" else content + bytes(64))
+    found = "is missing" if change == "gone" else f"has {len(content) + (-64 if change == 'cut' else 64)} bytes"
+    with pytest.raises(CorruptArtifact, match=rf"shard-00001\.arrow {found}.*tokens\.parquet says {len(content)}"):
+        run(tiny_config(num_workers=1), {**inputs, "tokens": tokens}, str(tmp_path / "out"), context(tmp_path),
+            launch=launch)  # fmt: skip
