@@ -197,13 +197,7 @@ def write_token_index(directory: str, entries: Sequence[ShardEntry]) -> bytes:
 
 def read_token_index(directory: str) -> list[ShardEntry]:
     """The index of a tokens artifact or mixture, in order. The shards' sizes are checked against the store."""
-    filesystem, path = storage.locate(storage.join(directory, INDEX))
-    try:
-        table = pq.ParquetFile(path, filesystem=filesystem).read()  # `read_table` would load the dataset library first
-    except FileNotFoundError as error:
-        raise InputError(f"{directory} is no tokens artifact: it has no {INDEX}") from error
-    names, columns = table.column_names, [column.to_pylist() for column in table.columns]
-    entries = [ShardEntry(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
+    entries = list_token_index(directory)
     sizes = {uri: entry.size for uri, entry in zip(shard_uris(directory, entries), entries, strict=True)}
     for (uri, size), found in zip(sizes.items(), storage.file_sizes(list(sizes)), strict=True):
         if found is None:
@@ -211,6 +205,17 @@ def read_token_index(directory: str) -> list[ShardEntry]:
         if found != size:
             raise CorruptArtifact(f"{uri} has {found} bytes; {directory}/{INDEX} says {size}")
     return entries
+
+
+def list_token_index(directory: str) -> list[ShardEntry]:
+    """The index as it is written, without a look at the shards."""
+    filesystem, path = storage.locate(storage.join(directory, INDEX))
+    try:
+        table = pq.ParquetFile(path, filesystem=filesystem).read()  # `read_table` would load the dataset library first
+    except FileNotFoundError as error:
+        raise InputError(f"{directory} is no tokens artifact: it has no {INDEX}") from error
+    names, columns = table.column_names, [column.to_pylist() for column in table.columns]
+    return [ShardEntry(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
 
 
 def shard_uris(directory: str, entries: Sequence[ShardEntry]) -> list[str]:
