@@ -24,7 +24,8 @@ import torch.distributed as dist
 from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.errors import InputError, StageFailed
-from cluster.contracts.tokens import TokenShard, open_shards, read_token_index, shard_uris
+from cluster.contracts.progress import Progress, SilentProgress
+from cluster.contracts.tokens import ShardEntry, TokenShard, open_shards, read_token_index, shard_uris
 from training import heldout
 from training.checkpoints import CheckpointStore
 from training.engine import (
@@ -47,7 +48,8 @@ from training.models import check_sequence_length, load_model, model_config, new
 from training.pretrain_config import PretrainConfig
 from training.sampler import IGNORE_INDEX, Sampler, TokenSampler, rank_samples
 from training.schedules import SCHEDULES
-from training.token_stream import stored_tokens
+from training.shard_cache import ShardCache, check_budget, default_directory
+from training.token_stream import StoredTokens
 from training.workers import Launcher, Worker, run_workers
 
 _SHOWN_SOURCES = 100  # in the record of what was trained on; those with most tokens
@@ -242,21 +244,47 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
 # ------------------------------------------------------------------------------------------- what `train` uses
 
 
-def open_samplers(job: PretrainJob) -> tuple[Sampler, Sampler | None]:
-    """The training samples in their keyed order, and the held-out ones (None where no shard is held out)."""
+def open_samplers(job: PretrainJob, progress: Progress | None = None) -> tuple[Sampler, Sampler | None]:
+    """The training samples in their order, and the held-out ones (None where no shard is held out).
+
+    Local shards are mapped when they are read. Remote ones are copied to this machine: all of them at once, or where
+    the order goes by windows, those of the window at hand and of the next as they come up.
+    """
+    config = job.config
+    cache = shard_cache(config)
+    by_window = config.shuffle == "windows"
     entries = read_token_index(job.tokens_uri)
+    heldout_entries = [entry for entry in entries if entry.heldout]
 
-    def sampler(heldout: bool, seed: int | None) -> Sampler | None:
-        wanted = [entry for entry in entries if entry.heldout == heldout]
-        if not wanted:
-            return None
-        stream = stored_tokens(job.tokens_uri, wanted, random_reads=seed is not None)
-        apart = job.config.attention == "within_documents"
-        return TokenSampler(stream, job.config.sequence_length, seed, documents_apart=apart)
+    def sampler(entries: list[ShardEntry], *, random_reads: bool, at_once: bool) -> Sampler:
+        stream = StoredTokens(job.tokens_uri, entries, random_reads=random_reads, localise=cache.localise)
+        if at_once:
+            cache.fetch_all(stream.shards([(0, stream.num_tokens)]), progress or SilentProgress())
+        made = TokenSampler(
+            stream, config.sequence_length, None, documents_apart=config.attention == "within_documents"
+        )
+        made.announce = lambda spans: cache.fetch_ahead(stream.shards(spans))
+        return made
 
-    train_sampler = sampler(heldout=False, seed=job.seed)
-    assert train_sampler is not None, "check_data refuses tokens without training shards"
-    return train_sampler, sampler(heldout=True, seed=None)
+    train_sampler = sampler(
+        [entry for entry in entries if not entry.heldout], random_reads=not by_window, at_once=not by_window
+    )
+    if by_window:
+        train_sampler.shuffle_windows(job.seed, window_samples=config.shuffle_window)
+    else:
+        train_sampler.shuffle(job.seed)
+    return train_sampler, sampler(heldout_entries, random_reads=False, at_once=True) if heldout_entries else None
+
+
+def shard_cache(config: PretrainConfig) -> ShardCache:
+    """Where this machine keeps copies of remote shards."""
+    directory = Path(config.data_cache) if config.data_cache is not None else default_directory()
+    return ShardCache(directory, budget_bytes=cache_bytes(config))
+
+
+def cache_bytes(config: PretrainConfig) -> int | None:
+    """What those copies may take."""
+    return None if config.data_cache_gib is None else int(config.data_cache_gib * 2**30)
 
 
 def build_model(job: PretrainJob, local: Path) -> Any:
@@ -334,9 +362,12 @@ def check_data(job: PretrainJob, tokens: Artifact, tokenizer: Artifact, tokenize
     for ids out of range. Raises `CorruptArtifact` for shards that are not of the size in their index.
     """
     entries = read_token_index(job.tokens_uri)
+    uris = shard_uris(job.tokens_uri, entries)
     num_tokens = sum(entry.num_tokens for entry in entries if not entry.heldout)
     if num_tokens < 2:
         raise InputError(f"{job.tokens_uri} has {num_tokens} tokens to train on (held-out shards apart)")
+    window = job.config.shuffle_window * job.config.sequence_length if job.config.shuffle == "windows" else None
+    check_budget(entries, uris, budget_bytes=cache_bytes(job.config), window_tokens=window)
     made_with = tokens.manifest.inputs.get("tokenizer")
     if made_with is not None:
         if made_with != tokenizer.manifest.fingerprint:
@@ -345,7 +376,7 @@ def check_data(job: PretrainJob, tokens: Artifact, tokenizer: Artifact, tokenize
                 f"{tokenizer.manifest.fingerprint}; give that tokenizer, or tokenise again with this one"
             )
         return
-    for uri in dict.fromkeys(shard_uris(job.tokens_uri, entries)):
+    for uri in dict.fromkeys(uris):
         largest = int(TokenShard(uri).tokens_T.max(initial=0))
         if largest >= tokenizer_size:
             raise InputError(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import resource
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
@@ -109,13 +109,6 @@ class TokenStream:
         for row, first, length in self._ranges(start, count):
             self._row(row).will_need(first, length)
 
-    def rows(self, start: int, stop: int) -> range:
-        """The rows that hold the positions [start, stop)."""
-        if start >= stop:
-            return range(0)
-        first, last = np.searchsorted(self._ends_R, [start, stop - 1], side="right")
-        return range(int(first), min(int(last) + 1, len(self._ends_R)))
-
     def _ranges(self, start: int, count: int) -> list[tuple[int, int, int]]:
         """(row, first token in it, how many) of each row that has some of these tokens."""
         found = []
@@ -154,29 +147,37 @@ class TokenStream:
                 row.release_memory()
 
 
-def stored_tokens(
-    directory: str,
-    entries: Sequence[ShardEntry],
-    *,
-    random_reads: bool,
-    localise: Callable[[str, ShardEntry], str] = lambda uri, entry: uri,
-) -> TokenStream:
+class StoredTokens(TokenStream):
     """The documents of these rows of the index in `directory`.
 
     `random_reads` says that samples will be read in no order, so that the kernel's read-ahead would be wasted.
     `localise` gives the place to read a shard from; a shard cache gives its local copy.
     """
-    uris = shard_uris(directory, entries)
-    shards: WeakValueDictionary[str, TokenShard] = WeakValueDictionary()
 
-    def open_row(number: int) -> DocumentRange:
-        entry, uri = entries[number], uris[number]
-        shard = shards.get(uri)
+    def __init__(
+        self,
+        directory: str,
+        entries: Sequence[ShardEntry],
+        *,
+        random_reads: bool,
+        localise: Callable[[str, ShardEntry], str] = lambda uri, entry: uri,
+    ) -> None:
+        self._entries, self._uris = entries, shard_uris(directory, entries)
+        self._random_reads, self._localise = random_reads, localise
+        self._shards: WeakValueDictionary[str, TokenShard] = WeakValueDictionary()
+        super().__init__([entry.num_tokens for entry in entries], self._open)
+
+    def shards(self, spans: Iterable[tuple[int, int]]) -> dict[str, ShardEntry]:
+        """The shards that hold the positions [start, stop) of these spans: URI -> a row of the index, in order."""
+        rows = [row for start, stop in spans for row, _, _ in self._ranges(start, stop - start)]
+        return {self._uris[row]: self._entries[row] for row in rows}
+
+    def _open(self, number: int) -> DocumentRange:
+        entry, uri = self._entries[number], self._uris[number]
+        shard = self._shards.get(uri)
         if shard is None:
-            shard = TokenShard(localise(uri, entry), size=entry.size)
-            if random_reads:
+            shard = TokenShard(self._localise(uri, entry), size=entry.size)
+            if self._random_reads:
                 shard.expect_random_reads()
-            shards[uri] = shard
+            self._shards[uri] = shard
         return shard.part(entry.first_document, entry.num_documents)
-
-    return TokenStream([entry.num_tokens for entry in entries], open_row)

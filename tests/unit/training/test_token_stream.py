@@ -12,7 +12,7 @@ from benchmarks.token_store import StoreSize, document_lengths, make_store
 from cluster.contracts.errors import CorruptArtifact
 from cluster.contracts.tokens import ShardEntry, read_token_index, write_token_index, write_token_shard
 from training.sampler import TokenSampler
-from training.token_stream import TokenStream, stored_tokens
+from training.token_stream import StoredTokens, TokenStream
 
 DOCUMENTS = [[3, 1, 0, 6], [], [9], [2, 2, 11, 1, 0]]  # lengths, by shard
 
@@ -37,7 +37,7 @@ def small_store(directory: Path) -> list[ShardEntry]:
 
 
 def test_any_part_of_the_stream_can_be_read_over_rows_and_shards(tmp_path: Path) -> None:
-    stream = stored_tokens(str(tmp_path), small_store(tmp_path), random_reads=True)
+    stream = StoredTokens(str(tmp_path), small_store(tmp_path), random_reads=True)
     total = sum(map(sum, DOCUMENTS))
     assert stream.num_tokens == total
     for start in range(total):
@@ -47,7 +47,7 @@ def test_any_part_of_the_stream_can_be_read_over_rows_and_shards(tmp_path: Path)
 
 
 def test_documents_are_found_by_where_they_begin(tmp_path: Path) -> None:
-    stream = stored_tokens(str(tmp_path), small_store(tmp_path), random_reads=False)
+    stream = StoredTokens(str(tmp_path), small_store(tmp_path), random_reads=False)
     lengths = [length for shard in DOCUMENTS for length in shard]
     documents = [(sum(lengths[:d]), length) for d, length in enumerate(lengths) if length]
     for start in range(stream.num_tokens):
@@ -61,7 +61,7 @@ def test_opening_reads_no_shard_and_a_bad_one_is_named_when_it_is_read(tmp_path:
     entries = small_store(tmp_path)
     path = tmp_path / "2.arrow"
     path.write_bytes(bytes(path.stat().st_size))
-    stream = stored_tokens(str(tmp_path), read_token_index(str(tmp_path)), random_reads=True)
+    stream = StoredTokens(str(tmp_path), read_token_index(str(tmp_path)), random_reads=True)
     assert stream.read(0, 10).tolist() == list(range(10))
     with pytest.raises(CorruptArtifact, match=r"2\.arrow is not a token shard"):
         stream.read(9, 5)
@@ -70,7 +70,17 @@ def test_opening_reads_no_shard_and_a_bad_one_is_named_when_it_is_read(tmp_path:
         stream.read(9, 5)
     wrong = [ShardEntry(**{**vars(entry), "num_tokens": entry.num_tokens + 1}) for entry in entries]
     with pytest.raises(CorruptArtifact, match="tokens where its index says"):
-        stored_tokens(str(tmp_path), wrong, random_reads=True).read(0, 3)
+        StoredTokens(str(tmp_path), wrong, random_reads=True).read(0, 3)
+
+
+def test_the_shards_of_a_part_of_the_stream_are_known_without_opening_them(tmp_path: Path) -> None:
+    stream = StoredTokens(str(tmp_path), small_store(tmp_path), random_reads=False)
+    total = stream.num_tokens
+    named = lambda *spans: [entry.name for entry in stream.shards(spans).values()]  # noqa: E731
+    assert named((0, total)) == ["0.arrow", "2.arrow", "3.arrow"]  # 1.arrow has no tokens
+    assert named((9, 10)) == ["0.arrow"]
+    assert named((9, 11)) == ["0.arrow", "2.arrow"]
+    assert named((20, total), (0, 1), (5, 5)) == ["3.arrow", "0.arrow"]
 
 
 def test_arrays_are_a_stream_too() -> None:
@@ -84,7 +94,7 @@ def test_a_store_of_240_mb_costs_a_process_a_part_of_that(tmp_path: Path) -> Non
     make_store(tmp_path, StoreSize(num_documents=600_000, num_tokens=120_000_000, num_shards=12, rows_per_shard=3))
     process = psutil.Process()
     before = process.memory_full_info()
-    stream = stored_tokens(str(tmp_path), read_token_index(str(tmp_path)), random_reads=True)
+    stream = StoredTokens(str(tmp_path), read_token_index(str(tmp_path)), random_reads=True)
     sampler = TokenSampler(stream, 4096, seed=0, documents_apart=True)
     most_file = most_private = 0
     for first in range(0, sampler.num_samples, 64):
