@@ -9,15 +9,18 @@ Shape letters: B sequences of a forward pass, T their length, V the vocabulary.
 
 from __future__ import annotations
 
+import io
 import math
 import shutil
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
@@ -45,11 +48,12 @@ from training.export import (
 )
 from training.metrics_log import MetricsLog
 from training.models import check_sequence_length, load_model, model_config, new_model
+from training.packing import STRIPES, WINDOW_SAMPLES, BestFitSampler, PackingWindows, window_sizes
 from training.pretrain_config import PretrainConfig
 from training.sampler import IGNORE_INDEX, Sampler, TokenSampler, rank_samples
 from training.schedules import SCHEDULES
 from training.shard_cache import ShardCache, check_budget, default_directory
-from training.token_stream import StoredTokens
+from training.token_stream import StoredTokens, TokenStream
 from training.workers import Launcher, Worker, run_workers
 
 _SHOWN_SOURCES = 100  # in the record of what was trained on; those with most tokens
@@ -254,26 +258,57 @@ def open_samplers(job: PretrainJob, progress: Progress | None = None) -> tuple[S
     cache = shard_cache(config)
     by_window = config.shuffle == "windows"
     entries = read_token_index(job.tokens_uri)
+    train_entries = [entry for entry in entries if not entry.heldout]
     heldout_entries = [entry for entry in entries if entry.heldout]
 
-    def sampler(entries: list[ShardEntry], *, random_reads: bool, at_once: bool) -> Sampler:
+    def stream_of(entries: list[ShardEntry], *, random_reads: bool, at_once: bool) -> StoredTokens:
         stream = StoredTokens(job.tokens_uri, entries, random_reads=random_reads, localise=cache.localise)
         if at_once:
             cache.fetch_all(stream.shards([(0, stream.num_tokens)]), progress or SilentProgress())
-        made = TokenSampler(
-            stream, config.sequence_length, None, documents_apart=config.attention == "within_documents"
-        )
-        made.announce = lambda spans: cache.fetch_ahead(stream.shards(spans))
-        return made
+        return stream
 
-    train_sampler = sampler(
-        [entry for entry in entries if not entry.heldout], random_reads=not by_window, at_once=not by_window
-    )
+    stream = stream_of(train_entries, random_reads=not by_window, at_once=not by_window)
+    apart = config.attention == "within_documents"
+    train_sampler: Sampler
+    if config.packing == "best_fit":
+        windows, sizes_W = packing_windows(job, stream, progress or SilentProgress())
+        train_sampler = BestFitSampler(stream, config.sequence_length, windows, sizes_W, documents_apart=apart)
+    else:
+        train_sampler = TokenSampler(stream, config.sequence_length, None, documents_apart=apart)
     if by_window:
         train_sampler.shuffle_windows(job.seed, window_samples=config.shuffle_window)
     else:
         train_sampler.shuffle(job.seed)
-    return train_sampler, sampler(heldout_entries, random_reads=False, at_once=True) if heldout_entries else None
+    train_sampler.announce = lambda spans: cache.fetch_ahead(stream.shards(spans))
+    if not heldout_entries:
+        return train_sampler, None
+    # Held-out documents are always cut end to end, so that their loss compares between packings.
+    heldout_stream = stream_of(heldout_entries, random_reads=False, at_once=True)
+    return train_sampler, TokenSampler(heldout_stream, config.sequence_length, None, documents_apart=apart)
+
+
+def packing_windows(
+    job: PretrainJob, stream: TokenStream, progress: Progress
+) -> tuple[PackingWindows, npt.NDArray[np.int64]]:
+    """The windows of best-fit packing and how many samples each makes: found once, and kept in the output."""
+    config = job.config
+    region = config.shuffle_window if config.shuffle == "windows" else None
+    windows = PackingWindows(stream.num_tokens, config.sequence_length, region_samples=region)
+    kept = storage.join(job.output, f"packing-{WINDOW_SAMPLES}x{STRIPES}.npy")
+    try:
+        sizes_W = np.load(io.BytesIO(storage.read_bytes(kept)), allow_pickle=False)
+    except FileNotFoundError:
+        count = windows.num_windows
+        sizes_W = window_sizes(
+            stream,
+            config.sequence_length,
+            windows,
+            on_window=lambda window: progress.update(window + 1, count, "windows"),
+        )
+        content = io.BytesIO()
+        np.save(content, sizes_W)
+        storage.write_bytes(kept, content.getvalue())
+    return windows, sizes_W
 
 
 def shard_cache(config: PretrainConfig) -> ShardCache:
@@ -375,7 +410,16 @@ def check_data(job: PretrainJob, tokens: Artifact, tokenizer: Artifact, tokenize
                 f"the shards of {tokens.uri} were made with tokenizer {made_with}, and {tokenizer.uri} is "
                 f"{tokenizer.manifest.fingerprint}; give that tokenizer, or tokenise again with this one"
             )
-        return
+    else:
+        check_ids(uris, tokenizer, tokenizer_size)
+    if job.config.packing == "best_fit" and all(storage.is_local(uri) for uri in uris):
+        # Once, here, instead of by every rank; a remote store's shards come to the machines of the ranks first.
+        train_entries = [entry for entry in entries if not entry.heldout]
+        packing_windows(job, StoredTokens(job.tokens_uri, train_entries, random_reads=False), SilentProgress())
+
+
+def check_ids(uris: Iterable[str], tokenizer: Artifact, tokenizer_size: int) -> None:
+    """Raise `InputError` where a shard holds an id that the tokenizer does not have. Reads all of them."""
     for uri in dict.fromkeys(uris):
         largest = int(TokenShard(uri).tokens_T.max(initial=0))
         if largest >= tokenizer_size:

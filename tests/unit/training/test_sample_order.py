@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -71,7 +73,7 @@ def test_the_window_at_hand_and_the_next_are_announced_as_ranges_of_the_stream()
         last = positions[-1] * 4  # where the newest sample of the batch begins
         assert any(start <= last < stop for start, stop in spans)
     assert [len(spans) for spans in heard] == [2] * 10  # five windows an epoch
-    for now, then in zip(heard[:-1], heard[1:], strict=True):
+    for now, then in pairwise(heard):
         assert now[1] == then[0]  # what was announced as the next came next, over the end of an epoch too
 
 
