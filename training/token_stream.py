@@ -90,18 +90,23 @@ class TokenStream:
 
     def documents(self, start: int, stop: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """(begins_D, lengths_D) of the documents, empty ones apart, that begin at a position in [start, stop)."""
-        begins, lengths = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        begins, lengths = [], []
         for row, first, length in self._ranges(start, stop - start):
             offsets = self._row(row).stored_offsets
             base = int(offsets[0])
-            # The last offset is the row's end, where no document of it begins.
-            low, high = np.searchsorted(offsets[:-1], [base + first, base + first + length])
-            found = np.asarray(offsets[low : high + 1], np.int64)
-            sizes = np.diff(found)
-            filled = sizes > 0
-            begins.append(found[:-1][filled] + (int(self._ends_R[row] - self._lengths_R[row]) - base))
-            lengths.append(sizes[filled])
-            self._count_touched(8, found.nbytes)
+            low, high = offsets.searchsorted((base + first, base + first + length))
+            found = offsets[low : high + 1]
+            sizes = found[1:] - found[:-1]
+            starts = found[:-1] + (int(self._ends_R[row] - self._lengths_R[row]) - base)
+            if not sizes.all():
+                starts, sizes = starts[sizes > 0], sizes[sizes > 0]
+            begins.append(starts)
+            lengths.append(sizes)
+            self._count_touched(2, found.nbytes)
+        if len(begins) == 1:
+            return begins[0], lengths[0]
+        if not begins:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
         return np.concatenate(begins), np.concatenate(lengths)
 
     def will_need(self, start: int, count: int) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -26,8 +27,10 @@ from tests.integration.token_fixtures import make_tokenizer, make_tokens
 from training.checkpoints import CheckpointStore
 from training.engine import load_deepspeed
 from training.metrics_log import METRICS, read_metrics
-from training.pretrain import run
+from training.packing import BestFitSampler
+from training.pretrain import PretrainJob, check_data, open_samplers, run
 from training.pretrain_config import PretrainConfig
+from training.sampler import IGNORE_INDEX, TokenSampler
 from training.workers import Worker, run_in_process, run_workers
 
 STEPS = 12
@@ -276,3 +279,18 @@ def test_shards_changed_since_the_last_attempt_are_refused_before_a_worker_start
     with pytest.raises(CorruptArtifact, match=rf"shard-00001\.arrow {found}.*tokens\.parquet says {len(content)}"):
         run(tiny_config(num_workers=1), {**inputs, "tokens": tokens}, str(tmp_path / "out"), context(tmp_path),
             launch=launch)  # fmt: skip
+
+
+def test_best_fit_packing_is_planned_once_before_the_workers_start(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    config = tiny_config(num_workers=1, packing="best_fit", shuffle="windows", shuffle_window=16)
+    job = PretrainJob(config, inputs["tokens"].uri, "tokens-1", inputs["tokenizer"].uri, None, str(tmp_path), seed=1)
+    check_data(job, inputs["tokens"], inputs["tokenizer"], 300)
+    (planned,) = tmp_path.glob("packing-*.npy")
+    before = planned.stat().st_mtime_ns
+    train, heldout = open_samplers(job)
+    assert planned.stat().st_mtime_ns == before
+    assert isinstance(train, BestFitSampler)
+    assert isinstance(heldout, TokenSampler)
+    assert 0 < train.padding_fraction < 0.1
+    batch = train.batch(np.arange(train.num_samples))
+    assert (batch.labels_BT != IGNORE_INDEX).sum() == train.num_tokens - train.num_samples
