@@ -113,7 +113,9 @@ def file_sizes(uris: Sequence[str]) -> list[int | None]:
     sizes: list[int | None] = [None] * len(uris)
     for store, numbers in by_store.items():
         filesystem, first = locate(uris[numbers[0]])
-        if store and first == uris[numbers[0]].partition("://")[2]:  # s3, gs: finding the bucket's region is a request
+        if not store:
+            paths = [os.path.abspath(uris[number].removeprefix("file://")) for number in numbers]
+        elif first == uris[numbers[0]].partition("://")[2]:  # s3, gs: finding the bucket's region is a request
             paths = [uris[number].partition("://")[2] for number in numbers]
         else:
             paths = [locate(uris[number])[1] for number in numbers]

@@ -14,7 +14,7 @@ import mmap
 import os
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -214,14 +214,18 @@ def list_token_index(directory: str) -> list[ShardEntry]:
         table = pq.ParquetFile(path, filesystem=filesystem).read()  # `read_table` would load the dataset library first
     except FileNotFoundError as error:
         raise InputError(f"{directory} is no tokens artifact: it has no {INDEX}") from error
-    names, columns = table.column_names, [column.to_pylist() for column in table.columns]
-    return [ShardEntry(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
+    names = [field.name for field in fields(ShardEntry) if field.name in table.column_names]
+    columns = [table.column(name).to_pylist() for name in names]
+    return list(map(ShardEntry, *columns))  # what an older index lacks are the last fields, which have defaults
 
 
 def shard_uris(directory: str, entries: Sequence[ShardEntry]) -> list[str]:
     """Where the shard of each index row lies; `directory` is the index's."""
-    places = {entry.directory: shard_directory(directory, entry) for entry in entries}
-    return [storage.join(places[entry.directory], entry.name) for entry in entries]
+    distinct = {(entry.directory, entry.name): entry for entry in entries}
+    by_place = {entry.directory: entry for entry in distinct.values()}
+    places = {place: shard_directory(directory, entry) for place, entry in by_place.items()}
+    uris = {shard: storage.join(places[shard[0]], shard[1]) for shard in distinct}
+    return [uris[entry.directory, entry.name] for entry in entries]
 
 
 def shard_directory(directory: str, entry: ShardEntry) -> str:
