@@ -1,8 +1,8 @@
 """Pre-training beside a bare PyTorch loop, and what checkpoints, data and a second worker cost.
 
 `python -m benchmarks.pretrain [--only 1,2,3,7] [--quick]`. Both sides train the same model on batches of the same
-shape, in processes of one kind, in turn; what counts is the median step over rounds. Ours is the whole loop: data, logging,
-held-out and divergence checks and all, timed from one step's report to the next. Needs no Ray.
+shape, in processes of one kind, in turn; what counts is the median step over rounds. Ours is the whole loop: data,
+logging, held-out and divergence checks and all, timed between reports. Needs no Ray.
 """
 
 from __future__ import annotations

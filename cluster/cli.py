@@ -1,4 +1,4 @@
-"""The `raymill` command: run, plan, submit, serve, chat, report, inspect, explain."""
+"""The `raymill` command: run, plan, submit, serve, chat, report, inspect, verify, explain."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.contracts.errors import InputError, Problem, RaymillError, SpecError
-from cluster.display import quiet_screen
+from cluster.display import Screen, quiet_screen
 from cluster.runs import read_run
 from cluster.spec import JobSpec, load_spec
 from cluster.stages import STAGE_KINDS
@@ -180,6 +180,33 @@ def inspect(
     quarantined = 0 if fates else summarise(artifact, examples=0).quarantined.total()
     print_fates(url, fates, quarantined, Console())
     raise typer.Exit(0 if fates else 1)
+
+
+@app.command()
+def verify(
+    target: Annotated[str, typer.Argument(metavar="URI_OR_RUN", help="an artifact's directory, or a run's name")],
+    storage: RunStorage = "runs",
+) -> None:
+    """Read every file of an artifact, or of a run, against its size and SHA-256; exit code 1 if any differs."""
+    from cluster.verify import artifacts_of, bad_files, expected_files
+
+    files, bad = expected_files(artifacts_of(target, storage))
+    for unlisted in bad:
+        print(f"{unlisted.uri} {unlisted.problem}")
+    screen = Screen(Console(stderr=True))
+    total, done = sum(file.size for file in files.values()) / 1e6, 0.0
+    with screen.stage(f"verify {target}", 1, 1) as bar:
+
+        def read(count: int) -> None:
+            nonlocal done
+            done += count / 1e6
+            bar.update(done, total, "MB", {})
+
+        for found in bad_files(files, read):
+            bad.append(found)
+            print(f"{found.uri} {found.problem}", flush=True)
+    print(f"{len(files)} files, {total:,.0f} MB: {'all as written' if not bad else f'{len(bad)} bad'}")
+    raise typer.Exit(1 if bad else 0)
 
 
 @app.command()

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
-from training.sampler import IGNORE_INDEX, Batch, TokenSampler
+from training.sampler import IGNORE_INDEX, Batch, Sampler
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def model_inputs(batch: Batch, device: torch.device) -> dict[str, Any]:
 @torch.no_grad()
 def heldout_loss(
     model: Callable[..., Any],
-    sampler: TokenSampler,
+    sampler: Sampler,
     *,
     batch_size: int,
     device: torch.device,

@@ -9,12 +9,8 @@ Shape letters: B sequences of a forward pass, T their length, V the vocabulary.
 
 from __future__ import annotations
 
-import json
 import math
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,16 +18,15 @@ import torch.distributed as dist
 
 from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
-from cluster.contracts.errors import InputError, StageFailed
-from cluster.contracts.tokens import open_shards, read_token_index
+from cluster.contracts.errors import StageFailed
+from cluster.contracts.tokens import open_shards
 from training import heldout
 from training.async_checkpoint import CheckpointWriter, agreed_attempt
-from training.checkpoints import Checkpoint, CheckpointStore
+from training.checkpoints import Checkpoint
 from training.divergence import LossWatch, Verdict
 from training.engine import (
     Precision,
     build_engine,
-    deepspeed_config,
     engine_files,
     engine_record,
     full_state_dict,
@@ -43,43 +38,27 @@ from training.export import commit_result, committed_result, copy_tokenizer, exp
 from training.flops import peak_flops, training_flops_per_token
 from training.heldout_sources import figures as heldout_figures
 from training.heldout_sources import measure as measure_sources
-from training.heldout_sources import open_heldout
 from training.metrics_log import MetricsLog
-from training.models import (
-    add_tokens,
-    check_same_tokens,
-    check_sequence_length,
-    extend_context,
-    load_config,
-    load_model,
-    model_config,
-    new_model,
-)
 from training.prefetch import Prefetcher
 from training.pretrain_config import PretrainConfig
+from training.pretrain_data import check_data, open_heldout, open_training, tokens_of_what
+from training.pretrain_job import (
+    PretrainJob,
+    build_model,
+    check_checkpoint,
+    check_checkpoint_data,
+    check_model,
+    checkpoint_store,
+    engine_settings,
+    model_name,
+)
 from training.resume import resume
-from training.sampler import IGNORE_INDEX, Batch, TokenSampler, rank_samples
+from training.sampler import IGNORE_INDEX, Batch, Sampler, rank_samples
 from training.schedules import SCHEDULES
 from training.snapshot import HostBuffers
 from training.step_meter import StepMeter
 from training.trackers import check_trackers, open_trackers
 from training.workers import Launcher, Worker, run_workers
-
-_SHOWN_SOURCES = 100  # in the record of what was trained on; those with most tokens
-
-
-@dataclass(frozen=True)
-class PretrainJob:
-    """What each worker is told."""
-
-    config: PretrainConfig
-    tokens_uri: str
-    tokens_fingerprint: str
-    tokenizer_uri: str
-    initial_model_uri: str | None
-    output: str
-    seed: int
-    stage: str  # its name in the spec
 
 
 def run(
@@ -121,12 +100,8 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     config = job.config
 
     # Data: every rank maps all shards and reads only its samples.
-    train_sampler = open_samples(job)
-    heldout_samplers = open_heldout(
-        job.tokens_uri,
-        sequence_length=config.sequence_length,
-        within_documents=config.attention == "within_documents",
-    )
+    train_sampler = open_training(job, worker.progress)
+    heldout_samplers = open_heldout(job, worker.progress)
     copy_tokenizer(job.tokenizer_uri, worker.scratch / "tokenizer")
 
     # Model and engine. All ranks draw the same weights from the seed.
@@ -162,7 +137,7 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         """Held-out figures, on all ranks."""
         engine.eval()
 
-        def loss_of(sampler: TokenSampler, max_samples: int | None) -> heldout.HeldoutLoss:
+        def loss_of(sampler: Sampler, max_samples: int | None) -> heldout.HeldoutLoss:
             return heldout.heldout_loss(
                 engine,
                 sampler,
@@ -324,6 +299,7 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         "tokens": num_tokens,
         "tokens_of": tokens_of_what(job.tokens_uri, num_tokens),
         "num_parameters": num_parameters,
+        "padding_fraction": train_sampler.padding_fraction,
         **meter.summary(num_tokens),
     }
     if watch.events:
@@ -348,27 +324,6 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 # ------------------------------------------------------------------------------------------- what `train` uses
-
-
-def open_samples(job: PretrainJob) -> TokenSampler:
-    """The training samples in their keyed order."""
-    shards = open_shards(job.tokens_uri, heldout=False)
-    offsets = [shard.offsets for shard in shards] if job.config.attention == "within_documents" else None
-    return TokenSampler([s.tokens_T for s in shards], job.config.sequence_length, job.seed, offsets=offsets)
-
-
-def build_model(job: PretrainJob, local: Path, tokenizer: Path) -> Any:
-    """The model to train, in fp32: new weights, or those of the initial model, which lies in `local`."""
-    kernel = job.config.attention_kernel
-    if job.initial_model_uri is None:
-        assert job.config.model is not None
-        return new_model(model_config(job.config.model, tokenizer=load_tokenizer(tokenizer)), attention_kernel=kernel)
-    config = None
-    if job.config.context_extension is not None:
-        config = extend_context(load_config(local), job.config.context_extension)
-    model = load_model(local, config=config, attention_kernel=kernel)
-    add_tokens(model, len(load_tokenizer(tokenizer)))
-    return model
 
 
 def open_log(job: PretrainJob, worker: Worker, *, first_step: int) -> MetricsLog:
@@ -420,127 +375,3 @@ def go_back(job: PretrainJob, engine: Any, checkpoints: CheckpointWriter, worker
             "lower divergence.rewind_steps or checkpoint_every_steps, or raise keep_checkpoints"
         )
     return restored
-
-
-def load_tokenizer(local: Path) -> Any:
-    """The Hugging Face tokenizer in a local directory."""
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(local, local_files_only=True)
-
-
-def engine_settings(config: PretrainConfig) -> dict[str, Any]:
-    """DeepSpeed's settings for this stage. Raises `InputError` where its `deepspeed:` block contradicts them."""
-    return deepspeed_config(
-        zero_stage=config.zero_stage,
-        precision=config.precision,
-        micro_batch_size=config.rank_micro_batch_size,
-        grad_accumulation_steps=config.grad_accumulation_steps,
-        world_size=config.workers.num_workers,
-        gradient_clipping=config.gradient_clipping,
-        lr=config.lr,
-        betas=config.betas,
-        weight_decay=config.weight_decay,
-        offload=config.offload,
-        extra=config.deepspeed,
-    )
-
-
-def checkpoint_store(config: PretrainConfig, output: str) -> CheckpointStore:
-    """Where a run's checkpoints are while it runs, and those of `keep_every_steps` and `keep_best` afterwards."""
-    return CheckpointStore(
-        storage.join(output, "checkpoints"),
-        keep=config.keep_checkpoints,
-        keep_every_steps=config.keep_every_steps,
-        keep_best=config.keep_best,
-    )
-
-
-def tokens_of_what(tokens_uri: str, num_tokens: int) -> dict[str, dict[str, int]]:
-    """About how many of `num_tokens` trained on are of each source, language and class of lengths, by the index.
-
-    Samples are drawn from the whole stream alike, so the index's shares are those of any number of tokens.
-    """
-    entries = [entry for entry in read_token_index(tokens_uri) if not entry.heldout]
-    total = sum(entry.num_tokens for entry in entries)
-    found: dict[str, Counter[str]] = {figure: Counter() for figure in ("source", "language", "min_length")}
-    for entry in entries:
-        for figure, counts in found.items():
-            counts[str(getattr(entry, figure))] += entry.num_tokens
-    return {
-        figure: {name: round(num_tokens * count / total) for name, count in counts.most_common(_SHOWN_SOURCES)}
-        for figure, counts in found.items()
-    }
-
-
-# ------------------------------------------------------------------------------- refused before a worker starts
-
-
-def check_data(job: PretrainJob, tokens: Artifact, tokenizer: Artifact, tokenizer_size: int) -> None:
-    """Raise `InputError` unless there is something to train on, in the ids of this tokenizer.
-
-    The shards' manifest tells which tokenizer made them; shards from elsewhere are scanned for ids out of range.
-    """
-    shards = {heldout: open_shards(job.tokens_uri, heldout=heldout) for heldout in (False, True)}
-    num_tokens = sum(len(shard.tokens_T) for shard in shards[False])
-    if num_tokens < 2:
-        raise InputError(f"{job.tokens_uri} has {num_tokens} tokens to train on (held-out shards apart)")
-    made_with = tokens.manifest.inputs.get("tokenizer")
-    if made_with is not None:
-        if made_with != tokenizer.manifest.fingerprint:
-            raise InputError(
-                f"the shards of {tokens.uri} were made with tokenizer {made_with}, and {tokenizer.uri} is "
-                f"{tokenizer.manifest.fingerprint}; give that tokenizer, or tokenise again with this one"
-            )
-        return
-    for shard in [*shards[False], *shards[True]]:
-        largest = int(shard.tokens_T.max(initial=0))
-        if largest >= tokenizer_size:
-            raise InputError(
-                f"{shard.uri} holds token id {largest}, and the tokenizer {tokenizer.uri} has {tokenizer_size} "
-                "tokens; give the tokenizer that made the shards"
-            )
-
-
-def check_model(job: PretrainJob, scratch: Path) -> int:
-    """The tokenizer's size; `InputError` if the model can't be built, or is too small for it or the sequences."""
-    with storage.local_copy(job.tokenizer_uri, scratch) as local:
-        tokenizer = load_tokenizer(local)
-    if job.initial_model_uri is None:
-        assert job.config.model is not None
-        config = model_config(job.config.model, tokenizer=tokenizer)
-    else:
-        with storage.local_copy(job.initial_model_uri, scratch) as local:
-            config = load_config(local)
-            check_same_tokens(load_tokenizer(local), tokenizer)
-        if job.config.context_extension is not None:
-            config = extend_context(config, job.config.context_extension)
-    check_sequence_length(job.config.sequence_length, config)
-    return len(tokenizer)
-
-
-def check_checkpoint(store: CheckpointStore, job: PretrainJob) -> None:
-    """Raise `StageFailed` if an earlier attempt's checkpoint is not of this job; any number of workers will do."""
-    checkpoint = store.latest()
-    if checkpoint is not None:
-        check_checkpoint_data(checkpoint.state, job)
-
-
-def check_checkpoint_data(state: Mapping[str, Any], job: PretrainJob) -> None:
-    """Raise `StageFailed` if a checkpoint is of other shards, another model or another ZeRO stage."""
-    for what, name, ours in (
-        ("trained on the token shards", "tokens_fingerprint", job.tokens_fingerprint),
-        ("of the model", "model", model_name(job)),
-        ("written under ZeRO stage", "zero_stage", job.config.zero_stage),
-    ):
-        if state.get(name) != ours:
-            raise StageFailed(
-                f"the checkpoint in {job.output} was {what} {state.get(name)}, and this job has {ours}; "
-                f"go on with that, or remove its checkpoints directory to start over"
-            )
-
-
-def model_name(job: PretrainJob) -> str:
-    """What tells one job's model from another's: preset, config or initial model, and precision."""
-    model = job.initial_model_uri or json.dumps(job.config.model, sort_keys=True)
-    return f"{model} in {job.config.precision}"

@@ -49,6 +49,13 @@ class PretrainConfig(StageConfig):
     # Llama 2 did), or only to where its document begins (as Llama 3 did, which gains as sequences grow long). The
     # second holds for models that mask by position ids (Llama, Mistral, GPT-2, GPT-NeoX; not OPT, Bloom or Mamba).
     attention: Literal["across_documents", "within_documents"] = "across_documents"
+    # "concat": documents end to end, cut wherever a sample ends. "best_fit": whole documents fitted into samples, and
+    # only those longer than a sample cut; the gaps that remain are padding (metric `padding_fraction`).
+    packing: Literal["concat", "best_fit"] = "concat"
+    # The order of samples. "samples": from anywhere in the store, one after the other. "windows": windows of
+    # neighbouring samples in random order, shuffled within; for spinning disks, and for remote stores over the cache.
+    shuffle: Literal["samples", "windows"] = "samples"
+    shuffle_window: Annotated[int, Field(ge=1)] = 65_536  # samples of a window, about; where `shuffle` is "windows"
     global_batch_size: Annotated[int, Field(ge=1)] = 64  # sequences per optimizer step, over all workers
     batch_size_warmup: BatchSizeWarmup | None = None  # smaller batches at first; None: all of the same size
     steps: Annotated[int | None, Field(ge=1)] = None  # optimizer steps; give this or `train_tokens`
@@ -75,6 +82,16 @@ class PretrainConfig(StageConfig):
     # What does not change the result
     micro_batch_size: Annotated[int | None, Field(ge=1)] = execution(
         default=None, description="sequences per worker and forward pass; None: the worker's whole share of a step"
+    )
+    data_cache: str | None = execution(
+        default=None,
+        description="local directory, shared by a machine's workers, for copies of remote token shards; they are kept "
+        "when the stage ends. None: one of this user's below the system's temporary directory",
+    )
+    data_cache_gib: Annotated[float | None, Field(gt=0)] = execution(
+        default=None,
+        description="GiB of copies at most, of all runs that share the directory; the shards used longest ago make "
+        "room. None: as much as the shards have",
     )
     activation_checkpointing: bool = execution(default=False, description="recompute activations: less memory, slower")
     offload: Offload = execution(

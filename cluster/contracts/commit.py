@@ -13,7 +13,7 @@ import io
 import json
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -177,14 +177,18 @@ def check_size(directory: str, file: WrittenFile) -> str:
     return uri
 
 
-def check_content(directory: str, file: WrittenFile) -> str:
-    """The URI of a committed file, size and SHA-256 checked by reading it. Raises `CorruptArtifact`."""
+def check_content(directory: str, file: WrittenFile, *, on_bytes: Callable[[int], None] = lambda count: None) -> str:
+    """The URI of a committed file, size and SHA-256 checked by reading it. Raises `CorruptArtifact`.
+
+    `on_bytes` is called with the size of each piece that was read.
+    """
     uri = check_size(directory, file)
     filesystem, path = storage.locate(uri)
     digest = hashlib.sha256()
     with filesystem.open_input_stream(path, compression=None) as stream:
         while chunk := stream.read(1 << 20):
             digest.update(chunk)
+            on_bytes(len(chunk))
     if digest.hexdigest() != file.sha256:
         raise CorruptArtifact(f"{uri} has SHA-256 {digest.hexdigest()}; its commit marker says {file.sha256}")
     return uri

@@ -12,7 +12,7 @@ import os
 import posixpath
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +103,26 @@ def stat(uri: str) -> FileStat:
     if info.type != pafs.FileType.File:
         raise FileNotFoundError(uri)
     return FileStat(uri, info.size, info.mtime_ns or 0)
+
+
+def file_sizes(uris: Sequence[str]) -> list[int | None]:
+    """The sizes in bytes of many files, None where there is no file; a store is asked about all its files at once."""
+    by_store: dict[str, list[int]] = {}
+    for number, uri in enumerate(uris):
+        by_store.setdefault("" if is_local(uri) else "/".join(uri.split("/")[:3]), []).append(number)
+    sizes: list[int | None] = [None] * len(uris)
+    for store, numbers in by_store.items():
+        filesystem, first = locate(uris[numbers[0]])
+        if not store:
+            paths = [os.path.abspath(uris[number].removeprefix("file://")) for number in numbers]
+        elif first == uris[numbers[0]].partition("://")[2]:  # s3, gs: finding the bucket's region is a request
+            paths = [uris[number].partition("://")[2] for number in numbers]
+        else:
+            paths = [locate(uris[number])[1] for number in numbers]
+        for number, info in zip(numbers, filesystem.get_file_info(paths), strict=True):
+            if info.type == pafs.FileType.File:
+                sizes[number] = info.size
+    return sizes
 
 
 def list_files(uri: str, *, recursive: bool = False) -> list[FileStat]:

@@ -10,9 +10,11 @@ Shape letters: D documents of a shard, T tokens of a shard.
 
 from __future__ import annotations
 
+import mmap
+import os
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -21,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.contracts import storage
-from cluster.contracts.commit import WrittenFile, check_size
+from cluster.contracts.commit import WrittenFile
 from cluster.contracts.errors import CorruptArtifact, InputError
 
 INDEX = "tokens.parquet"
@@ -95,26 +97,36 @@ def write_token_shard(
 
 
 class TokenShard:
-    """A shard's arrays, as views on the mapped file (or on one read of a remote one)."""
+    """A shard's arrays, as views on the mapped file (or on one read of a remote one).
 
-    def __init__(self, uri: str) -> None:
+    With `size`, a local file of another size raises `CorruptArtifact` instead of being mapped.
+    """
+
+    def __init__(self, uri: str, *, size: int | None = None) -> None:
         self.uri = uri
-        if storage.is_local(uri):
-            self._source: Any = pa.memory_map(str(storage.local_path(uri)))
-        else:
-            self._source = pa.BufferReader(storage.read_bytes(uri))
+        self._whole: TokenShard | None = None
+        self._mapping = _map_file(uri, size) if storage.is_local(uri) else None
+        self._address = np.frombuffer(self._mapping, np.uint8).ctypes.data if self._mapping is not None else 0
         try:
-            batch = pa.ipc.open_file(self._source).get_batch(0)
+            content = self._mapping if self._mapping is not None else storage.read_bytes(uri)
+            batch = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(content))).get_batch(0)
             lists = batch.column("input_ids")
-            self.tokens_T: npt.NDArray[Any] = lists.values.to_numpy(zero_copy_only=True)
-            self.offsets: npt.NDArray[np.int64] = lists.offsets.to_numpy(zero_copy_only=True)
-            self.doc_ids_D: npt.NDArray[np.int64] = batch.column("doc_id").to_numpy(zero_copy_only=True)
+            self.tokens_T: npt.NDArray[Any] = _view(lists.values)
+            # Of the documents of this view; they count from the shard's beginning, so that a view copies none of them.
+            self.stored_offsets: npt.NDArray[np.int64] = _view(lists.offsets)
+            self.doc_ids_D: npt.NDArray[np.int64] = _view(batch.column("doc_id"))
             self.sources_D = batch.column("source")
         except (pa.ArrowInvalid, KeyError, AttributeError) as error:
             raise CorruptArtifact(f"{uri} is not a token shard: {error}") from error
 
     def __len__(self) -> int:
         return len(self.doc_ids_D)
+
+    @property
+    def offsets(self) -> npt.NDArray[np.int64]:
+        """D+1 offsets into `tokens_T`: a copy in a view that does not begin with the shard's first document."""
+        first = self.stored_offsets[0]
+        return self.stored_offsets - first if first else self.stored_offsets
 
     def part(self, first: int, count: int) -> TokenShard:
         """`count` of the documents from number `first` on, as views."""
@@ -123,16 +135,55 @@ class TokenShard:
         if not 0 <= first <= first + count <= len(self):
             raise CorruptArtifact(f"{self.uri} has {len(self)} documents; its index names {first} to {first + count}")
         part = copy(self)
-        start, stop = int(self.offsets[first]), int(self.offsets[first + count])
+        part._whole = self  # alive as long as a view is, so that whoever keeps views can find the mapping they share
+        part.stored_offsets = self.stored_offsets[first : first + count + 1]
+        start, stop = part.stored_offsets[[0, -1]] - self.stored_offsets[0]
         part.tokens_T = self.tokens_T[start:stop]
-        part.offsets = self.offsets[first : first + count + 1] - start
         part.doc_ids_D = self.doc_ids_D[first : first + count]
         part.sources_D = self.sources_D[first : first + count]
         return part
 
     def document(self, row: int) -> npt.NDArray[Any]:
         """The token ids of one document."""
-        return self.tokens_T[self.offsets[row] : self.offsets[row + 1]]
+        start, stop = self.stored_offsets[row : row + 2] - self.stored_offsets[0]
+        return self.tokens_T[start:stop]
+
+    def expect_random_reads(self) -> None:
+        """Have the kernel read no more than what is touched: a sample is far smaller than its usual read-ahead."""
+        if self._mapping is not None:
+            self._mapping.madvise(mmap.MADV_RANDOM)
+
+    def will_need(self, first_token: int, count: int) -> None:
+        """Have the kernel begin to read tokens of this view that are touched soon."""
+        if self._mapping is None or count <= 0:
+            return
+        start = self.tokens_T.ctypes.data - self._address + first_token * self.tokens_T.itemsize
+        aligned = start - start % mmap.PAGESIZE
+        self._mapping.madvise(mmap.MADV_WILLNEED, aligned, start - aligned + count * self.tokens_T.itemsize)
+
+    def release_memory(self) -> None:
+        """Unmap the pages touched so far from this process. They stay in the page cache; views stay valid."""
+        if self._mapping is not None:
+            self._mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def _view(array: pa.Array) -> npt.NDArray[Any]:
+    """Integers without a copy; Arrow's own `to_numpy` would load pandas first, half a second."""
+    dtype = np.dtype(array.type.to_pandas_dtype())
+    if len(array) == 0:
+        return np.zeros(0, dtype)
+    return np.frombuffer(array.buffers()[1], dtype, len(array), array.offset * dtype.itemsize)
+
+
+def _map_file(uri: str, size: int | None) -> mmap.mmap:
+    """A read-only mapping of a local file."""
+    with open(storage.local_path(uri), "rb") as stream:
+        found = os.fstat(stream.fileno()).st_size
+        if size is not None and found != size:
+            raise CorruptArtifact(f"{uri} has {found} bytes; its index says {size}")
+        if found == 0:
+            raise CorruptArtifact(f"{uri} is not a token shard: it is empty")
+        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def write_token_index(directory: str, entries: Sequence[ShardEntry]) -> bytes:
@@ -146,15 +197,35 @@ def write_token_index(directory: str, entries: Sequence[ShardEntry]) -> bytes:
 
 def read_token_index(directory: str) -> list[ShardEntry]:
     """The index of a tokens artifact or mixture, in order. The shards' sizes are checked against the store."""
+    entries = list_token_index(directory)
+    sizes = {uri: entry.size for uri, entry in zip(shard_uris(directory, entries), entries, strict=True)}
+    for (uri, size), found in zip(sizes.items(), storage.file_sizes(list(sizes)), strict=True):
+        if found is None:
+            raise CorruptArtifact(f"{uri} is missing; {directory}/{INDEX} says {size} bytes")
+        if found != size:
+            raise CorruptArtifact(f"{uri} has {found} bytes; {directory}/{INDEX} says {size}")
+    return entries
+
+
+def list_token_index(directory: str) -> list[ShardEntry]:
+    """The index as it is written, without a look at the shards."""
     filesystem, path = storage.locate(storage.join(directory, INDEX))
     try:
-        rows = pq.read_table(path, filesystem=filesystem).to_pylist()
+        table = pq.ParquetFile(path, filesystem=filesystem).read()  # `read_table` would load the dataset library first
     except FileNotFoundError as error:
         raise InputError(f"{directory} is no tokens artifact: it has no {INDEX}") from error
-    entries = [ShardEntry(**row) for row in rows]
-    for place, file in dict.fromkeys((shard_directory(directory, entry), entry.file) for entry in entries):
-        check_size(place, file)
-    return entries
+    names = [field.name for field in fields(ShardEntry) if field.name in table.column_names]
+    columns = [table.column(name).to_pylist() for name in names]
+    return list(map(ShardEntry, *columns))  # what an older index lacks are the last fields, which have defaults
+
+
+def shard_uris(directory: str, entries: Sequence[ShardEntry]) -> list[str]:
+    """Where the shard of each index row lies; `directory` is the index's."""
+    distinct = {(entry.directory, entry.name): entry for entry in entries}
+    by_place = {entry.directory: entry for entry in distinct.values()}
+    places = {place: shard_directory(directory, entry) for place, entry in by_place.items()}
+    uris = {shard: storage.join(places[shard[0]], shard[1]) for shard in distinct}
+    return [uris[entry.directory, entry.name] for entry in entries]
 
 
 def shard_directory(directory: str, entry: ShardEntry) -> str:
@@ -165,6 +236,6 @@ def shard_directory(directory: str, entry: ShardEntry) -> str:
 def open_shards(directory: str, *, heldout: bool) -> list[TokenShard]:
     """The training documents of a tokens artifact or mixture, or its held-out ones: one view per row of the index."""
     entries = [entry for entry in read_token_index(directory) if entry.heldout == heldout]
-    uris = [storage.join(shard_directory(directory, entry), entry.name) for entry in entries]
+    uris = shard_uris(directory, entries)
     shards = {uri: TokenShard(uri) for uri in dict.fromkeys(uris)}
     return [shards[uri].part(e.first_document, e.num_documents) for uri, e in zip(uris, entries, strict=True)]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -20,15 +21,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.config import WorkerGroup
-from cluster.contracts.errors import InputError, StageFailed
+from cluster.contracts.errors import CorruptArtifact, InputError, StageFailed
 from cluster.contracts.progress import Progress, SilentProgress
 from tests.integration.token_fixtures import make_tokenizer, make_tokens
 from training.checkpoints import CheckpointStore
 from training.engine import load_deepspeed
 from training.kept_checkpoint import export_checkpoint
 from training.metrics_log import METRICS, read_metrics
+from training.packing import BestFitSampler
 from training.pretrain import run
 from training.pretrain_config import PretrainConfig
+from training.pretrain_data import check_data, open_heldout, open_training
+from training.pretrain_job import PretrainJob
+from training.sampler import IGNORE_INDEX, TokenSampler
 from training.workers import Worker, run_in_process, run_workers
 
 STEPS = 12
@@ -330,3 +335,38 @@ def test_shards_of_another_tokenizer_are_refused(inputs: dict[str, Artifact], ro
     foreign = Artifact(tokens.uri, tokens.manifest.__class__("tokenize", "tokens-2", {}, {"tokenizer": "tokenizer-2"}))
     with pytest.raises(InputError, match="were made with tokenizer tokenizer-2"):
         run(tiny_config(num_workers=1), {**inputs, "tokens": foreign}, str(root / "refused"), context(root))
+
+
+@pytest.mark.parametrize("change", ["cut", "longer", "gone"])
+def test_shards_changed_since_the_last_attempt_are_refused_before_a_worker_starts(
+    change: str, inputs: dict[str, Artifact], tmp_path: Path
+) -> None:
+    def launch(*arguments: Any) -> dict[str, Any]:
+        raise AssertionError("a worker was started")
+
+    tokens = make_tokens(tmp_path / "tokens")
+    shard = tmp_path / "tokens" / "shard-00001.arrow"
+    content = shard.read_bytes()
+    if change == "gone":
+        shard.unlink()
+    else:
+        shard.write_bytes(content[:-64] if change == "cut" else content + bytes(64))
+    found = "is missing" if change == "gone" else f"has {len(content) + (-64 if change == 'cut' else 64)} bytes"
+    with pytest.raises(CorruptArtifact, match=rf"shard-00001\.arrow {found}.*tokens\.parquet says {len(content)}"):
+        run(tiny_config(num_workers=1), {**inputs, "tokens": tokens}, str(tmp_path / "out"), context(tmp_path),
+            launch=launch)  # fmt: skip
+
+
+def test_best_fit_packing_is_planned_once_before_the_workers_start(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    config = tiny_config(num_workers=1, packing="best_fit", shuffle="windows", shuffle_window=16)
+    job = PretrainJob(config, inputs["tokens"].uri, "tokens-1", inputs["tokenizer"].uri, None, str(tmp_path), seed=1)
+    check_data(job, inputs["tokens"], inputs["tokenizer"], 300)
+    (planned,) = tmp_path.glob("packing-*.npy")
+    before = planned.stat().st_mtime_ns
+    train, (heldout,) = open_training(job), open_heldout(job).values()
+    assert planned.stat().st_mtime_ns == before
+    assert isinstance(train, BestFitSampler)
+    assert isinstance(heldout, TokenSampler)
+    assert 0 < train.padding_fraction < 0.1
+    batch = train.batch(np.arange(train.num_samples))
+    assert (batch.labels_BT != IGNORE_INDEX).sum() == train.num_tokens - train.num_samples

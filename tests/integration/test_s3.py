@@ -1,5 +1,6 @@
 """Storage, commits and whole data stages on a server that speaks the S3 protocol."""
 
+import hashlib
 import json
 import os
 import socket
@@ -9,19 +10,28 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import httpx
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from cluster.contracts import storage
+from cluster.contracts.artifacts import Artifact, Manifest
 from cluster.contracts.commit import check_content, commit_part, committed_parts, sweep
+from cluster.contracts.errors import CorruptArtifact, InputError
+from cluster.contracts.tokens import ShardEntry, read_token_index, write_token_index, write_token_shard
 from cluster.runs import read_run
 from dataprep.config import Columns
 from dataprep.sources.readers import read_sources
 from dataprep.sources.records import PlainText
 from dataprep.sources.shards import plan_shards
+from training.pretrain_config import PretrainConfig
+from training.pretrain_data import check_data, open_heldout, open_training
+from training.pretrain_job import PretrainJob
+from training.sampler import IGNORE_INDEX
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -115,6 +125,122 @@ def test_many_small_files_are_read_in_their_order(bucket: str) -> None:
     records = list(read_sources(shard.sources, columns=Columns(), max_record_bytes=100))
     found = [record.text if isinstance(record, PlainText) else getattr(record, "reason", "") for record in records]
     assert found == [f"text {number}" if number != 30 else "empty_file" for number in range(50)]
+
+
+NUM_SHARDS, SHARD_TOKENS = 6, 20_000
+
+
+@pytest.fixture(scope="module")
+def tokens(bucket: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A remote token store of six shards, the tokens of each being its number, and a held-out one."""
+    local, entries = tmp_path_factory.mktemp("tokens"), []
+    for number in range(NUM_SHARDS + 1):
+        path = local / f"{number}.arrow"
+        with open(path, "wb") as sink:
+            tokens_T = np.full(SHARD_TOKENS, number, np.uint16)
+            write_token_shard(sink, tokens_T, np.array([0, SHARD_TOKENS]), np.zeros(1, np.int64), ["x"])
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        heldout = number == NUM_SHARDS
+        entries.append(ShardEntry(path.name, path.stat().st_size, digest, 1, SHARD_TOKENS, heldout))
+        storage.upload_file(path, f"{bucket}/tokens/{path.name}")
+    write_token_index(f"{bucket}/tokens", entries)
+    return f"{bucket}/tokens"
+
+
+def job(tokens: str, directory: Path, **settings: Any) -> PretrainJob:
+    config = PretrainConfig(
+        tokens=tokens, tokenizer="-", model="tiny", steps=1, sequence_length=500, data_cache=str(directory), **settings
+    )
+    return PretrainJob(config, tokens, "-", "-", None, "-", seed=1)
+
+
+def copies(directory: Path) -> int:
+    return len(list(directory.glob("*.arrow")))
+
+
+def test_remote_shards_are_copied_once_checked_and_mapped_from_there(tokens: str, tmp_path: Path) -> None:
+    train, (heldout,) = open_training(job(tokens, tmp_path)), open_heldout(job(tokens, tmp_path)).values()
+    assert copies(tmp_path) == NUM_SHARDS + 1
+    assert heldout is not None
+    assert set(heldout.batch(np.arange(3)).input_ids_BT.ravel()) == {NUM_SHARDS}
+    batch = train.batch(np.arange(train.num_samples))
+    counts = np.bincount(batch.labels_BT[batch.labels_BT != IGNORE_INDEX])
+    assert counts.tolist() == [SHARD_TOKENS - 1] + [SHARD_TOKENS] * (NUM_SHARDS - 1)  # the first token is no label
+    cut = next(tmp_path.glob("*.arrow"))
+    cut.write_bytes(b"cut")  # by whatever: it is told by its size and fetched again
+    open_training(job(tokens, tmp_path))
+    assert cut.stat().st_size > 3
+
+
+def test_processes_share_the_copies_and_one_that_is_killed_leaves_nothing_in_the_way(
+    tokens: str, tmp_path: Path
+) -> None:
+    program = dedent(
+        f"""
+        from pathlib import Path
+        from cluster.contracts.progress import SilentProgress
+        from cluster.contracts.tokens import read_token_index
+        from training.shard_cache import ShardCache
+        from training.token_stream import StoredTokens
+        cache = ShardCache(Path({str(tmp_path)!r}), budget_bytes=None)
+        stream = StoredTokens({tokens!r}, read_token_index({tokens!r}), random_reads=True, localise=cache.localise)
+        print("ready", flush=True)
+        cache.fetch_all(stream.shards([(0, stream.num_tokens)]), SilentProgress())
+        print(len(stream.read(0, stream.num_tokens)))
+        """
+    )
+    command = [sys.executable, "-c", program]
+    started = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert started[0].stdout is not None
+    started[0].stdout.readline()
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("*")) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    started[0].kill()
+    outputs = [process.communicate(timeout=100)[0] for process in started]
+    assert outputs[1:] == [f"ready\n{(NUM_SHARDS + 1) * SHARD_TOKENS}\n"] * 2
+    open_training(job(tokens, tmp_path))
+    assert copies(tmp_path) == NUM_SHARDS + 1
+    assert list(tmp_path.glob("*.partial")) == []
+
+
+def test_a_windowed_order_needs_a_part_of_the_store_at_a_time(tokens: str, tmp_path: Path) -> None:
+    shard_gib = SHARD_TOKENS * 2.2 / 2**30
+    settings = {"shuffle": "windows", "shuffle_window": SHARD_TOKENS // 500, "data_cache_gib": 5 * shard_gib}
+    train = open_training(job(tokens, tmp_path, **settings))
+    seen, most = [], 0
+    for first in range(0, train.num_samples, 10):
+        batch = train.batch(np.arange(first, min(first + 10, train.num_samples)))
+        seen += batch.input_ids_BT[:, 0].tolist()
+        most = max(most, sum(path.stat().st_size for path in tmp_path.iterdir()))
+    assert most <= settings["data_cache_gib"] * 2**30
+    assert np.bincount(seen).tolist() == [SHARD_TOKENS // 500] * NUM_SHARDS
+    assert 3 <= copies(tmp_path) <= 5
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"data_cache_gib": 1e-4}, "data_cache_gib is 0.0001, and samples are drawn from all shards.*shuffle: windows"),
+        ({"data_cache_gib": 1e-4, "shuffle": "windows", "shuffle_window": 40}, "two windows.*lower shuffle_window"),
+    ],
+)
+def test_a_cache_too_small_for_the_order_is_refused(settings: dict[str, Any], message: str, tokens: str) -> None:
+    manifest = Manifest("tokenize", "t", {}, {"tokenizer": "k"})
+    tokenizer = Artifact("-", Manifest("tokenizer", "k", {}, {}))
+    with pytest.raises(InputError, match=message):
+        check_data(job(tokens, Path("-"), **settings), Artifact(tokens, manifest), tokenizer, 300)
+
+
+def test_a_shard_that_is_not_the_one_in_the_index_is_refused(bucket: str, tokens: str, tmp_path: Path) -> None:
+    content = bytearray(storage.read_bytes(f"{tokens}/2.arrow"))
+    content[9000] ^= 1
+    entries = [entry for entry in read_token_index(tokens) if entry.name == "2.arrow"]
+    storage.write_bytes(f"{bucket}/other/2.arrow", bytes(content))
+    write_token_index(f"{bucket}/other", entries)
+    with pytest.raises(CorruptArtifact, match=r"2\.arrow came with SHA-256"):
+        open_training(job(f"{bucket}/other", tmp_path))
+    assert copies(tmp_path) == 0
 
 
 def test_the_data_stages_run_from_a_bucket_into_a_bucket(bucket: str, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from cluster.explain import field_comments
 from cluster.stages import STAGE_KINDS
 
 ROOT = Path(__file__).resolve().parents[3]
-COMMANDS = ("run", "plan", "submit", "serve", "chat", "report", "explain")
+COMMANDS = ("run", "plan", "submit", "serve", "chat", "report", "inspect", "verify", "explain")
 
 
 def _raymill(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -45,6 +45,7 @@ def test_a_bad_spec_exits_2_with_every_problem_before_ray_starts(tmp_path: Path)
         (("nonsense",), 2, "No such command"),
         (("serve", "absent"), 2, "there is no run"),
         (("report", "absent", "--storage", "/nowhere"), 2, "there is no run"),
+        (("verify", "absent"), 2, "there is no run"),
         (("chat",), 2, "either a run or --url"),
         (("explain", "nonsense"), 2, "is no stage kind"),
         (("run", "job_specs/quickstart.yaml", "--set", "seed"), 2, "is not PATH=VALUE"),

@@ -7,7 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from training.sampler import IGNORE_INDEX, KeyedPermutation, TokenSampler, rank_samples
+from training.sample_order import KeyedPermutation
+from training.sampler import IGNORE_INDEX, TokenSampler, rank_samples
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 16, 17, 1000, 4097])

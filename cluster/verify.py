@@ -1,0 +1,90 @@
+"""Read every file of an artifact or of a run against the sizes and SHA-256 taken when it was written.
+
+Opening an artifact checks sizes only, since reading a hundred gigabytes takes minutes. This is the rest.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+
+from cluster.contracts import storage
+from cluster.contracts.artifacts import FILE_LIST, MANIFEST, Artifact, open_artifact
+from cluster.contracts.commit import WrittenFile, check_content
+from cluster.contracts.errors import CorruptArtifact, InputError, StorageError
+from cluster.contracts.retry import Backoff, is_passing, with_patience
+from cluster.contracts.tokens import INDEX, list_token_index, shard_uris
+from cluster.runs import read_run
+
+_READERS = 8  # files read at a time; hashing leaves the interpreter's lock alone
+
+
+@dataclass(frozen=True)
+class BadFile:
+    """A file that is not what was written, and in what."""
+
+    uri: str
+    problem: str
+
+
+def artifacts_of(target: str, storage_uri: str) -> dict[str, Artifact]:
+    """Stage name -> artifact: the one at the URI `target`, or all finished ones of the run of that name.
+
+    Raises `InputError` where there is neither.
+    """
+    if not target.endswith(".json") and storage.exists(storage.join(target, MANIFEST)):
+        return {target: open_artifact(target)}
+    artifacts = read_run(target, storage_uri).artifacts()
+    if not artifacts:
+        raise InputError(f"run {target} has no finished stage yet; there is nothing to verify")
+    return artifacts
+
+
+def expected_files(artifacts: Mapping[str, Artifact]) -> tuple[dict[str, WrittenFile], list[BadFile]]:
+    """What should be where, by URI, and the lists that can't be read themselves.
+
+    A mixture's own file is an index; the shards it names, which are other artifacts', count as its files.
+    """
+    files: dict[str, WrittenFile] = {}
+    unlisted = []
+    for artifact in artifacts.values():
+        try:
+            for file in artifact.files():
+                files.setdefault(artifact.path(file.name), file)
+            if storage.exists(artifact.path(INDEX)):
+                entries = list_token_index(artifact.uri)
+                for uri, entry in zip(shard_uris(artifact.uri, entries), entries, strict=True):
+                    files.setdefault(uri, entry.file)
+        except (FileNotFoundError, OSError, ValueError, StorageError, InputError) as error:
+            unlisted.append(BadFile(artifact.path(FILE_LIST), f"the list of files can't be read: {error}"))
+    return files, unlisted
+
+
+def bad_files(files: Mapping[str, WrittenFile], on_bytes: Callable[[int], None]) -> Iterator[BadFile]:
+    """Every file of another size or content than listed, as it is found. `on_bytes` hears of what is read."""
+    lock = threading.Lock()
+
+    def read(count: int) -> None:
+        with lock:
+            on_bytes(count)
+
+    def check(uri: str) -> BadFile | None:
+        directory = uri.rpartition("/")[0]
+        name = WrittenFile(uri.rpartition("/")[2], files[uri].size, files[uri].sha256)
+        try:
+            with_patience(lambda: check_content(directory, name, on_bytes=read), Backoff())
+        except CorruptArtifact as error:
+            return BadFile(uri, str(error).removeprefix(uri).strip())
+        except Exception as error:
+            return BadFile(uri, f"can't be read{', after several attempts' if is_passing(error) else ''}: {error}")
+        return None
+
+    with ThreadPoolExecutor(_READERS, "verify") as readers:
+        try:
+            for done in as_completed([readers.submit(check, uri) for uri in files]):
+                if (found := done.result()) is not None:
+                    yield found
+        finally:
+            readers.shutdown(cancel_futures=True)
