@@ -2,8 +2,8 @@
 
 The store is real but for its tokens, which are holes in sparse files: shards as `write_token_shard` writes them,
 with genuine document boundaries (log-normal lengths, a thousand tokens on average) and an index. A process of its own
-opens it as a pre-training rank does, in shuffled order, and reads batches from all over it. Memory is what the
-kernel says (`smaps_rollup`), against the same process before it opens anything.
+opens it as a pre-training rank does, in shuffled order, and reads batches from all over it. Memory is its resident
+set, against that of the same process before it opens anything.
 """
 
 from __future__ import annotations
@@ -145,9 +145,9 @@ def _open_and_read(directory: str, num_batches: int, settings: dict[str, Any]) -
 
 
 def _memory_mb() -> tuple[float, float]:
-    """(memory of this process's own, resident pages of mapped files), in MB."""
-    figures = psutil.Process().memory_full_info()
-    return figures.uss / 1e6, figures.shared / 1e6
+    """(memory of this process's own, resident pages of mapped files), in MB; together the resident set."""
+    figures = psutil.Process().memory_info()
+    return (figures.rss - figures.shared) / 1e6, figures.shared / 1e6
 
 
 def measure(size: StoreSize | None = None) -> list[dict[str, Any]]:

@@ -102,7 +102,7 @@ class TokenStream:
                 starts, sizes = starts[sizes > 0], sizes[sizes > 0]
             begins.append(starts)
             lengths.append(sizes)
-            self._count_touched(2, found.nbytes)
+            self._count_touched(4, found.nbytes)  # a search steps over a few places
         if len(begins) == 1:
             return begins[0], lengths[0]
         if not begins:
