@@ -3,8 +3,9 @@
 Training stands still for a snapshot in host memory (`snapshot.py`). A thread of each rank then serialises, hashes
 and stores that rank's part; rank 0's thread also waits until the store holds every rank's part and commits the
 step. Threads speak to one another through the store alone: collectives from a second thread would mix with those
-of the training step. So that parts of an earlier start of the workers are never taken for this one's, parts bear
-the name of the attempt, which the ranks agree on once (`agreed_attempt`).
+of the training step. So that parts of an earlier start of the workers, or of a step saved before the run went back,
+are never taken for new ones, parts bear the attempt's name, which the ranks agree on once (`agreed_attempt`), and
+the number of the save.
 
 One checkpoint is under way at a time: the next one waits for it, and that wait counts as stall. An error in the
 thread is raised by the next call. A kill at any moment leaves the step absent or whole (`checkpoints.py`).
@@ -49,13 +50,14 @@ class CheckpointWriter:
         *,
         rank: int = 0,
         world_size: int = 1,
-        attempt: str = "",
+        attempt: str = "only",
         asynchronous: bool = True,
         parts_timeout_s: float = PARTS_TIMEOUT_S,
     ) -> None:
         self.store, self.rank, self.world_size, self.attempt = store, rank, world_size, attempt
         self.asynchronous, self.parts_timeout_s = asynchronous, parts_timeout_s
         self.total_stall_s = 0.0  # how long training has stood still for checkpoints
+        self._num_saves = 0  # the same on all ranks
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._deadline = 0.0  # of the other ranks' parts, on the clock of `time.monotonic`
@@ -77,17 +79,19 @@ class CheckpointWriter:
         self.wait()
         files = dict(take())
         self._deadline = time.monotonic() + self.parts_timeout_s
+        self._num_saves += 1
+        attempt = f"{self.attempt}-{self._num_saves}"  # a run that goes back saves a step twice
 
         def write() -> None:
             try:
-                self.store.commit_rank(step, files, rank=self.rank, attempt=self.attempt)
+                self.store.commit_rank(step, files, rank=self.rank, attempt=attempt)
                 files.clear()
                 if self.rank == 0:
                     before_commit()
                     self.store.commit_step(
                         step,
                         world_size=self.world_size,
-                        attempt=self.attempt,
+                        attempt=attempt,
                         state=state,
                         deadline=lambda: self._deadline,
                     )

@@ -134,6 +134,5 @@ def test_a_killed_driver_and_a_killed_and_replaced_raylet_change_no_loss(
     assert driver.returncode == 0, shown[-3000:]
     notes = (root / "notes").read_text()
     print(notes)
-    assert "rank 1: its process died" in notes or "rank 0: its process died" in notes
     assert "starting the workers again (1 of 2 restarts)" in notes
     assert losses(root / "two_raylets") == losses(root / "two_workers")

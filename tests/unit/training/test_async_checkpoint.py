@@ -141,6 +141,22 @@ def test_a_part_of_an_earlier_attempt_is_never_taken_for_this_ones(store: Checkp
     assert store.steps() == []
 
 
+def test_a_part_from_before_the_run_went_back_is_never_taken_for_a_new_one(
+    store: CheckpointStore, tmp_path: Path
+) -> None:
+    with (
+        CheckpointWriter(store, world_size=2, attempt="now") as main,
+        CheckpointWriter(store, rank=1, world_size=2, attempt="now") as other,
+    ):
+        for content in ("first", "after going back"):
+            main.save(10, of(content))
+            time.sleep(0.1)  # rank 1 is late, and its part of the first time is there
+            other.save(10, of(content))
+            main.wait()
+    store.load(10, tmp_path / "rank1", ranks=(1,))
+    assert (tmp_path / "rank1" / "weights").read_text() == "after going back"
+
+
 def test_a_rank_that_is_gone_is_not_waited_for_once_training_failed(
     store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,7 +186,7 @@ def two_ranks_steps(store: CheckpointStore, steps: tuple[int, ...]) -> None:
 
 
 def truncate_rank_file(store: CheckpointStore, step: int) -> None:
-    (file,) = Path(store.uri).glob(f"step-{step:08d}/rank-00001.now.*")
+    (file,) = Path(store.uri).glob(f"step-{step:08d}/rank-00001.now-*")
     os.truncate(file, 3)
 
 
