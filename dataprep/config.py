@@ -245,6 +245,11 @@ class DedupeConfig(DataConfig):
         description="memory of the driver for joining groups, 16 bytes a document; more than that is mapped"
         " from files on its disk",
     )
+    task_gib: Annotated[float, Field(gt=0)] = execution(
+        default=0.25,
+        description="memory of a task for the keys and sketches it works on, beside its program; less means more tasks"
+        " and smaller reads",
+    )
 
 
 class SpecialTokens(StrictModel):
