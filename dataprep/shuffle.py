@@ -36,8 +36,11 @@ class KeyedRows:
     @classmethod
     def concatenated(cls, rows: Sequence[KeyedRows]) -> KeyedRows:
         """All of several, in their order."""
-        arrays = ([r.keys_NK for r in rows], [r.members_N for r in rows], [r.words_NW for r in rows])
-        return cls(*(np.concatenate(parts) for parts in arrays))
+        return cls(
+            np.concatenate([r.keys_NK for r in rows]),
+            np.concatenate([r.members_N for r in rows]),
+            np.concatenate([r.words_NW for r in rows]),
+        )
 
 
 def even_ranges(num_ranges: int) -> npt.NDArray[np.uint64]:
