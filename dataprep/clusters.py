@@ -114,8 +114,7 @@ def _cut(counts: npt.NDArray[np.int64], block_clusters: int) -> npt.NDArray[np.u
 def _write_keys(row: dict[str, Any], *, work: str, first_clusters_R: npt.NDArray[np.uint64], num_hashes: int) -> int:
     from dataprep.sketches import sketches
 
-    filesystem, path = storage.locate(storage.join(work, f"{row['key']}.parquet"))
-    found = pq.read_table(path, filesystem=filesystem)
+    found = storage.read_table(storage.join(work, f"{row['key']}.parquet"))
     members, reasons = found.column("member").to_numpy(), found.column("reason").to_numpy()
     words = []
     for piece in map(Piece.from_row, row["pieces"]):

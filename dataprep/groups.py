@@ -6,7 +6,7 @@ committed stays: a killed stage goes on with the packs and forests that are miss
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -62,8 +62,7 @@ def labels(
     found: dict[str, npt.NDArray[Any]] = {}
     for search in plan:
         for task in tasks[search.name]:
-            for edges in _read_forest(work, forests[task.name]):
-                groups.add(edges)
+            groups.add(_read_forest(work, forests[task.name]))
         found[search.reason] = groups.labels()
     return found or {NEAR: groups.labels()}
 
@@ -171,8 +170,6 @@ def _write_forest(row: dict[str, Any], *, plan: Sequence[Search], files: Mapping
     return 0
 
 
-def _read_forest(work: str, part: CommittedPart) -> Iterator[npt.NDArray[np.int64]]:
-    filesystem, path = storage.locate(check_size(work, part.files["forest"]))
-    with pq.ParquetFile(path, filesystem=filesystem) as file:
-        for batch in file.iter_batches():
-            yield np.stack([batch.column(name).to_numpy() for name in ("a", "b")], axis=1)
+def _read_forest(work: str, part: CommittedPart) -> npt.NDArray[np.int64]:
+    forest = storage.read_table(check_size(work, part.files["forest"]))
+    return np.stack([forest.column(name).to_numpy() for name in ("a", "b")], axis=1)

@@ -38,8 +38,9 @@ class Document:
 def load_documents(path: Path | None, *, limit: int | None, seed: int = 0) -> list[Document]:
     """The documents of a JSON Lines file, or of the shipped sample; duplicates are planted where none are marked.
 
-    Before that, documents that are like an earlier one are left out: what counts as unique must be so. A row is `{"text": ...}`; with `id`, `kind`, `source_id` and `edits` it says itself what is a copy of what. `limit`
-    keeps the first so many documents and the copies of those.
+    Before that, documents that are like an earlier one are left out: what counts as unique must be so. A row is
+    `{"text": ...}`; with `id`, `kind`, `source_id` and `edits` it says itself what is a copy of what. `limit` keeps
+    the first so many documents and the copies of those.
     """
     if path is None:
         found = [Document(f"u{n}", text) for n, text in enumerate(_sample_texts())]

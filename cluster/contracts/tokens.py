@@ -146,9 +146,8 @@ def write_token_index(directory: str, entries: Sequence[ShardEntry]) -> bytes:
 
 def read_token_index(directory: str) -> list[ShardEntry]:
     """The index of a tokens artifact or mixture, in order. The shards' sizes are checked against the store."""
-    filesystem, path = storage.locate(storage.join(directory, INDEX))
     try:
-        rows = pq.read_table(path, filesystem=filesystem).to_pylist()
+        rows = storage.read_table(storage.join(directory, INDEX)).to_pylist()
     except FileNotFoundError as error:
         raise InputError(f"{directory} is no tokens artifact: it has no {INDEX}") from error
     entries = [ShardEntry(**row) for row in rows]
