@@ -227,7 +227,7 @@ class FuzzySettings(StrictModel):
 class DedupeConfig(DataConfig):
     """Exact, URL and near duplicates across all documents, and against earlier corpora."""
 
-    stage_version: ClassVar[int] = 2  # 2: candidates are checked; the reason is what joins a row to its survivor
+    stage_version: ClassVar[int] = 3  # 3: clusters are cut into files by their number of members
 
     kind: Literal["dedupe"] = "dedupe"
     parts: Annotated[str, InputOf(("clean",))]  # the documents

@@ -83,8 +83,11 @@ def over_shards(
                 failures[row["index"]] = row["failure"]
             if row["trace"]:
                 traces.append(f"{row['failure']}\n{row['trace']}")
-            rate = documents / (time.monotonic() - started)
-            progress.update(done, total, unit, docs_per_s=rate, documents=before.documents_done + documents)
+            figures: dict[str, float | str] = {}
+            if documents:  # not every task is about documents
+                rate = documents / (time.monotonic() - started)
+                figures = {"docs_per_s": rate, "documents": before.documents_done + documents}
+            progress.update(done, total, unit, **figures)
     if failures:
         shown = "\n".join(f"  - {failure}" for failure in sorted(failures.values())[:_NAMED_FAILURES])
         raise StageFailed(
