@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cluster.contracts import storage
@@ -165,8 +164,7 @@ def _quarantined_conversations(artifacts: Mapping[str, Artifact]) -> list[dict[s
     for artifact in artifacts.values():
         for file in artifact.files():
             if file.name == QUARANTINE_FILE:
-                filesystem, path = storage.locate(artifact.path(file.name))
-                rows = pq.read_table(path, filesystem=filesystem).to_pylist()
+                rows = storage.read_table(artifact.path(file.name)).to_pylist()
                 found |= {(row["uri"], row["offset"]): row for row in rows}
     return list(found.values())[:MAX_QUARANTINED]
 

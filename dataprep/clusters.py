@@ -1,89 +1,148 @@
 """The clusters of duplicates as a table to look at: who is in which, who stays, why the others go, how alike they are.
 
-Members are brought together by cluster, each with its sketch, and compared with the cluster's survivor.
+Members are brought together by cluster (`dataprep.shuffle`), each with its sketch, and compared with the survivor.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.contracts.commit import WrittenFile, commit_part
+from cluster.contracts import storage
+from cluster.contracts.artifacts import StageContext
+from cluster.contracts.commit import WrittenFile, commit_part, committed_parts, remove_part, sweep
 from dataprep.config import DedupeConfig
 from dataprep.corpora import Corpora, Piece
 from dataprep.documents import CLUSTER_SCHEMA, write_table
+from dataprep.over_shards import Pace, over_shards
 from dataprep.removals import Removals
-from dataprep.searches import signatures_of, sketch_columns, sketches_in
-from dataprep.shuffle import shuffled
+from dataprep.searches import signatures_of
+from dataprep.shuffle import KeyedRows, read_cell, write_cells
 
+_MEMBERS_PER_FILE = 1_000_000  # about; a cluster stays in one piece
+_DOCUMENTS_PER_PACK = 500_000
+_BLOCKS = 1 << 16  # of clusters, by number; files are cut between them
+_WRITER_THREADS = 16
 _SURVIVOR = -1  # the reason number of those that stay
 
 
 def write_clusters(
-    output: str, work: str, removals: Removals, *, num_hashes: int, config: DedupeConfig
+    output: str, work: str, removals: Removals, *, num_hashes: int, config: DedupeConfig, context: StageContext
 ) -> list[WrittenFile]:
-    """Write `clusters-*.parquet` (`CLUSTER_SCHEMA`, clusters in one piece); `work` takes the members of each part."""
-    stays_N = np.zeros(removals.corpora.num_documents, bool)
-    pieces: list[Piece] = []
-    members: dict[int, str] = {}
-    num_members = 0
-    indices = np.arange(len(stays_N), dtype=removals.survivors_N.dtype)
-    stays_N[removals.survivors_N[removals.survivors_N != indices]] = True
-    for piece in removals.corpora.pieces:
-        table = removals.members(piece, stays_N)
-        if table.num_rows:
-            pieces.append(piece)
-            members[piece.first] = f"members-{piece.first:012d}.parquet"
-            write_table(work, members[piece.first], table)
-            num_members += table.num_rows
-    if not pieces:
+    """Write `clusters-*.parquet` (`CLUSTER_SCHEMA`, clusters in one piece); `work` takes the members on the way."""
+    packs, counts = _write_members(work, removals)
+    if not packs:
         return []
-    written = shuffled(
-        pieces,
-        partial(_member_rows, work=work, members=members, num_hashes=num_hashes),
+    first_clusters_R = _cut(counts, -(-removals.corpora.num_documents // _BLOCKS))
+    done = committed_parts(work)
+    shell = partial(over_shards, workers=config.workers, max_workers=config.max_workers, progress=context.progress)
+    shell(
+        partial(_write_keys, work=work, first_clusters_R=first_clusters_R, num_hashes=num_hashes),
+        [
+            {"uri": f"{key} (from {pack[0].shard.uri})", "key": key, "pieces": [asdict(piece) for piece in pack]}
+            for key, pack in packs.items()
+            if key not in done
+        ],
+        before=Pace(sum(key in done for key in packs), 0),
+        unit="packs",
+    )
+    keys = {key: part for key, part in committed_parts(work).items() if key in packs}
+    uris = [storage.join(work, part.files["keys"].name) for part in keys.values()]
+    done = committed_parts(output)
+    names = [f"clusters-{number:06d}" for number in range(len(first_clusters_R))]
+    shell(
         partial(
-            _write_partition,
-            output=output,
-            corpora=removals.corpora,
-            reasons=list(removals.labels),
+            _write_clusters, uris=uris, output=output, corpora=removals.corpora, reasons=list(removals.labels),
             num_hashes=num_hashes,
         ),
-        keys=["cluster"],
-        num_rows=num_members,
-        config=config,
-    )
-    rows = [row for table in written for row in table.to_pylist()]
-    return sorted((WrittenFile(**row) for row in rows), key=lambda file: file.name.split(".")[0])
+        [{"uri": name, "key": name, "cell": cell} for cell, name in enumerate(names) if name not in done],
+        before=Pace(sum(name in done for name in names), 0),
+        unit="files of clusters",
+    )  # fmt: skip
+    done = committed_parts(output)
+    for key in keys:
+        remove_part(work, key)
+    sweep(work)
+    return [done[name].files["clusters"] for name in names]
 
 
-def _member_rows(piece: Piece, *, work: str, members: dict[int, str], num_hashes: int) -> pa.Table:
-    from cluster.contracts import storage
+def _write_members(work: str, removals: Removals) -> tuple[dict[str, list[Piece]], npt.NDArray[np.int64]]:
+    """The packs that have members of clusters, by name, with these written down; and their counts by block."""
+    survivors_N = removals.survivors_N
+    stays_N = np.zeros(len(survivors_N), bool)
+    stays_N[survivors_N[survivors_N != np.arange(len(survivors_N), dtype=survivors_N.dtype)]] = True
+    block_clusters = -(-len(survivors_N) // _BLOCKS)
+    packs: dict[str, list[Piece]] = {}
+    counts = np.zeros(_BLOCKS, np.int64)
+
+    def write(pack: list[Piece]) -> npt.NDArray[np.int64]:
+        table = removals.members(pack[0].first, pack[-1].end, stays_N)
+        if table.num_rows:
+            write_table(work, f"{_name(pack)}.parquet", table)
+        return np.bincount(table.column("cluster").to_numpy() // block_clusters, minlength=_BLOCKS)
+
+    with ThreadPoolExecutor(_WRITER_THREADS) as pool:
+        all_packs = removals.corpora.packs(most_documents=_DOCUMENTS_PER_PACK)
+        for pack, found in zip(all_packs, pool.map(write, all_packs), strict=True):
+            counts += found
+            if found.any():
+                packs[_name(pack)] = pack
+    return packs, counts
+
+
+def _name(pack: Sequence[Piece]) -> str:
+    return f"members-{pack[0].first:012d}-{pack[-1].end:012d}"
+
+
+def _cut(counts: npt.NDArray[np.int64], block_clusters: int) -> npt.NDArray[np.uint64]:
+    """[R] the first cluster of each file, so that files have about `_MEMBERS_PER_FILE` rows and none is empty."""
+    ends = np.cumsum(counts)
+    file_of_block = (ends - 1) // _MEMBERS_PER_FILE
+    filled = np.flatnonzero(counts)
+    firsts = filled[np.concatenate([[True], np.diff(file_of_block[filled]) > 0])]
+    return firsts.astype(np.uint64) * np.uint64(block_clusters)
+
+
+def _write_keys(row: dict[str, Any], *, work: str, first_clusters_R: npt.NDArray[np.uint64], num_hashes: int) -> int:
     from dataprep.sketches import sketches
 
-    filesystem, path = storage.locate(storage.join(work, members[piece.first]))
-    found = pq.read_table(path, filesystem=filesystem)
-    rows = found.column("row").to_numpy()
-    columns = {"cluster": found.column("cluster"), "member": piece.first + rows, "reason": found.column("reason")}
-    return pa.table(columns | sketch_columns(sketches(signatures_of(piece)[rows, :num_hashes])))
+    found = storage.read_table(storage.join(work, f"{row['key']}.parquet"))
+    members, reasons = found.column("member").to_numpy(), found.column("reason").to_numpy()
+    words = []
+    for piece in map(Piece.from_row, row["pieces"]):
+        begin, end = np.searchsorted(members, (piece.first, piece.end))
+        if begin < end:
+            words.append(sketches(signatures_of(piece)[members[begin:end] - piece.first, :num_hashes]))
+    words_MW = np.column_stack([reasons.astype(np.uint64), np.concatenate(words)])
+    clusters = found.column("cluster").to_numpy().astype(np.uint64).reshape(-1, 1)
+    with commit_part(work, row["key"]) as part, part.open("keys", "arrow") as sink:
+        write_cells(sink, KeyedRows(clusters, members, words_MW), first_clusters_R)
+    return len(members)
 
 
-def _write_partition(
-    partition: pa.Table, *, output: str, corpora: Corpora, reasons: Sequence[str], num_hashes: int
-) -> pa.Table:
-    """Commit a partition's clusters; returns its file as a table of one row."""
+def _write_clusters(
+    row: dict[str, Any],
+    *,
+    uris: Sequence[str],
+    output: str,
+    corpora: Corpora,
+    reasons: Sequence[str],
+    num_hashes: int,
+) -> int:
     from dataprep.sketches import similarities
 
-    if not partition.num_rows:
-        return pa.table(
-            {"name": pa.array([], pa.string()), "size": pa.array([], pa.int64()), "sha256": pa.array([], pa.string())}
-        )
-    partition = partition.sort_by([("cluster", "ascending"), ("member", "ascending")])
-    clusters, members, numbers = (partition.column(n).to_numpy() for n in ("cluster", "member", "reason"))
-    sketches_MW = sketches_in(partition)
+    rows = read_cell(uris, row["cell"])
+    order = np.lexsort((rows.members_N, rows.keys_NK[:, 0]))
+    clusters, members = rows.keys_NK[order, 0].astype(np.int64), rows.members_N[order]
+    numbers, sketches_MW = rows.words_NW[order, 0].astype(np.int64), np.ascontiguousarray(rows.words_NW[order, 1:])
     stays = members == clusters
     survivor_of = np.flatnonzero(stays)[np.searchsorted(clusters[stays], clusters)]
     corpus, identifiers = corpora.names(members)
@@ -99,9 +158,8 @@ def _write_partition(
         },
         schema=CLUSTER_SCHEMA,
     )
-    with commit_part(output, f"clusters-{clusters[0]:012d}") as part:
+    with commit_part(output, row["key"]) as part:
         with part.open("clusters", "parquet") as sink:
             pq.write_table(table, sink, compression="zstd")
         part.metrics["rows"] = table.num_rows
-    file = part.files["clusters"]
-    return pa.table({"name": [file.name], "size": [file.size], "sha256": [file.sha256]})
+    return table.num_rows

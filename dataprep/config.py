@@ -227,7 +227,7 @@ class FuzzySettings(StrictModel):
 class DedupeConfig(DataConfig):
     """Exact, URL and near duplicates across all documents, and against earlier corpora."""
 
-    stage_version: ClassVar[int] = 2  # 2: candidates are checked; the reason is what joins a row to its survivor
+    stage_version: ClassVar[int] = 3  # 3: clusters are cut into files by their number of members
 
     kind: Literal["dedupe"] = "dedupe"
     parts: Annotated[str, InputOf(("clean",))]  # the documents
@@ -244,6 +244,11 @@ class DedupeConfig(DataConfig):
         default=4.0,
         description="memory of the driver for joining groups, 16 bytes a document; more than that is mapped"
         " from files on its disk",
+    )
+    task_gib: Annotated[float, Field(gt=0)] = execution(
+        default=0.25,
+        description="memory of a task for the keys and sketches it works on, beside its program; less means more tasks"
+        " and smaller reads",
     )
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dataprep.documents import Shard, doc_ids
 
+_MOST_PIECES = 256  # of a pack: that many files are read one after another
 OWN = 0  # the number of the corpus that is deduplicated; the k-th of `against` is k
 
 
@@ -21,6 +23,16 @@ class Piece:
     corpus: int
     shard: Shard
     first: int  # the index of its first document, counting through all pieces
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Piece:
+        """The inverse of `dataclasses.asdict`."""
+        return cls(**{**row, "shard": Shard.from_row(row["shard"])})
+
+    @property
+    def end(self) -> int:
+        """One more than the index of its last document."""
+        return self.first + self.shard.num_documents
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,17 @@ class Corpora:
     def own_first(self) -> int:
         """The index of the first document that may be removed."""
         return self.own[0].first if self.own else self.num_documents
+
+    def packs(self, *, most_documents: int) -> list[list[Piece]]:
+        """Neighbouring pieces in packs of at most so many documents, or of one piece; empty pieces left out."""
+        packs: list[list[Piece]] = []
+        for piece in self.pieces:
+            if piece.shard.num_documents == 0:
+                continue
+            if not packs or len(packs[-1]) == _MOST_PIECES or piece.end - packs[-1][0].first > most_documents:
+                packs.append([])
+            packs[-1].append(piece)
+        return packs
 
     def names(self, indices: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """(corpus, doc_id) of documents given by index; any shape."""

@@ -1,15 +1,13 @@
 """The dedupe stage: duplicates over all parts, as a removal list per part; nothing is rewritten.
 
-Each search (`dataprep.searches`) is one shuffle of (key, document index) rows; its partitions' spanning forests are
-committed as one unit, so that a killed stage goes on with the search it was at. One union-find over dense indices joins
-the forests as they arrive, in whatever order. Earlier corpora take part as they are, by their signatures; their
-documents always stay.
+The searches (`dataprep.searches`) bring documents together by keys (`dataprep.shuffle`) and make groups of them
+(`dataprep.groups`). Earlier corpora take part as they are, by their signatures; their documents always stay.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -17,11 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
-from cluster.contracts.commit import CommittedPart, check_size, commit_part, committed_parts
 from cluster.contracts.errors import InputError, StageFailed
 from dataprep.clusters import write_clusters
 from dataprep.config import DedupeConfig, MinHashSettings
@@ -34,14 +30,13 @@ from dataprep.documents import (
     write_shard_table,
     write_table,
 )
+from dataprep.groups import labels
 from dataprep.over_shards import keep_compiled_kernels
-from dataprep.removals import NEAR, Removals, best_survivors, grouped
-from dataprep.searches import Search, bands_and_rows, searches
-from dataprep.shuffle import shuffled
+from dataprep.removals import Removals, best_survivors, grouped
+from dataprep.searches import bands_and_rows, searches
 
 _WRITER_THREADS = 16
-_WORK = "work"  # below the artifact: the searches' forests and the clusters' members
-_FOREST_SCHEMA = pa.schema([("a", pa.int64()), ("b", pa.int64())])
+_WORK = "work"  # below the artifact: what `dataprep.groups` and `dataprep.clusters` commit on the way
 
 
 def run(config: DedupeConfig, inputs: Mapping[str, Artifact], output: str, context: StageContext) -> StageResult:
@@ -55,14 +50,17 @@ def run(config: DedupeConfig, inputs: Mapping[str, Artifact], output: str, conte
     if corpora.num_documents == corpora.own_first:
         raise InputError(f"{clean.uri} has no documents; see its manifest for what was dropped and why")
 
-    labels = _labels(config, corpora, settings.num_hashes, storage.join(output, _WORK), context)
-    removals = Removals(corpora, labels, _survivors(config, corpora, labels))
+    work = storage.join(output, _WORK)
+    plan = searches(config, num_hashes=settings.num_hashes)
+    found = labels(plan, corpora, config=config, work=work, context=context)
+    removals = Removals(corpora, found, _survivors(config, corpora, found))
     written, counts = _write_removals(output, removals)
     clusters = []
     if config.clusters:
         context.progress.note("writing the clusters")
-        work = storage.join(output, _WORK)
-        clusters = write_clusters(output, work, removals, num_hashes=settings.num_hashes, config=config)
+        clusters = write_clusters(
+            output, work, removals, num_hashes=settings.num_hashes, config=config, context=context
+        )
     files = [shard.removals for shard in written if shard.removals is not None] + clusters
     metrics = _metrics(removals, written, counts) | {"minhash": settings.model_dump(mode="json")}
     if config.fuzzy is not None:
@@ -98,64 +96,6 @@ def _signature_settings(artifact: Artifact) -> MinHashSettings:
     if found is None:
         raise InputError(f"{artifact.uri} is no clean or dedupe artifact: its manifest names no minhash settings")
     return MinHashSettings.model_validate(found)
-
-
-def _labels(
-    config: DedupeConfig, corpora: Corpora, num_hashes: int, work: str, context: StageContext
-) -> dict[str, npt.NDArray[Any]]:
-    """Reason -> the lowest member of each document's group after the searches up to that reason's last."""
-    from dataprep.components import UnionFind, label_bytes
-
-    num_documents = corpora.num_documents
-    passes = searches(config, num_documents=num_documents, num_hashes=num_hashes)
-    reasons = list(dict.fromkeys(search.reason for search in passes))
-    needed = label_bytes(num_documents) * (1 + len(reasons))
-    in_memory = needed <= config.union_find_gib * 2**30
-    groups = UnionFind(num_documents, None if in_memory else context.scratch / "parents")
-    labels: dict[str, npt.NDArray[Any]] = {}
-    done = committed_parts(work)
-    for number, search in enumerate(passes):
-        context.progress.update(number, len(passes), "searches", documents=num_documents)
-        forests = (
-            _read_forest(work, done[search.name]) if search.name in done else _search(search, corpora, work, config)
-        )
-        for edges in forests:
-            groups.add(edges)
-        if number + 1 == len(passes) or passes[number + 1].reason != search.reason:
-            labels[search.reason] = groups.labels()
-    context.progress.update(len(passes), len(passes), "searches", documents=num_documents)
-    return labels or {NEAR: groups.labels()}
-
-
-def _search(search: Search, corpora: Corpora, work: str, config: DedupeConfig) -> Iterator[npt.NDArray[np.int64]]:
-    """The spanning forest [E, 2] of each partition, as they get ready; committed when all have been."""
-    forests = shuffled(
-        corpora.pieces,
-        search.keyed_rows,
-        search.forest,
-        keys=search.keys,
-        num_rows=corpora.num_documents * search.rows_per_document,
-        config=config,
-    )
-    with (
-        commit_part(work, search.name) as part,
-        part.open("forest", "parquet") as sink,
-        pq.ParquetWriter(sink, _FOREST_SCHEMA) as writer,
-    ):
-        for table in forests:
-            writer.write_table(table.select(["a", "b"]).cast(_FOREST_SCHEMA))
-            yield _edges(table)
-
-
-def _read_forest(work: str, part: CommittedPart) -> Iterator[npt.NDArray[np.int64]]:
-    filesystem, path = storage.locate(check_size(work, part.files["forest"]))
-    with pq.ParquetFile(path, filesystem=filesystem) as file:
-        for batch in file.iter_batches():
-            yield _edges(batch)
-
-
-def _edges(table: pa.Table | pa.RecordBatch) -> npt.NDArray[np.int64]:
-    return np.stack([table.column("a").to_numpy(), table.column("b").to_numpy()], axis=1)
 
 
 def _survivors(config: DedupeConfig, corpora: Corpora, labels: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:

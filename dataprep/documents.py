@@ -147,9 +147,8 @@ def write_shard_table(artifact: str, shards: Sequence[Shard]) -> WrittenFile:
 
 def read_shard_table(artifact: str) -> list[Shard]:
     """The shards of a clean or dedupe artifact, by number. Raises `InputError` where it is neither."""
-    filesystem, path = storage.locate(storage.join(artifact, SHARD_TABLE))
     try:
-        rows = pq.read_table(path, filesystem=filesystem).to_pylist()
+        rows = storage.read_table(storage.join(artifact, SHARD_TABLE)).to_pylist()
     except FileNotFoundError as error:
         raise InputError(f"{artifact} holds no documents: it has no {SHARD_TABLE}") from error
     return [Shard.from_row(row) for row in rows]
@@ -242,5 +241,4 @@ def written_file(name: str, content: bytes) -> WrittenFile:
 
 
 def _read(directory: str, file: WrittenFile, columns: Sequence[str]) -> pa.Table:
-    filesystem, path = storage.locate(check_size(directory, file))
-    return pq.read_table(path, columns=list(columns), filesystem=filesystem)
+    return storage.read_table(check_size(directory, file), columns=columns)

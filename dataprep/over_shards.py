@@ -1,4 +1,4 @@
-"""The shell that clean and tokenize share: one idempotent task per shard, on Ray Data.
+"""The shell that the stages on Ray Data share: one idempotent task per shard, on Ray Data.
 
 A task gets a description of its shard and writes its own committed part; only a few figures come back, so text never
 crosses the object store. A shard that fails does not stop the others: all are tried, then the failed ones are named.
@@ -51,6 +51,7 @@ def over_shards(
     before: Pace,
     log_directory: Path | None = None,
     backoff: Backoff | None = None,
+    unit: str = "shards",
 ) -> None:
     """Run `task` once for each shard. Raises `StageFailed` naming the shards (by their "uri") that failed.
 
@@ -60,7 +61,7 @@ def over_shards(
 
     configure_ray_data()
     total = before.shards_done + len(shards)
-    progress.update(before.shards_done, total, "shards")
+    progress.update(before.shards_done, total, unit)
     if not shards:
         return
     rows = [{"index": index, "shard": json.dumps(shard)} for index, shard in enumerate(shards)]
@@ -82,12 +83,15 @@ def over_shards(
                 failures[row["index"]] = row["failure"]
             if row["trace"]:
                 traces.append(f"{row['failure']}\n{row['trace']}")
-            rate = documents / (time.monotonic() - started)
-            progress.update(done, total, "shards", docs_per_s=rate, documents=before.documents_done + documents)
+            figures: dict[str, float | str] = {}
+            if documents:  # not every task is about documents
+                rate = documents / (time.monotonic() - started)
+                figures = {"docs_per_s": rate, "documents": before.documents_done + documents}
+            progress.update(done, total, unit, **figures)
     if failures:
         shown = "\n".join(f"  - {failure}" for failure in sorted(failures.values())[:_NAMED_FAILURES])
         raise StageFailed(
-            f"{len(failures)} of {len(shards)} shards failed; run again to retry these alone\n{shown}"
+            f"{len(failures)} of {len(shards)} {unit} failed; run again to retry these alone\n{shown}"
             + ("\n  - ..." if len(failures) > _NAMED_FAILURES else "")
             + _write_traces(traces, log_directory)
         )

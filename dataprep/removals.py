@@ -47,12 +47,11 @@ class Removals:
             {"row": rows, "reason": names, "survivor": survivor_ids, "corpus": corpus}, schema=REMOVAL_SCHEMA
         )
 
-    def members(self, piece: Piece, stays_N: npt.NDArray[np.bool_]) -> pa.Table:
-        """(row, cluster, reason) of a part's documents that are in groups; a cluster is its survivor's index."""
-        begin, end = piece.first, piece.first + piece.shard.num_documents
+    def members(self, begin: int, end: int, stays_N: npt.NDArray[np.bool_]) -> pa.Table:
+        """(member, cluster, reason) of documents `begin` to `end` - 1 in groups; a cluster is its survivor's index."""
         survivors = self.survivors_N[begin:end].astype(np.int64)
         rows = np.flatnonzero((survivors != np.arange(begin, end)) | stays_N[begin:end])
-        return pa.table({"row": rows, "cluster": survivors[rows], "reason": self.reasons(begin, end)[rows]})
+        return pa.table({"member": begin + rows, "cluster": survivors[rows], "reason": self.reasons(begin, end)[rows]})
 
 
 def best_survivors(

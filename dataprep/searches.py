@@ -1,8 +1,7 @@
-"""The searches of deduplication: which rows are brought together by which keys, and how buckets become a forest.
+"""The searches of deduplication: which rows are brought together by which keys, and which of them are joined.
 
-Exact texts, equal URLs, near duplicates, in this order, which is that of the reasons. The near search is cut into
-passes of some bands each, so that a corpus of any size is shuffled in pieces of bounded size and a killed stage loses
-one of them.
+Exact texts, equal URLs, near duplicates, in this order, which is that of the reasons. Kernels are imported in the
+functions that tasks run, after `prepare_worker` has said where they are kept compiled.
 """
 
 from __future__ import annotations
@@ -12,48 +11,44 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import pyarrow as pa
+import numpy.typing as npt
 
 from cluster.contracts.errors import InputError
 from dataprep.config import DedupeConfig, FuzzySettings
 from dataprep.corpora import Piece
 from dataprep.documents import read_columns, read_signatures
 from dataprep.removals import EXACT, NEAR, URL
+from dataprep.shuffle import KeyedRows
 
-_ROWS_PER_PASS = 500_000_000  # keyed rows of one shuffle: 8 GB, 20 with sketches
-
-# Kernels are imported in the functions that tasks run, after `prepare_worker` has said where they are kept compiled.
+_SKETCH_BITS = 64  # of a word
 
 
 @dataclass(frozen=True)
 class Search:
-    """One pass."""
+    """One reason to remove a document. Picklable."""
 
-    name: str  # of its committed unit
+    name: str
     reason: str
-    keyed_rows: Callable[[Piece], pa.Table]
-    keys: tuple[str, ...]
-    forest: Callable[[pa.Table], pa.Table]  # of a partition: edges as columns a, b
-    rows_per_document: int
+    num_keys: int  # of a document
+    num_words: int  # that go with each key
+    rows: Callable[[Piece], KeyedRows]
+    edges: Callable[[KeyedRows], npt.NDArray[np.int64]]  # [E, 2] of the rows that share their one key
 
 
-def searches(config: DedupeConfig, *, num_documents: int, num_hashes: int) -> list[Search]:
-    """The passes over `num_documents` documents whose signatures have at least `num_hashes` hashes."""
+def searches(config: DedupeConfig, *, num_hashes: int) -> list[Search]:
+    """The searches over documents whose signatures have at least `num_hashes` hashes."""
     found = []
     if config.exact:
-        found.append(Search("exact", EXACT, _text_rows, ("high", "low"), _equal_forest, 1))
+        found.append(Search("exact", EXACT, 1, 1, _text_rows, _equal_edges))
     if config.url:
-        found.append(Search("url", URL, _url_rows, ("high", "low"), _equal_forest, 1))
+        found.append(Search("url", URL, 1, 1, _url_rows, _equal_edges))
     if config.fuzzy is not None:
         bands, rows = bands_and_rows(config.fuzzy, num_hashes)
-        per_pass = max(1, min(bands, _ROWS_PER_PASS // max(1, num_documents)))
-        for first in range(0, bands, per_pass):
-            last = min(first + per_pass, bands)
-            make = partial(
-                _band_rows, bands=bands, rows=rows, chosen=slice(first, last), sketch=config.fuzzy.verify is not None
-            )
-            forest = partial(_band_forest, similarity=config.fuzzy.verify, num_hashes=bands * rows)
-            found.append(Search(f"near-{first:04d}-{last - 1:04d}", NEAR, make, ("key",), forest, last - first))
+        similarity = config.fuzzy.verify
+        num_words = 0 if similarity is None else -(-bands * rows // _SKETCH_BITS)
+        make = partial(_band_rows, bands=bands, rows=rows, sketch=similarity is not None)
+        edges = partial(_band_edges, similarity=similarity, num_hashes=bands * rows)
+        found.append(Search("near", NEAR, bands, num_words, make, edges))
     return found
 
 
@@ -78,67 +73,43 @@ def signatures_of(piece: Piece) -> np.ndarray:
     return signatures_DH
 
 
-def sketch_columns(sketches_DW: np.ndarray) -> dict[str, np.ndarray]:
-    """The words of sketches as columns of a table."""
-    return {f"sketch{word}": sketches_DW[:, word] for word in range(sketches_DW.shape[1])}
-
-
-def sketches_in(table: pa.Table) -> np.ndarray:
-    """[N, W] the inverse of `sketch_columns`."""
-    names = sorted(
-        (n for n in table.column_names if n.startswith("sketch")), key=lambda n: int(n.removeprefix("sketch"))
-    )
-    return np.stack([table.column(name).to_numpy() for name in names], axis=1)
-
-
-def _text_rows(piece: Piece) -> pa.Table:
+def _text_rows(piece: Piece) -> KeyedRows:
     hashes = read_signatures(piece.artifact, piece.shard, ["hash_high", "hash_low"])
-    members = pa.array(np.arange(piece.first, piece.first + hashes.num_rows))
-    return hashes.rename_columns(["high", "low"]).append_column("member", members)
+    high, low = (column.to_numpy().reshape(-1, 1) for column in hashes.columns)
+    return KeyedRows(high, np.arange(piece.first, piece.first + len(high)), low)
 
 
-def _url_rows(piece: Piece) -> pa.Table:
+def _url_rows(piece: Piece) -> KeyedRows:
     from dataprep.url_key import url_hashes
 
     urls = read_columns(piece.artifact, piece.shard, ["url"]).column("url").to_pylist()
     high, low, known = url_hashes(urls)
     members = piece.first + np.flatnonzero(known)
-    return pa.table({"high": high[known], "low": low[known], "member": members})
+    return KeyedRows(high[known].reshape(-1, 1), members, low[known].reshape(-1, 1))
 
 
-def _equal_forest(partition: pa.Table) -> pa.Table:
-    from dataprep.buckets import equal_edges
-    from dataprep.components import spanning_forest
-
-    edges = equal_edges(*(partition.column(name).to_numpy() for name in ("high", "low", "member")))
-    return _edge_table(spanning_forest(edges))
-
-
-def _band_rows(piece: Piece, *, bands: int, rows: int, chosen: slice, sketch: bool) -> pa.Table:
+def _band_rows(piece: Piece, *, bands: int, rows: int, sketch: bool) -> KeyedRows:
     from dataprep.minhash import NO_BAND, band_hashes
     from dataprep.sketches import sketches
 
     signatures_DH = signatures_of(piece)
-    keys_DB = band_hashes(signatures_DH, bands=bands, rows=rows)[:, chosen]
-    usable = (keys_DB != NO_BAND).reshape(-1)
-    documents = np.repeat(np.arange(len(keys_DB)), keys_DB.shape[1])[usable]
-    columns = {"key": keys_DB.reshape(-1)[usable], "member": piece.first + documents}
-    if sketch:
-        columns |= sketch_columns(sketches(signatures_DH[:, : bands * rows])[documents])
-    return pa.table(columns)
+    keys_DB = band_hashes(signatures_DH, bands=bands, rows=rows)
+    usable = keys_DB[:, 0] != NO_BAND  # in all bands or none
+    words_DW = sketches(signatures_DH[:, : bands * rows]) if sketch else np.empty((len(keys_DB), 0), np.uint64)
+    return KeyedRows(keys_DB[usable], piece.first + np.flatnonzero(usable), words_DW[usable])
 
 
-def _band_forest(partition: pa.Table, *, similarity: float | None, num_hashes: int) -> pa.Table:
+def _equal_edges(rows: KeyedRows) -> npt.NDArray[np.int64]:
+    from dataprep.buckets import equal_edges
+
+    return equal_edges(rows.keys_NK[:, 0], rows.words_NW[:, 0], rows.members_N)
+
+
+def _band_edges(rows: KeyedRows, *, similarity: float | None, num_hashes: int) -> npt.NDArray[np.int64]:
     from dataprep.buckets import bucket_edges, checked_edges
-    from dataprep.components import spanning_forest
     from dataprep.sketches import most_differing
 
-    keys, members = (partition.column(name).to_numpy() for name in ("key", "member"))
-    if similarity is None or not len(keys):
-        return _edge_table(spanning_forest(bucket_edges(keys, members)))
+    if similarity is None:
+        return bucket_edges(rows.keys_NK[:, 0], rows.members_N)
     most = most_differing(similarity, num_hashes)
-    return _edge_table(spanning_forest(checked_edges(keys, members, sketches_in(partition), most_differing=most)))
-
-
-def _edge_table(edges: np.ndarray) -> pa.Table:
-    return pa.table({"a": edges[:, 0], "b": edges[:, 1]})
+    return checked_edges(rows.keys_NK[:, 0], rows.members_N, rows.words_NW, most_differing=most)

@@ -1,99 +1,102 @@
-"""One pass of deduplication on Ray: rows made from pieces, brought together by key, each partition reduced.
+"""A shuffle by way of the store: rows are brought together by key without any process that holds them all.
 
-Ray Data's hash shuffle is made of tasks and survives a killed worker; what a partition holds follows from its keys and
-the number of partitions alone, so results do not depend on how many workers there are.
+Keys are divided into ranges. Each writer makes one file of its rows, with one batch for each of their keys and each
+range (a *cell*); whoever works on a cell reads that batch of every writer's file. Both sides are tasks with a commit
+each, so a killed stage loses what was under way and no more. On a local disk a batch is mapped, not read. What a cell
+holds doesn't depend on how the rows were divided among writers, nor on how many tasks run.
+
+Shape letters: N rows, K keys of a row, W words that are carried along, R ranges.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import BinaryIO
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from dataprep.config import DedupeConfig
-from dataprep.corpora import Piece
-from dataprep.documents import Shard
-from dataprep.over_shards import configure_ray_data, own_errors, prepare_worker, remote_options
+from cluster.contracts import storage
 
-ROWS_PER_PARTITION = 1_000_000  # of a task: 40 MB with sketches, and as much again while they are sorted
+ROW_BYTES = 32  # of a task on a cell: key, member and two arrays to sort by; 8 more for each word
+_READER_THREADS = 16  # of remote files
 
 
-def shuffled(
-    pieces: Sequence[Piece],
-    keyed_rows: Callable[[Piece], pa.Table],
-    reduce: Callable[[pa.Table], pa.Table],
-    *,
-    keys: Sequence[str],
-    num_rows: int,
-    config: DedupeConfig,
-) -> Iterator[pa.Table]:
-    """`reduce` of each partition of the rows that `keyed_rows` makes, in whatever order partitions get ready.
+@dataclass(frozen=True)
+class KeyedRows:
+    """Documents with the keys to bring them together by, and what they are compared by then."""
 
-    `num_rows`: how many rows to expect at most; the number of partitions follows from it. Both functions are pickled.
-    One partition needs no shuffle: a single task makes all its rows.
-    """
-    num_partitions = max(1, -(-num_rows // ROWS_PER_PARTITION))
-    if num_partitions == 1:
-        yield _in_one_task(pieces, keyed_rows, reduce, config)
-        return
-    import ray.data
+    keys_NK: npt.NDArray[np.uint64]
+    members_N: npt.NDArray[np.int64]  # document indices
+    words_NW: npt.NDArray[np.uint64]
 
-    configure_ray_data()
-    options = {
-        "batch_size": None,
-        "batch_format": "pyarrow",
-        "concurrency": config.max_workers,
-        **remote_options(config.workers),
-    }
-    rows = [{"piece": json.dumps(asdict(piece))} for piece in pieces]
-    threads = config.workers.num_threads
-    reduced = (
-        ray.data.from_items(rows, override_num_blocks=min(len(rows), max(num_partitions, _tasks_at_once(config))))
-        .map_batches(partial(_make_rows, keyed_rows=keyed_rows, num_threads=threads), **options)
-        .repartition(num_partitions, keys=list(keys))
-        .map_batches(partial(_reduce, reduce=reduce, num_threads=threads), **options)
+    @classmethod
+    def concatenated(cls, rows: Sequence[KeyedRows]) -> KeyedRows:
+        """All of several, in their order."""
+        return cls(
+            np.concatenate([r.keys_NK for r in rows]),
+            np.concatenate([r.members_N for r in rows]),
+            np.concatenate([r.words_NW for r in rows]),
+        )
+
+
+def even_ranges(num_ranges: int) -> npt.NDArray[np.uint64]:
+    """[R] the first key of each range, for keys that are hashes."""
+    return np.array([number * 2**64 // num_ranges for number in range(num_ranges)], np.uint64)
+
+
+def num_ranges_for(num_rows: int, *, num_words: int, memory_bytes: float) -> int:
+    """Into how many ranges the keys of so many rows are divided, so that a task on one keeps to its memory."""
+    return max(1, -(-num_rows * (ROW_BYTES + 8 * num_words) // max(1, int(memory_bytes))))
+
+
+def write_cells(sink: BinaryIO, rows: KeyedRows, first_keys_R: npt.NDArray[np.uint64]) -> None:
+    """Write an Arrow IPC file whose batch k * R + r holds the rows of which key k lies in range r."""
+    names = ["key", "member", *(f"word{number}" for number in range(rows.words_NW.shape[1]))]
+    types = [pa.uint64(), pa.int64(), *[pa.uint64()] * rows.words_NW.shape[1]]
+    schema = pa.schema(list(zip(names, types, strict=True)))
+    with pa.ipc.new_file(sink, schema) as writer:
+        for k in range(rows.keys_NK.shape[1]):
+            keys_N = rows.keys_NK[:, k]
+            for chosen in _rows_by_range(keys_N, first_keys_R):
+                columns = [keys_N[chosen], rows.members_N[chosen], *rows.words_NW[chosen].T]
+                writer.write_batch(pa.record_batch([pa.array(np.ascontiguousarray(c)) for c in columns], schema=schema))
+
+
+def read_cell(uris: Sequence[str], cell: int) -> KeyedRows:
+    """The rows of a cell (K = 1) in all files, in the order of the files."""
+
+    def read(uri: str) -> pa.RecordBatch:
+        filesystem, path = storage.locate(uri)
+        with pa.memory_map(path) if storage.is_local(uri) else filesystem.open_input_file(path) as source:
+            return pa.ipc.open_file(source).get_batch(cell)
+
+    if all(storage.is_local(uri) for uri in uris):
+        batches = [read(uri) for uri in uris]
+    else:
+        with ThreadPoolExecutor(_READER_THREADS) as pool:
+            batches = list(pool.map(read, uris))
+    found = pa.Table.from_batches(batches)
+    words = [found.column(name).to_numpy() for name in found.column_names[2:]]
+    num_rows = found.num_rows
+    return KeyedRows(
+        found.column("key").to_numpy().reshape(num_rows, 1),
+        found.column("member").to_numpy(),
+        np.stack(words, axis=1) if words else np.empty((num_rows, 0), np.uint64),
     )
-    with own_errors():
-        yield from reduced.iter_batches(batch_size=None, batch_format="pyarrow")
 
 
-def _in_one_task(
-    pieces: Sequence[Piece],
-    keyed_rows: Callable[[Piece], pa.Table],
-    reduce: Callable[[pa.Table], pa.Table],
-    config: DedupeConfig,
-) -> pa.Table:
-    import ray
-
-    threads = config.workers.num_threads
-
-    def task() -> pa.Table:
-        prepare_worker(threads)
-        return reduce(pa.concat_tables([keyed_rows(piece) for piece in pieces]).combine_chunks())
-
-    with own_errors():
-        found: pa.Table = ray.get(ray.remote(task).options(max_retries=2, **remote_options(config.workers)).remote())
-        return found
-
-
-def _tasks_at_once(config: DedupeConfig) -> int:
-    """How many tasks the cluster runs at once."""
-    import ray
-
-    fitting = max(1, int(ray.cluster_resources().get("CPU", 1) / config.workers.cpus))
-    return fitting if config.max_workers is None else min(fitting, config.max_workers)
-
-
-def _make_rows(batch: pa.Table, *, keyed_rows: Callable[[Piece], pa.Table], num_threads: int) -> Iterator[pa.Table]:
-    prepare_worker(num_threads)
-    for row in batch.to_pylist():
-        piece = json.loads(row["piece"])
-        yield keyed_rows(Piece(**{**piece, "shard": Shard.from_row(piece["shard"])}))
-
-
-def _reduce(partition: pa.Table, *, reduce: Callable[[pa.Table], pa.Table], num_threads: int) -> pa.Table:
-    prepare_worker(num_threads)
-    return reduce(partition)
+def _rows_by_range(
+    keys_N: npt.NDArray[np.uint64], first_keys_R: npt.NDArray[np.uint64]
+) -> Iterator[slice | npt.NDArray[np.int64]]:
+    num_ranges = len(first_keys_R)
+    if num_ranges == 1:
+        yield slice(None)
+        return
+    ranges_N = np.searchsorted(first_keys_R, keys_N, side="right") - 1
+    order_N = np.argsort(ranges_N.astype(np.uint16) if num_ranges < 1 << 16 else ranges_N, kind="stable")
+    ends_R = np.cumsum(np.bincount(ranges_N, minlength=num_ranges))
+    yield from np.split(order_N, ends_R[:-1])

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import random
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +20,7 @@ SAMPLES = Path(__file__).parents[2] / "job_specs" / "data"
 EDITS = (1, 2, 4, 8, 16)  # words changed in a near copy
 _WINDOW_WORDS = 450  # of a speech, as one document
 _COPIES_FRACTION = 1 / 15  # of the unique documents are copied exactly, twice as many with changes
+_MOST_ALIKE = 0.3  # Jaccard similarity of documents that count as unique: one in a thousand such pairs shares a band
 _SENTENCES = (8, 30)  # lines of a recombined document
 
 
@@ -36,8 +38,9 @@ class Document:
 def load_documents(path: Path | None, *, limit: int | None, seed: int = 0) -> list[Document]:
     """The documents of a JSON Lines file, or of the shipped sample; duplicates are planted where none are marked.
 
-    A row is `{"text": ...}`; with `id`, `kind`, `source_id` and `edits` it says itself what is a copy of what. `limit`
-    keeps the first so many documents and the copies of those.
+    Before that, documents that are like an earlier one are left out: what counts as unique must be so. A row is
+    `{"text": ...}`; with `id`, `kind`, `source_id` and `edits` it says itself what is a copy of what. `limit` keeps
+    the first so many documents and the copies of those.
     """
     if path is None:
         found = [Document(f"u{n}", text) for n, text in enumerate(_sample_texts())]
@@ -47,7 +50,28 @@ def load_documents(path: Path | None, *, limit: int | None, seed: int = 0) -> li
         found = found[:limit]
         ids = {document.id for document in found}
         found = [d for d in found if d.source_id is None or d.source_id in ids]
-    return found if any(d.kind != "unique" for d in found) else plant_duplicates(found, seed=seed)
+    return found if any(d.kind != "unique" for d in found) else plant_duplicates(unlike(found), seed=seed)
+
+
+def unlike(documents: Sequence[Document], *, most: float = _MOST_ALIKE, ngram: int = 5) -> list[Document]:
+    """The documents whose word shingles have a Jaccard similarity of at most `most` to those of every earlier one.
+
+    Exact, by an inverted index; neither side's code is used.
+    """
+    kept: list[Document] = []
+    sizes: list[int] = []
+    having: dict[int, list[int]] = {}  # hash of a shingle -> which of those kept have it
+    for document in documents:
+        words = document.text.lower().split()
+        shingles = {hash(tuple(words[at : at + ngram])) for at in range(max(1, len(words) - ngram + 1))}
+        common = Counter(number for shingle in shingles for number in having.get(shingle, ()))
+        if any(count > most * (len(shingles) + sizes[number] - count) for number, count in common.items()):
+            continue
+        for shingle in shingles:
+            having.setdefault(shingle, []).append(len(kept))
+        kept.append(document)
+        sizes.append(len(shingles))
+    return kept
 
 
 def plant_duplicates(unique: Sequence[Document], *, seed: int) -> list[Document]:

@@ -79,7 +79,10 @@ def at_ten_times_the_data(documents: Sequence[Document], scratch: Path, *, count
     with _ray():
         _through_ray(made[:200], tokenizer, scratch / "warm-again")
         large = _through_ray(made, tokenizer, scratch / "large")
-    note = f"{small.documents:,} and {large.documents:,} documents; {small.cpu_s:.1f} and {large.cpu_s:.1f} CPU-s"
+    note = (
+        f"{small.documents:,} and {large.documents:,} documents; {small.cpu_s:.1f} CPU-s ({small.stages}) and"
+        f" {large.cpu_s:.1f} ({large.stages})"
+    )
     memory = f"largest worker {small.worker_mb:,.0f} and {large.worker_mb:,.0f} MB, shared memory apart"
     return [
         Figure("7a", "CPU-s at ten times the data", "times", large.cpu_s / small.cpu_s, 10.5, at_most=True, note=note),
@@ -108,7 +111,7 @@ def _through_ray(documents: Sequence[Document], tokenizer: Path, storage: Path) 
         tokens=tokens.manifest.metrics["tokens"] + tokens.manifest.metrics["heldout_tokens"],
         kept=deduplicated.manifest.metrics["kept"],
         cpu_s=tree.cpu_s,
-        stages=f"clean {clean_s:.0f}, dedupe {dedupe_s:.0f}, tokenise {tree.cpu_s - clean_s - dedupe_s:.0f}",
+        stages=f"clean {clean_s:.1f}, dedupe {dedupe_s:.1f}, tokenise {tree.cpu_s - clean_s - dedupe_s:.1f}",
         wall_s=time.perf_counter() - started,
         worker_mb=tree.worker_mb,
     )

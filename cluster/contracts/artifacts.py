@@ -56,8 +56,7 @@ class Artifact:
 
     def files(self) -> list[WrittenFile]:
         """All that the stage wrote, from the file list beside the manifest."""
-        filesystem, path = storage.locate(self.path(FILE_LIST))
-        return [WrittenFile(**row) for row in pq.read_table(path, filesystem=filesystem).to_pylist()]
+        return [WrittenFile(**row) for row in storage.read_table(self.path(FILE_LIST)).to_pylist()]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import json
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from cluster.contracts import storage
 from cluster.contracts.errors import CorruptArtifact
 
 MARKERS = "_committed"
+_READER_THREADS = 16  # of markers on a remote store
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]*")
 
 
@@ -132,13 +134,14 @@ def committed_part(directory: str, key: str) -> CommittedPart | None:
 
 def committed_parts(directory: str) -> dict[str, CommittedPart]:
     """All committed units of a directory, by key, sorted."""
-    parts = {}
-    for file in storage.list_files(storage.join(directory, MARKERS)):
-        name = file.uri.rsplit("/", 1)[1]
-        if name.endswith(".json"):
-            key = name.removesuffix(".json")
-            parts[key] = _parse_marker(key, storage.read_bytes(file.uri))
-    return dict(sorted(parts.items()))
+    markers = [file.uri for file in storage.list_files(storage.join(directory, MARKERS)) if file.uri.endswith(".json")]
+    keys = [uri.rsplit("/", 1)[1].removesuffix(".json") for uri in markers]
+    if storage.is_local(directory):
+        contents = [storage.read_bytes(uri) for uri in markers]
+    else:
+        with ThreadPoolExecutor(_READER_THREADS) as pool:
+            contents = list(pool.map(storage.read_bytes, markers))
+    return {key: _parse_marker(key, content) for key, content in sorted(zip(keys, contents, strict=True))}
 
 
 def remove_part(directory: str, key: str) -> None:

@@ -6,12 +6,15 @@ import errno
 import random
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TypeVar
 
 from cluster.contracts.errors import CorruptArtifact, StorageError
 
 T = TypeVar("T")
+
+_waited_for: ContextVar[bool] = ContextVar("_waited_for", default=False)  # a caller of this one tries again already
 
 _LASTING_ERRORS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 _LASTING_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG})
@@ -32,20 +35,42 @@ class Backoff:
 
 
 def is_passing(error: Exception) -> bool:
-    """Whether an error may go away by itself: the store's, and neither a missing file nor a full disk."""
+    """Whether an error may go away by itself: the store's, and neither a missing file, a full disk nor a bad URI."""
     if isinstance(error, OSError):
         return not isinstance(error, _LASTING_ERRORS) and error.errno not in _LASTING_ERRNOS
-    return isinstance(error, StorageError) and not isinstance(error, CorruptArtifact)
+    if isinstance(error, CorruptArtifact) or isinstance(error.__cause__, ValueError):
+        return False
+    return isinstance(error, StorageError)
 
 
-def with_patience(operation: Callable[[], T], backoff: Backoff) -> T:
-    """The result of an idempotent operation, tried again while `is_passing`. Raises what its last attempt raised."""
-    attempt = 1
+def with_patience(operation: Callable[[], T], backoff: Backoff, *, asked: str | None = None) -> T:
+    """The result of an idempotent operation, tried again while `is_passing`.
+
+    Raises what its last attempt raised, or, where the caller says what it `asked` of a store ("list s3://b/x"), a
+    `StorageError` with that in it. Inside another patient operation it is tried once: the outer one waits, so that
+    attempts don't multiply. (Threads that the outer one starts don't know of it.)
+    """
+    if _waited_for.get():
+        return operation()
+    token = _waited_for.set(True)
+    try:
+        return _tried_again(operation, backoff, asked)
+    finally:
+        _waited_for.reset(token)
+
+
+def _tried_again(operation: Callable[[], T], backoff: Backoff, asked: str | None) -> T:
+    attempt, started = 1, time.monotonic()
     while True:
         try:
             return operation()
         except Exception as error:
-            if attempt >= backoff.attempts or not is_passing(error):
+            if not is_passing(error):
                 raise
+            if attempt >= backoff.attempts:
+                if asked is None:
+                    raise
+                tried = f"{attempt} attempts in {time.monotonic() - started:.0f} s"
+                raise StorageError(f"can't {asked}: {error} ({tried})") from error
         time.sleep(backoff.wait_s(attempt))
         attempt += 1

@@ -2,7 +2,8 @@
 
 `/data/x`, `file:///data/x` and `s3://bucket/x` (anything `pyarrow.fs` can resolve) are taken alike.
 Credentials and endpoints come from the environment (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, ...), never
-from a spec. Functions raise `StorageError` with the URI in it where the store itself fails.
+from a spec. A remote store that fails for a while is waited for (`PATIENCE`), as often as each function is called; then
+a `StorageError` says what was asked of it.
 """
 
 from __future__ import annotations
@@ -12,16 +13,25 @@ import os
 import posixpath
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial, wraps
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
+import pyarrow as pa
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 
 from cluster.contracts.errors import InputError, StorageError
+from cluster.contracts.retry import Backoff, with_patience
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 LIST_SUFFIX = ".list"
+PATIENCE = Backoff()  # pyarrow's S3 client has 6 s of its own in each attempt: some 80 s until a store is given up
 _GLOB_CHARACTERS = frozenset("*?[")
 
 
@@ -32,6 +42,20 @@ class FileStat:
     uri: str
     size: int  # bytes
     mtime_ns: int  # 0 where the store keeps none
+
+
+def _patient(verb: str) -> Callable[[Callable[Concatenate[str, P], T]], Callable[Concatenate[str, P], T]]:
+    """Let a function of a URI wait for a remote store; the local disk's errors come at once."""
+
+    def decorate(function: Callable[Concatenate[str, P], T]) -> Callable[Concatenate[str, P], T]:
+        @wraps(function)
+        def patient(uri: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
+            operation = partial(function, uri, *args, **kwargs)
+            return operation() if is_local(uri) else with_patience(operation, PATIENCE, asked=f"{verb} {uri}")
+
+        return patient
+
+    return decorate
 
 
 def is_local(uri: str) -> bool:
@@ -90,12 +114,14 @@ def _split(uri: str) -> tuple[str, str]:
     return f"{scheme}://{store}", f"/{path}"
 
 
+@_patient("look for")
 def exists(uri: str) -> bool:
     """Whether a file or directory is there."""
     filesystem, path = locate(uri)
     return bool(filesystem.get_file_info(path).type != pafs.FileType.NotFound)
 
 
+@_patient("look for")
 def stat(uri: str) -> FileStat:
     """Size and modification time of one file. Raises `FileNotFoundError`."""
     filesystem, path = locate(uri)
@@ -125,6 +151,7 @@ def file_sizes(uris: Sequence[str]) -> list[int | None]:
     return sizes
 
 
+@_patient("list")
 def list_files(uri: str, *, recursive: bool = False) -> list[FileStat]:
     """The files under a directory, sorted by URI; an absent directory has none."""
     filesystem, path = locate(uri)
@@ -137,6 +164,7 @@ def list_files(uri: str, *, recursive: bool = False) -> list[FileStat]:
     return sorted(found, key=lambda file: file.uri)
 
 
+@_patient("list")
 def expand(pattern: str) -> list[FileStat]:
     """The files a path, directory, glob or list stands for, sorted by URI; empty where nothing matches.
 
@@ -205,6 +233,7 @@ def _expand_list(uri: str) -> list[FileStat]:
     return [found[target] for target in sorted(found)]
 
 
+@_patient("read")
 def read_bytes(uri: str) -> bytes:
     """The content of one file. Raises `FileNotFoundError`."""
     filesystem, path = locate(uri)
@@ -212,6 +241,16 @@ def read_bytes(uri: str) -> bytes:
         return bytes(stream.read())
 
 
+@_patient("read")
+def read_table(uri: str, *, columns: Sequence[str] | None = None) -> pa.Table:
+    """A Parquet file, or some of its columns. Raises `FileNotFoundError`."""
+    filesystem, path = locate(uri)
+    # Not `pq.read_table`, which loads the dataset library first: a third of a second.
+    with pq.ParquetFile(path, filesystem=filesystem) as file:
+        return file.read(columns=None if columns is None else list(columns))
+
+
+@_patient("write")
 def write_bytes(uri: str, content: bytes) -> None:
     """Write one small file so that a reader sees the old content or the new, never a part of it.
 
@@ -237,6 +276,7 @@ def make_directory(uri: str) -> None:
         locate(uri)[0].create_dir(locate(uri)[1], recursive=True)
 
 
+@_patient("delete")
 def delete_file(uri: str) -> None:
     """Remove one file; an absent one is no error."""
     filesystem, path = locate(uri)
@@ -246,6 +286,7 @@ def delete_file(uri: str) -> None:
         pass
 
 
+@_patient("delete")
 def delete_directory(uri: str) -> None:
     """Remove a directory and all below it; an absent one is no error."""
     filesystem, path = locate(uri)
@@ -257,11 +298,17 @@ def delete_directory(uri: str) -> None:
 
 def upload_file(source: Path, uri: str) -> None:
     """Copy a local file to `uri`."""
+    _receive(uri, source)
+
+
+@_patient("write")
+def _receive(uri: str, source: Path) -> None:
     make_directory(posixpath.dirname(uri))
     filesystem, path = locate(uri)
     pafs.copy_files(str(source), path, source_filesystem=pafs.LocalFileSystem(), destination_filesystem=filesystem)
 
 
+@_patient("read")
 def download_file(uri: str, target: Path) -> None:
     """Copy the file at `uri` to a local path."""
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -209,9 +209,8 @@ def read_token_index(directory: str) -> list[ShardEntry]:
 
 def list_token_index(directory: str) -> list[ShardEntry]:
     """The index as it is written, without a look at the shards."""
-    filesystem, path = storage.locate(storage.join(directory, INDEX))
     try:
-        table = pq.ParquetFile(path, filesystem=filesystem).read()  # `read_table` would load the dataset library first
+        table = storage.read_table(storage.join(directory, INDEX))
     except FileNotFoundError as error:
         raise InputError(f"{directory} is no tokens artifact: it has no {INDEX}") from error
     names = [field.name for field in fields(ShardEntry) if field.name in table.column_names]

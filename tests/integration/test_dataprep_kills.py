@@ -1,15 +1,20 @@
 """Same bytes whatever happens: workers, their extraction processes and the driver killed with -9 at random points.
 
-The driver is a process of its own, as a user starts it; what it must come to is made here without Ray, shard by shard.
+The driver is a process of its own, as a user starts it. What it must come to is made undisturbed: the clean parts
+without Ray, shard by shard, what follows on another number of CPUs and with tasks of another size.
 """
 
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +22,30 @@ import orjson
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import yaml
 import zstandard
 
+from cluster.contracts.artifacts import Artifact
 from cluster.contracts.commit import committed_part
+from cluster.contracts.config import Resources
+from cluster.contracts.tokens import INDEX, ShardEntry, read_token_index
 from cluster.runs import read_run
+from dataprep import clean, dedupe, tokenize, tokenizer
 from dataprep.clean import input_files
 from dataprep.clean_part import clean_part
-from dataprep.config import CleanConfig
-from dataprep.documents import Shard, read_shard_table
+from dataprep.config import CleanConfig, DedupeConfig, TokenizeConfig, TokenizerConfig
+from dataprep.documents import SHARD_TABLE, Shard, read_shard_table
+from dataprep.over_shards import over_shards
 from dataprep.sources.shards import plan_shards
+from tests.integration.test_dataprep import HALF_CPU, Storage
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "job_specs" / "data"
 LIMITS = {"extract_timeout_s": 0.5, "max_html_depth": 10**6}
 SETTINGS: dict[str, Any] = {"c4": None, "gopher_quality": None, "limits": LIMITS}
+VOCABULARY = {"vocab_size": 400, "sample_characters": 100_000}
+SEED = 20261121
 ROLES = ("documents", "signatures", "dropped", "quarantined")
 
 
@@ -69,7 +83,7 @@ def start(spec: Path) -> subprocess.Popen[bytes]:
 
 
 def busy_processes(driver: int) -> list[psutil.Process]:
-    """Ray's workers that clean, and the extraction processes below them."""
+    """Ray's workers at a task, and the extraction processes below them."""
     found = []
     for process in psutil.Process(driver).children(recursive=True):
         try:
@@ -94,14 +108,75 @@ def kill_some(driver: subprocess.Popen[bytes], rng: random.Random, *, times: int
     return killed
 
 
-def test_the_same_bytes_come_out_whatever_is_killed(tmp_path: Path) -> None:
-    rng = random.Random(20261120)
-    (tmp_path / "inputs").mkdir()
-    write_inputs(tmp_path / "inputs")
-    spec = tmp_path / "spec.yaml"
-    stage = {"inputs": [str(tmp_path / "inputs")], **SETTINGS}
-    resources = {"cpus": 2, "memory_gib": 1, "object_store_gib": 0.2, "disk_gib": 0.1}
-    content = {"name": "kills", "storage": str(tmp_path / "runs"), "resources": resources, "stages": {"clean": stage}}
+def kill_driver_after_commit(driver: subprocess.Popen[bytes], pattern: str, *, root: Path, wait_s: float) -> None:
+    """Kill the driver `wait_s` after some unit that matches `pattern` was committed."""
+    deadline = time.monotonic() + 120
+    while not any(root.glob(pattern)):
+        assert driver.poll() is None, f"it ended before there was any {pattern}"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(wait_s)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+
+
+def outputs(artifact: Artifact) -> dict[str, str]:
+    """The checksums of an artifact's files; attempts differ in the middle of a name only."""
+    by_name = {re.sub(r"\.[0-9a-f]{12}\.", ".", file.name): file.sha256 for file in artifact.files()}
+    return {name: digest for name, digest in by_name.items() if name not in {SHARD_TABLE, INDEX}}
+
+
+def index(artifact: Artifact) -> list[ShardEntry]:
+    return [replace(entry, name="") for entry in read_token_index(artifact.uri)]
+
+
+def undisturbed(inputs: Path, place: Storage) -> dict[str, Artifact]:
+    """The four stages' artifacts, run one after another on the tests' Ray of four half-CPUs."""
+    settings = {"workers": HALF_CPU}
+    cleaned = place.run(clean.run, CleanConfig(inputs=[str(inputs)], **settings, **SETTINGS))
+    deduplicated = place.run(dedupe.run, DedupeConfig(parts="clean", **settings), parts=cleaned)
+    vocabulary = TokenizerConfig(documents="dedupe", **VOCABULARY)
+    trained = place.run(tokenizer.run, vocabulary, documents=deduplicated)
+    encoding = TokenizeConfig(documents="dedupe", tokenizer="tokenizer", **settings)
+    tokens = place.run(tokenize.run, encoding, documents=deduplicated, tokenizer=trained)
+    return {"clean": cleaned, "dedupe": deduplicated, "tokenizer": trained, "tokenize": tokens}
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What must come out of `inputs`."""
+
+    inputs: Path
+    place: Storage
+    parts: list[dict[str, str]]  # of clean, made without Ray
+    artifacts: dict[str, Artifact]
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Expected:
+    root = tmp_path_factory.mktemp("expected")
+    (root / "inputs").mkdir()
+    write_inputs(root / "inputs")
+    place = Storage(root / "runs")
+    parts = reference(root / "inputs", root / "runs" / "parts" / "clean")
+    return Expected(root / "inputs", place, parts, undisturbed(root / "inputs", place))
+
+
+def test_the_same_bytes_come_out_whatever_is_killed(tmp_path: Path, expected: Expected) -> None:
+    print(f"seed {SEED}")
+    rng = random.Random(SEED)
+    spec, runs = tmp_path / "spec.yaml", tmp_path / "runs"
+    content = {
+        "name": "kills",
+        "storage": str(runs),
+        "resources": {"cpus": 2, "memory_gib": 1, "object_store_gib": 0.2, "disk_gib": 0.1},
+        "stages": {
+            "clean": {"inputs": [str(expected.inputs)], **SETTINGS},
+            "dedupe": {"parts": "clean", "task_gib": 6e-5},
+            "tokenizer": {"documents": "dedupe", **VOCABULARY},
+            "tokenize": {"documents": "dedupe", "tokenizer": "tokenizer"},
+        },
+    }
     spec.write_text(yaml.safe_dump(content))
 
     driver = start(spec)
@@ -109,17 +184,72 @@ def test_the_same_bytes_come_out_whatever_is_killed(tmp_path: Path) -> None:
     time.sleep(rng.uniform(0, 0.5))
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
-    expected = reference(tmp_path / "inputs", tmp_path / "expected")
     again = start(spec)
     killed += kill_some(again, rng, times=2)
-    assert again.wait(timeout=200) == 0
     assert killed >= 2, "there was something to kill"
+    kill_driver_after_commit(again, "dedupe/*/work/_committed/near-*", root=runs, wait_s=rng.uniform(0, 0.3))
+    assert not any(runs.glob("dedupe/*/manifest.json")), "killed in its midst"
+    third = start(spec)
+    kill_driver_after_commit(third, "tokenize/*/_committed/part-*", root=runs, wait_s=rng.uniform(0, 0.1))
+    last = start(spec)
+    kill_some(last, rng, times=1)
+    assert last.wait(timeout=200) == 0
 
-    artifact = read_run("kills", str(tmp_path / "runs")).artifacts()["clean"]
-    shards: list[Shard] = read_shard_table(artifact.uri)
-    assert [{role: getattr(shard, role).sha256 for role in ROLES} for shard in shards] == expected
-    metrics = artifact.manifest.metrics
+    artifacts = read_run("kills", str(runs)).artifacts()
+    shards: list[Shard] = read_shard_table(artifacts["clean"].uri)
+    assert [{role: getattr(shard, role).sha256 for role in ROLES} for shard in shards] == expected.parts
+    for stage in ("dedupe", "tokenizer", "tokenize"):
+        assert outputs(artifacts[stage]) == outputs(expected.artifacts[stage])
+    assert index(artifacts["tokenize"]) == index(expected.artifacts["tokenize"])
+    assert artifacts["dedupe"].manifest.metrics["clusters"] > 100, "there was something to find"
+    metrics = artifacts["clean"].manifest.metrics
     assert metrics["read"] == metrics["kept"] + sum(metrics["dropped"].values()) + metrics["quarantined"]
     assert metrics["quarantine_reasons"] == {
         "bad_json": 4, "timeout": 1, "empty_file": 1, "truncated_gz": 1
     }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Deadly:
+    """A shard's task that some shards' first attempt does not survive: its process is killed at a random moment."""
+
+    task: Callable[[dict[str, Any]], int]
+    marks: Path
+    seed: int
+
+    def __call__(self, row: dict[str, Any]) -> int:
+        unit = str(row.get("number", row["uri"].split(" ")[0]))  # without paths: the same in every run
+        rng = random.Random(f"{self.seed} {unit}")
+        mark = self.marks / unit
+        if rng.random() < 0.2 and not mark.exists():
+            mark.touch()
+            wait_s = rng.expovariate(1 / 0.01)
+            threading.Timer(wait_s, os.kill, (os.getpid(), signal.SIGKILL)).start()
+            done = self.task(row)
+            time.sleep(wait_s)  # killed after its commit, then
+            return done
+        return self.task(row)
+
+
+def test_tasks_killed_in_their_midst_leave_the_same_bytes(
+    tmp_path: Path, expected: Expected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    print(f"seed {SEED}")
+
+    def deadly(task: Callable[[dict[str, Any]], int], *arguments: Any, **settings: Any) -> None:
+        over_shards(Deadly(task, tmp_path, SEED), *arguments, **settings)
+
+    for module in ("groups", "clusters", "tokenize"):
+        monkeypatch.setattr(f"dataprep.{module}.over_shards", deadly)
+    was = expected.artifacts
+    # Tasks of two bands, which the undisturbed run took all in one.
+    settings = DedupeConfig(parts="clean", workers=HALF_CPU, task_gib=6e-5)
+    found = expected.place.run(dedupe.run, settings, "killed", parts=was["clean"])
+    encoding = TokenizeConfig(documents="dedupe", tokenizer="tokenizer", workers=Resources(cpus=1))
+    inputs = {"documents": found, "tokenizer": was["tokenizer"]}
+    tokens = expected.place.run(tokenize.run, encoding, "killed", **inputs)
+    assert len(list(tmp_path.iterdir())) >= 4, "there was something to kill"
+    assert outputs(found) == outputs(was["dedupe"])
+    assert outputs(tokens) == outputs(was["tokenize"])
+    assert index(tokens) == index(was["tokenize"])
+    assert found.manifest.metrics == was["dedupe"].manifest.metrics

@@ -117,26 +117,38 @@ def test_the_best_score_stays(corpora: tuple[Storage, Artifact, Artifact]) -> No
         place.run(dedupe.run, config(keep_best="url"), "text", parts=new)
 
 
-def test_a_killed_stage_goes_on_with_the_search_it_was_at(
+def checksums(artifact: Artifact) -> dict[str, str]:
+    """Of all files but the shard table, which holds the attempts' names."""
+    return {file.name.split(".")[0]: file.sha256 for file in artifact.files() if "shards" not in file.name}
+
+
+def test_the_division_into_tasks_changes_no_byte(corpora: tuple[Storage, Artifact, Artifact]) -> None:
+    place, old, new = corpora
+    inputs = {"parts": new, "against.0": old}
+    whole = place.run(dedupe.run, config(url=True), "in-one", **inputs)
+    cut = place.run(dedupe.run, config(url=True, task_gib=1e-7, max_workers=2), "in-many", **inputs)
+    assert len(committed_parts(whole.path("work"))) == 3
+    assert len(committed_parts(cut.path("work"))) > 3 * 20
+    assert len(checksums(whole)) == 2
+    assert checksums(whole) == checksums(cut)
+
+
+def test_a_killed_stage_goes_on_with_the_forests_that_are_missing(
     corpora: tuple[Storage, Artifact, Artifact], tmp_path: Path
 ) -> None:
     place, _, new = corpora
     found = place.run(dedupe.run, config(), "whole", parts=new)
     work = found.path("work")
     units = list(committed_parts(work))
-    assert units == ["exact", "near-0000-0019"]
+    assert units == ["exact-0000-0000-000000-of-000001", "near-0000-0019-000000-of-000001"]
     remove_part(work, units[1])
-    before = {file.uri: file for file in storage.list_files(work, recursive=True)}
+    before = storage.stat(f"{work}/{committed_parts(work)[units[0]].files['forest'].name}")
     context = StageContext("dedupe", SilentProgress(), tmp_path, tmp_path)
     dedupe.run(config(union_find_gib=0), {"parts": new}, found.uri, context)
-    assert committed_parts(work)["exact"] is not None
-    exact = committed_parts(work)["exact"].files["forest"].name
-    assert before[f"{work}/{exact}"] == storage.stat(f"{work}/{exact}"), "it was not written again"
+    assert list(committed_parts(work)) == units
+    assert before == storage.stat(before.uri), "it was not written again"
+    assert not storage.expand(f"{work}/keys-*"), "keys go when all forests are there"
     assert {path.name for path in tmp_path.iterdir()} == {"parents", "parents.labels-1", "parents.labels-2"}
     fresh = place.run(dedupe.run, config(max_workers=1), "fresh", parts=new)
-    checksums = [
-        {file.name.split(".")[0]: file.sha256 for file in artifact.files() if "shards" not in file.name}
-        for artifact in (found, fresh)
-    ]
-    assert checksums[0] == checksums[1]
-    assert len(checksums[0]) == 2
+    assert checksums(found) == checksums(fresh)
+    assert len(checksums(fresh)) == 2

@@ -6,8 +6,12 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -21,7 +25,8 @@ import pytest
 from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, Manifest
 from cluster.contracts.commit import check_content, commit_part, committed_parts, sweep
-from cluster.contracts.errors import CorruptArtifact, InputError
+from cluster.contracts.errors import CorruptArtifact, InputError, StorageError
+from cluster.contracts.retry import Backoff
 from cluster.contracts.tokens import ShardEntry, read_token_index, write_token_index, write_token_shard
 from cluster.runs import read_run
 from dataprep.config import Columns
@@ -34,6 +39,7 @@ from training.pretrain_job import PretrainJob
 from training.sampler import IGNORE_INDEX
 
 ROOT = Path(__file__).resolve().parents[2]
+AWAY_S = 7.0  # pyarrow's client itself tries again for 6
 
 
 @pytest.fixture(scope="module")
@@ -241,6 +247,87 @@ def test_a_shard_that_is_not_the_one_in_the_index_is_refused(bucket: str, tokens
     with pytest.raises(CorruptArtifact, match=r"2\.arrow came with SHA-256"):
         open_training(job(f"{bucket}/other", tmp_path))
     assert copies(tmp_path) == 0
+
+
+class FailingStore(ThreadingHTTPServer):
+    """Passes requests on. Until `back_at`, and for the bucket `gone` always, it answers 503 or drops the connection."""
+
+    daemon_threads = True
+
+    def __init__(self, store: str, *, back_at: float, gone: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Passer)
+        self.store, self.back_at, self.gone = store, back_at, gone
+        self.refused: Counter[str] = Counter()  # requests by bucket
+
+
+class _Passer(BaseHTTPRequestHandler):
+    server: FailingStore
+
+    def _pass_on(self) -> None:
+        body = self._body()
+        bucket = self.path.strip("/").split("/")[0].split("?")[0]
+        if bucket == self.server.gone or time.monotonic() < self.server.back_at:
+            self.server.refused[bucket] += 1
+            if self.server.refused[bucket] % 2:
+                self.send_response(503)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+            self.close_connection = True
+            return
+        left_out = {"host", "transfer-encoding", "content-length", "expect"}
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in left_out}
+        answer = httpx.request(self.command, f"{self.server.store}{self.path}", headers=headers, content=body)
+        self.send_response(answer.status_code)
+        for name, value in answer.headers.items():
+            if name.lower() not in {"connection", "transfer-encoding", "date", "server"}:
+                self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(answer.content)
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _pass_on
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_a_store_that_fails_is_waited_for_and_one_that_stays_away_is_named(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with commit_part(f"{bucket}/waited", "first") as part, part.open("data", "bin") as sink:
+        sink.write(b"content")
+    server = FailingStore(os.environ["AWS_ENDPOINT_URL"], back_at=time.monotonic() + AWAY_S, gone="gone")
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(storage, "PATIENCE", Backoff(attempts=2, first_wait_s=2))
+    started = time.monotonic()
+    try:
+        with ThreadPoolExecutor() as pool:
+            lost = pool.submit(committed_parts, "s3://gone/parts")
+            written = pool.submit(storage.write_bytes, f"{bucket}/waited/new", b"new")
+            (found,) = committed_parts(f"{bucket}/waited").values()
+            assert time.monotonic() - started > AWAY_S - 1
+            written.result()
+            with pytest.raises(StorageError, match=r"can't list s3://gone/parts/_committed: .*\(2 attempts in 1\d s\)"):
+                lost.result()
+        assert time.monotonic() - started < 30
+        check_content(f"{bucket}/waited", found.files["data"])
+        assert storage.read_bytes(f"{bucket}/waited/new") == b"new"
+        assert server.refused["raymill"] > 2
+        with pytest.raises(FileNotFoundError):
+            storage.read_bytes(f"{bucket}/absent")
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_the_data_stages_run_from_a_bucket_into_a_bucket(bucket: str, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.dataprep.documents import EDITS, Document, plant_duplicates, recombined
+from benchmarks.dataprep.documents import EDITS, Document, plant_duplicates, recombined, unlike
 from benchmarks.dataprep.figures import Figure, print_figures, ratio
 from benchmarks.dataprep.near_duplicates import _found
 
@@ -24,6 +24,14 @@ def test_planted_copies_differ_from_their_source_by_as_many_words_as_they_say() 
             assert sum(a != b for a, b in zip(words, original, strict=True)) == (document.edits or 0)
     assert {d.edits for d in planted if d.kind == "near"} == set(EDITS)
     assert planted == plant_duplicates(UNIQUE, seed=3)
+
+
+def test_unlike_documents_are_those_that_share_few_shingles_with_earlier_ones() -> None:
+    words = UNIQUE[0].text.split()
+    near = Document("near", " ".join([*words[:50], *(f"other{k}" for k in range(10))]))  # 46 of 66 shingles
+    far = Document("far", " ".join([*words[:20], *(f"far{k}" for k in range(40))]))  # 16 of 96
+    assert unlike([*UNIQUE, near, far]) == [*UNIQUE, far]
+    assert unlike([near, *UNIQUE[1:]]) == [near, *UNIQUE[1:]]
 
 
 def test_recombined_documents_are_unlike_but_for_the_copies() -> None:

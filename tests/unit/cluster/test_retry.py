@@ -36,6 +36,20 @@ def test_a_store_that_stays_away_is_an_error_after_all_attempts() -> None:
     assert store.calls == 4
 
 
+def test_the_error_says_what_was_asked_and_how_often() -> None:
+    store = Store(*[OSError("503 slow down")] * 10)
+    with pytest.raises(StorageError, match=r"can't list s3://b/x: 503 slow down \(4 attempts in 0 s\)"):
+        with_patience(store, QUICK, asked="list s3://b/x")
+
+
+def test_attempts_do_not_multiply_where_one_patient_operation_calls_another() -> None:
+    store = Store(*[OSError(f"{n}") for n in range(100)])
+    with pytest.raises(OSError, match="3"):
+        with_patience(lambda: with_patience(store, QUICK, asked="read s3://b/x"), QUICK)
+    assert store.calls == 4
+    assert with_patience(Store(OSError("once")), QUICK) == "content", "and the next one is patient again"
+
+
 @pytest.mark.parametrize(
     "error",
     [
