@@ -25,6 +25,7 @@ from cluster.contracts.records import QUARANTINE_SCHEMA, ROW_BITS
 from cluster.contracts.storage import absolute_uri, relative_uri
 
 SHARD_TABLE = "shards.parquet"
+HEAD_CHARACTERS = 200  # of a dropped text, kept for people
 _BATCH_ROWS = 1024  # documents read at once
 
 DOCUMENT_SCHEMA = pa.schema(
