@@ -200,6 +200,13 @@ def read_quarantined(artifact: str, shard: Shard) -> pa.Table:
     return _read(absolute_uri(shard.parts, base=artifact), shard.quarantined, QUARANTINE_SCHEMA.names)
 
 
+def read_contamination(artifact: str, shard: Shard) -> pa.Table:
+    """The passages of evaluation sets that were found in a shard's documents (`CONTAMINATION_SCHEMA`)."""
+    if shard.contamination is None:
+        return CONTAMINATION_SCHEMA.empty_table()
+    return _read(absolute_uri(shard.parts, base=artifact), shard.contamination, CONTAMINATION_SCHEMA.names)
+
+
 def read_removals(artifact: str, shard: Shard) -> pa.Table:
     """A shard's removed rows (`REMOVAL_SCHEMA`)."""
     if shard.removals is None:
