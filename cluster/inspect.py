@@ -33,6 +33,7 @@ from dataprep.documents import (
 )
 from dataprep.url_key import normal_url
 
+CORPUS_KINDS = ("dedupe", "repeated_lines", "clean")  # of artifacts with documents; the last made of a run first
 HEAD_CHARACTERS = 160  # of a text, shown
 _PLACE = ["uri", "offset", "url"]
 _SHOWN_LANGUAGES = 20
@@ -79,12 +80,14 @@ def open_corpus(target: str, storage_uri: str) -> Artifact:
     """The clean or dedupe artifact at the URI `target`, or the newest of the run of that name. Raises `InputError`."""
     if storage.exists(storage.join(target, MANIFEST)):
         artifact = open_artifact(target)
-        if artifact.manifest.kind not in ("clean", "dedupe"):
-            raise InputError(f"{target} is a {artifact.manifest.kind!r} artifact; a clean or dedupe one is a corpus")
+        if artifact.manifest.kind not in CORPUS_KINDS:
+            raise InputError(
+                f"{target} is a {artifact.manifest.kind!r} artifact; a {', '.join(CORPUS_KINDS)} one is a corpus"
+            )
         return artifact
-    stage = read_run(target, storage_uri).newest_of("dedupe", "clean")
+    stage = read_run(target, storage_uri).newest_of(*CORPUS_KINDS)
     if stage is None:
-        raise InputError(f"run {target} has no finished clean or dedupe stage yet")
+        raise InputError(f"run {target} has no finished {' or '.join(CORPUS_KINDS)} stage yet")
     return open_artifact(stage.uri)
 
 
