@@ -1,6 +1,6 @@
 """Lines that say the same have the same key: the pure core of cutting boilerplate across a corpus.
 
-A line is its terms (`dataprep.words`): runs of letters and numbers in lower case, without accents and punctuation, each
+A line is its terms (`dataprep.terms`): runs of letters and numbers in lower case, without accents and punctuation, each
 number as "0". This is CCNet's normal form of a paragraph (Wenzek et al. 2019, arXiv:1911.00359, section 3.1), but
 that a number is one "0" instead of one for each digit. A key is a 64-bit hash of it.
 
