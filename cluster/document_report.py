@@ -87,8 +87,8 @@ def document_section(artifacts: Mapping[str, Artifact], figures: Mapping[str, An
         "funnel": bar_chart(_funnel(figures), "documents"),
         "reasons": figures["dropped"],
         "examples": _dropped_examples(found),
-        "languages": bar_chart(_top(languages), "documents of all read") if languages else None,
-        "lengths": bar_chart(lengths, "documents kept") if sum(lengths.values()) else None,
+        "languages": bar_chart(_top(languages), "documents") if languages else None,
+        "lengths": bar_chart(lengths, "documents kept") if lengths else None,
         "lengths_sampled": sampled,
         "pii": _sum(metrics.get("pii", {}) for metrics in cleans),
         "pii_documents": sum(metrics.get("pii_documents", 0) for metrics in cleans),
@@ -164,7 +164,9 @@ def length_classes(found: Sequence[Chain]) -> tuple[dict[str, int], bool]:
     ends = [f"to {end - 1:,}" for end in _LENGTHS[1:]] + ["or more"]
     names = [f"{begin:,} {end}" for begin, end in zip(_LENGTHS, ends, strict=True)]
     total = sum(shard.num_documents for chain in found for shard in read_shard_table(chain[-1].uri))
-    return dict(zip(names, counts.tolist(), strict=True)), seen < total
+    filled = np.flatnonzero(counts)
+    shown = slice(filled[0], filled[-1] + 1) if len(filled) else slice(0, 0)
+    return dict(zip(names[shown], counts[shown].tolist(), strict=True)), seen < total
 
 
 def _contamination(found: Sequence[Chain]) -> dict[str, Any] | None:

@@ -232,7 +232,8 @@ def _matches(urls: Sequence[str | None], wanted: str) -> list[int]:
 
 
 def _place(uri: str, offset: int | None) -> str:
-    return printable(uri) if offset is None else f"{printable(uri)} at {offset:,}"
+    """A record's place; -1 is the whole file's offset."""
+    return printable(uri) if offset is None or offset == -1 else f"{printable(uri)} at {offset:,}"
 
 
 def _rows(table: Table, name: str, counts: Counter[str], read: int, most: int | None) -> None:

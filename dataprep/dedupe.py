@@ -53,7 +53,7 @@ def run(config: DedupeConfig, inputs: Mapping[str, Artifact], output: str, conte
     shards = [rebase(shard, old=clean.uri, new=output) for shard in read_shard_table(clean.uri)]
     corpora = Corpora.of((output, shards), [(earlier.uri, read_shard_table(earlier.uri)) for earlier in against])
     if corpora.num_documents == corpora.own_first:
-        raise InputError(f"{clean.uri} has no documents; see its manifest for what was dropped and why")
+        raise InputError(f"{clean.uri} has no documents; `raymill inspect` on it tells what was dropped and why")
 
     labels = _labels(config, corpora, settings.num_hashes, storage.join(output, _WORK), context)
     removals = Removals(corpora, labels, _survivors(config, corpora, labels))

@@ -46,7 +46,10 @@ def _write_parts(clean: str, dedupe: str) -> None:
     """One shard of six documents with a dropped page, whose text is hostile, a quarantined line and an overlap."""
     empty = WrittenFile("none", 0, "")
     dropped = [{"reason": "too_short", "uri": "a.jsonl", "url": "http://a", "head": "<script>alert(1)</script>"}]
-    quarantined = [{"uri": "a.jsonl", "offset": 7, "reason": "bad_json", "detail": "{"}]
+    quarantined = [
+        {"uri": "a.jsonl", "offset": 7, "reason": "bad_json", "detail": "{"},
+        {"uri": "b.jsonl", "offset": -1, "reason": "empty_file", "detail": ""},
+    ]
     hit = {"uri": "a.jsonl", "evaluation_file": "/data/gsm.jsonl", "evaluation_line": 12, "passage": "<b>Ann has</b>"}
     lengths = [{"num_characters": n} for n in (10, 199, 200, 3000, 3000, 10**6)]
     removals = [{"row": row, "reason": "exact_duplicate", "survivor": 0, "corpus": 0} for row in (1, 4)]
@@ -134,6 +137,7 @@ def test_the_page_is_one_file_with_plots_and_escaped_text(tmp_path: Path) -> Non
     assert "src=" not in page
     assert "DeepSpeedEngine, ZeRO-1, 2 workers" in page
     assert '<td class="n">7</td><td>bad_json</td>' in page
+    assert '<td class="n">whole file</td><td>empty_file</td>' in page
     figures = json.loads((tmp_path / "runs" / "demo" / "report.json").read_text())
     assert figures["stages"]["pretrain"] == {
         "kind": "pretrain",
