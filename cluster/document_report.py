@@ -49,7 +49,7 @@ def chains(artifacts: Mapping[str, Artifact]) -> list[Chain]:
     found = []
     for clean in cleans.values():
         chain = [clean]
-        while (after := followers.get(chain[-1].manifest.fingerprint)) is not None:
+        while (after := followers.pop(chain[-1].manifest.fingerprint, None)) is not None:
             chain.append(after)
         found.append(chain)
     return found

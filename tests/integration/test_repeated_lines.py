@@ -43,7 +43,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> tuple[Sto
     write(root / "b.jsonl", [*with_notice[5:], *([texts[20]] * 8), texts[0]], 100)
     place = Storage(root / "storage")
     cleaned = place.run(clean.run, clean_config(root / "a.jsonl", root / "b.jsonl", gopher_quality=None), "1")
-    return place, root, cleaned, place.run(repeated_lines.run, config(), "1", parts=cleaned)
+    return place, root, cleaned, place.run(repeated_lines.run, config(), "lines", parts=cleaned)
 
 
 def texts_of(artifact: Artifact) -> list[str]:
@@ -81,7 +81,7 @@ def test_dedupe_takes_what_is_left_and_finds_copies_that_only_the_lines_kept_apa
     made: tuple[Storage, Path, Artifact, Artifact],
 ) -> None:
     place, _, cleaned, cut = made
-    deduped = place.run(dedupe.run, DedupeConfig(parts="lines", workers=HALF_CPU), "1", parts=cut)
+    deduped = place.run(dedupe.run, DedupeConfig(parts="lines", workers=HALF_CPU), "deduped", parts=cut)
     assert deduped.manifest.metrics["removed"]["exact_duplicate"] == 8, "7 copies, and the one without the notice"
     artifacts = {"clean": cleaned, "lines": cut, "dedupe": deduped}
     figures = balance(artifacts)
@@ -109,7 +109,7 @@ def test_killed_at_any_pass_the_same_bytes_come_out(made: tuple[Storage, Path, A
                 remove_part(str(Path(cut.uri) / "chosen"), key)
         remove_part(str(directory), rng.choice(list(committed_parts(str(directory)))))
         (directory / "k.0123456789ab.documents.parquet").write_bytes(b"of a dead attempt")
-        again = place.run(repeated_lines.run, config(max_workers=1), "1", parts=cleaned)
+        again = place.run(repeated_lines.run, config(max_workers=1), "lines", parts=cleaned)
         assert checksums(again) == expected
         assert again.manifest.metrics == cut.manifest.metrics
         assert sweep(str(directory)) == ["k.0123456789ab.documents.parquet"]
