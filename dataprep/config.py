@@ -214,11 +214,11 @@ class RepeatedLinesConfig(DataConfig):
     mode: Literal["filter", "annotate"] = Field(
         "filter", description="annotate: cut and drop nothing, store the fractions that would be cut"
     )
-    # A line that is in so many documents is repeated; None: only sites count.
+    # A line is cut that is in so many different documents; None: only `min_site_documents` counts.
     min_documents: Annotated[int | None, Field(ge=2)] = 7
-    min_documents_fraction: Fraction = 0.0  # and in at least this fraction of all documents, copies counted
-    # A line that is in so many documents of one site (host without `www.`; documents without URL are one) is repeated,
-    # too; None: off.
+    min_documents_fraction: Fraction = 0.0  # of all documents, copies counted, that it must be in as well
+    # A line is cut, too, that is in so many different documents of one site (host without `www.`; documents without URL
+    # are one site); None: off.
     min_site_documents: Annotated[int | None, Field(ge=2)] = None
     min_line_characters: Annotated[int, Field(ge=0)] = 20  # shorter lines stay: headings, answers, items of lists
     min_words_left: Annotated[int, Field(ge=0)] = 50  # a document that lost lines and has fewer is dropped
