@@ -33,6 +33,7 @@ from dataprep.documents import (
 )
 from dataprep.url_key import normal_url
 
+CORPUS_KINDS = ("dedupe", "repeated_lines", "clean")  # of artifacts with documents; the last made of a run first
 HEAD_CHARACTERS = 160  # of a text, shown
 _PLACE = ["uri", "offset", "url"]
 _SHOWN_LANGUAGES = 20
@@ -79,12 +80,14 @@ def open_corpus(target: str, storage_uri: str) -> Artifact:
     """The clean or dedupe artifact at the URI `target`, or the newest of the run of that name. Raises `InputError`."""
     if storage.exists(storage.join(target, MANIFEST)):
         artifact = open_artifact(target)
-        if artifact.manifest.kind not in ("clean", "dedupe"):
-            raise InputError(f"{target} is a {artifact.manifest.kind!r} artifact; a clean or dedupe one is a corpus")
+        if artifact.manifest.kind not in CORPUS_KINDS:
+            raise InputError(
+                f"{target} is a {artifact.manifest.kind!r} artifact; a {', '.join(CORPUS_KINDS)} one is a corpus"
+            )
         return artifact
-    stage = read_run(target, storage_uri).newest_of("dedupe", "clean")
+    stage = read_run(target, storage_uri).newest_of(*CORPUS_KINDS)
     if stage is None:
-        raise InputError(f"run {target} has no finished clean or dedupe stage yet")
+        raise InputError(f"run {target} has no finished {' or '.join(CORPUS_KINDS)} stage yet")
     return open_artifact(stage.uri)
 
 
@@ -229,7 +232,8 @@ def _matches(urls: Sequence[str | None], wanted: str) -> list[int]:
 
 
 def _place(uri: str, offset: int | None) -> str:
-    return printable(uri) if offset is None else f"{printable(uri)} at {offset:,}"
+    """A record's place; -1 is the whole file's offset."""
+    return printable(uri) if offset is None or offset == -1 else f"{printable(uri)} at {offset:,}"
 
 
 def _rows(table: Table, name: str, counts: Counter[str], read: int, most: int | None) -> None:

@@ -151,6 +151,7 @@ def _record(spec: JobSpec, stages: list[PlannedStage]) -> RunRecord:
 _HEADLINES = {
     "clean": ("read", "kept", "quarantined"),
     "quality_classifier": ("num_positive", "num_negative", "heldout_accuracy", "heldout_auc"),
+    "repeated_lines": ("documents", "kept", "cut_lines"),
     "dedupe": ("documents", "kept"),
     "tokenizer": ("vocab_size",),
     "tokenize": ("documents", "tokens"),

@@ -45,6 +45,12 @@ STAGE_KINDS: dict[str, StageKind] = {
             "dataprep.quality_classifier:run",
             "train a fastText classifier of good and bad documents",
         ),
+        StageKind(
+            "repeated_lines",
+            "dataprep.config:RepeatedLinesConfig",
+            "dataprep.repeated_lines:run",
+            "cut lines that stand in many documents",
+        ),
         StageKind("dedupe", "dataprep.config:DedupeConfig", "dataprep.dedupe:run", "find exact and near duplicates"),
         StageKind(
             "tokenizer", "dataprep.config:TokenizerConfig", "dataprep.tokenizer:run", "train a byte-level BPE tokenizer"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -16,15 +15,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.contracts.commit import PartWriter, commit_part
+from cluster.contracts.commit import commit_part
 from cluster.contracts.errors import StageFailed
 from cluster.contracts.records import QUARANTINE_SCHEMA, Quarantined
-from dataprep import exact, minhash
+from dataprep import signing
 from dataprep.config import CleanConfig
-from dataprep.documents import CONTAMINATION_SCHEMA, DROPPED_SCHEMA, document_schema, signature_schema
+from dataprep.documents import CONTAMINATION_SCHEMA, DROPPED_SCHEMA, HEAD_CHARACTERS, document_schema
 from dataprep.extraction import extracted
 from dataprep.filters.families import SCORE_TYPES
 from dataprep.normalise import normalise, repair_mojibake
+from dataprep.part_tables import open_tables
 from dataprep.pii.redact import redact
 from dataprep.quality_model import local_model
 from dataprep.sources.readers import read_sources
@@ -34,8 +34,6 @@ from dataprep.verdicts import Judge, Passage, Verdicts
 
 _BATCH_DOCUMENTS = 2048
 _BATCH_CHARACTERS = 16 << 20
-_HEAD_CHARACTERS = 200  # of a dropped text, kept for people
-_DICTIONARY_COLUMNS = ["uri", "language", "reason"]  # few values; the rest is stored as it is
 
 
 @dataclass
@@ -96,7 +94,7 @@ def clean_part(
     tally = Tally()
     judge = Judge(config, None if classifier is None else local_model(classifier))
     with commit_part(parts, key) as part:
-        with _open_tables(part, config) as tables:
+        with open_tables(part, _schemas(config)) as tables:
             for batch in _batches(sources, config, tally):
                 _write(batch, judge, tables, tally, config)
         tally.check(key)
@@ -171,14 +169,7 @@ def _write_kept(
             schema=document_schema(dict(_score_types(config))),
         )
     )
-    settings = config.minhash
-    signatures_KH = minhash.signatures(
-        column.terms, num_hashes=settings.num_hashes, ngram=settings.ngram, seed=settings.seed
-    )
-    high_K, low_K = exact.text_hashes(column)
-    schema = signature_schema(settings.num_hashes, pa.from_numpy_dtype(signatures_KH.dtype))
-    minhash_column = pa.FixedSizeListArray.from_arrays(pa.array(signatures_KH.reshape(-1)), settings.num_hashes)
-    tables["signatures"].write_table(pa.table([high_K, low_K, column.num_chars_D, minhash_column], schema=schema))
+    tables["signatures"].write_table(signing.signatures(column, config.minhash))
     tally.kept += len(column)
     tally.characters_kept += int(column.num_chars_D.sum())
     tally.languages.update(languages.to_pylist())
@@ -192,7 +183,7 @@ def _write_dropped(
     if not reasons:
         return
     nothing = [None] * len(batch.unwanted)
-    heads = [text[:_HEAD_CHARACTERS] for text in texts.take(pa.array(rows)).to_pylist()]
+    heads = [text[:HEAD_CHARACTERS] for text in texts.take(pa.array(rows)).to_pylist()]
     places = [batch.texts[row].provenance for row in rows] + [record.provenance for record in batch.unwanted]
     table.write_table(
         pa.table(
@@ -221,7 +212,7 @@ def _write_contamination(
             "url": batch.texts[passage.row].provenance.url,
             "evaluation_file": passage.source.file,
             "evaluation_line": passage.source.line,
-            "passage": passage.text[:_HEAD_CHARACTERS],
+            "passage": passage.text[:HEAD_CHARACTERS],
         }
         for passage in passages
     ]
@@ -238,24 +229,11 @@ def _score_types(config: CleanConfig) -> list[tuple[str, pa.StructType]]:
     return [(name, SCORE_TYPES[name]) for name in config.annotated_families()]
 
 
-@contextmanager
-def _open_tables(part: PartWriter, config: CleanConfig) -> Iterator[dict[str, pq.ParquetWriter]]:
-    schemas = {
+def _schemas(config: CleanConfig) -> dict[str, pa.Schema]:
+    return {
         "documents": document_schema(dict(_score_types(config))),
-        "signatures": signature_schema(config.minhash.num_hashes, pa.from_numpy_dtype(minhash.DTYPE)),
+        "signatures": signing.schema(config.minhash),
         "dropped": DROPPED_SCHEMA,
         "quarantined": QUARANTINE_SCHEMA,
         **({} if config.decontamination is None else {"contamination": CONTAMINATION_SCHEMA}),
     }
-    with ExitStack() as stack:
-        yield {
-            role: stack.enter_context(
-                pq.ParquetWriter(
-                    stack.enter_context(part.open(role, f"{role}.parquet")),
-                    schema,
-                    compression="zstd",
-                    use_dictionary=[name for name in schema.names if name in _DICTIONARY_COLUMNS],
-                )
-            )
-            for role, schema in schemas.items()
-        }

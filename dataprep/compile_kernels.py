@@ -36,12 +36,15 @@ def compile_kernels() -> None:
     from dataprep.buckets import checked_edges
     from dataprep.clean_part import clean_part
     from dataprep.components import UnionFind, spanning_forest
+    from dataprep.line_keys import line_keys, site_hashes, site_keys, without_lines
     from dataprep.markup import scan
     from dataprep.minhash import DTYPE, band_hashes
     from dataprep.text_column import TextColumn
 
     scan(_PAGE)
     page = TextColumn(pa.array(["two words"], pa.large_string()))
+    keys_L = line_keys(page)
+    without_lines(page, site_keys(keys_L, site_hashes([None])) != keys_L)
     BpeEncoder(range(256), [(32, 119)], [256]).encode(page.data, page.offsets)
     band_hashes(np.zeros((1, 2), DTYPE), bands=1, rows=2)
     keys, members, sketches = np.zeros(2, np.uint64), np.arange(2), np.zeros((2, 1), np.uint64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, model_validator
@@ -201,6 +202,34 @@ class QualityClassifierConfig(StageConfig):
         return [("trainer", 1, self.worker)]
 
 
+class RepeatedLinesConfig(DataConfig):
+    """Lines that stand in many documents are cut, across the corpus and across files: menus, notices, footers.
+
+    Llama 3 removes lines that are in more than 6 documents of 30 million (arXiv:2407.21783, section 3.1.1). Near copies
+    of a document count as one here, so that lines of a page that is there often are left to deduplication.
+    """
+
+    kind: Literal["repeated_lines"] = "repeated_lines"
+    parts: Annotated[str, InputOf(("clean",))]  # the documents
+    mode: Literal["filter", "annotate"] = Field(
+        "filter", description="annotate: cut and drop nothing, store the fractions that would be cut"
+    )
+    # A line is cut that is in so many different documents; None: only `min_site_documents` counts.
+    min_documents: Annotated[int | None, Field(ge=2)] = 7
+    min_documents_fraction: Fraction = 0.0  # of all documents, copies counted, that it must be in as well
+    # A line is cut, too, that is in so many different documents of one site (host without `www.`; documents without URL
+    # are one site); None: off.
+    min_site_documents: Annotated[int | None, Field(ge=2)] = None
+    min_line_characters: Annotated[int, Field(ge=0)] = 20  # shorter lines stay: headings, answers, items of lists
+    min_words_left: Annotated[int, Field(ge=0)] = 50  # a document that lost lines and has fewer is dropped
+
+    def clashes(self) -> Iterator[tuple[str, str]]:
+        if self.min_documents is None and self.min_site_documents is None:
+            yield "min_documents", "null needs min_site_documents: give one of them a number, or nothing is repeated"
+        if self.min_documents is None and self.min_documents_fraction:
+            yield "min_documents_fraction", "goes with min_documents, which is null; give that a number"
+
+
 class FuzzySettings(StrictModel):
     """Banded LSH over the MinHash signatures: documents that agree in every row of some band are candidates.
 
@@ -230,10 +259,11 @@ class DedupeConfig(DataConfig):
     stage_version: ClassVar[int] = 3  # 3: clusters are cut into files by their number of members
 
     kind: Literal["dedupe"] = "dedupe"
-    parts: Annotated[str, InputOf(("clean",))]  # the documents
-    against: Annotated[list[str], InputOf(("clean", "dedupe"))] = Field(
+    parts: Annotated[str, InputOf(("clean", "repeated_lines"))]  # the documents
+    against: Annotated[list[str], InputOf(("clean", "repeated_lines", "dedupe"))] = Field(
         default_factory=list,
-        description="earlier corpora, clean or dedupe stages or directories: their documents win and are left alone",
+        description="earlier corpora, clean, repeated_lines or dedupe stages, or directories: their documents win and"
+        " are left alone",
     )
     exact: bool = True  # remove documents of the same normalised text
     url: bool = False  # remove documents of the same page: URLs equal but for scheme, www., fragment and tracking

@@ -1,7 +1,7 @@
 """Passages of evaluation sets in training documents, found by n-grams of terms that both have.
 
 Source: Brown et al. 2020, arXiv:2005.14165, appendix C: 13 words in lower case without punctuation. Terms
-(`dataprep.words.split_terms`) also leave out accents and what number a number is. An evaluation text shorter than that
+(`dataprep.terms`) also leave out accents and what number a number is. An evaluation text shorter than that
 is looked for whole, down to `min_terms`; shorter ones occur everywhere and are left out.
 
 N-grams are compared by rolling 64-bit hashes: with 10^6 of them in the index and 10^12 in the corpus, about 0.05
@@ -28,8 +28,8 @@ from dataprep.hash_table import find_slot, insert, new_table
 from dataprep.hashing import NGRAM_BASE, mix
 from dataprep.kept_spans import KeptSpans
 from dataprep.pointers import pointer_to
+from dataprep.spans import Spans
 from dataprep.text_column import TextColumn
-from dataprep.words import Spans
 
 SCORES: tuple[str, ...] = ("num_passages", "passage_characters_fraction")
 

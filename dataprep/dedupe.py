@@ -48,7 +48,7 @@ def run(config: DedupeConfig, inputs: Mapping[str, Artifact], output: str, conte
     shards = [rebase(shard, old=clean.uri, new=output) for shard in read_shard_table(clean.uri)]
     corpora = Corpora.of((output, shards), [(earlier.uri, read_shard_table(earlier.uri)) for earlier in against])
     if corpora.num_documents == corpora.own_first:
-        raise InputError(f"{clean.uri} has no documents; see its manifest for what was dropped and why")
+        raise InputError(f"{clean.uri} has no documents; `raymill inspect` on it tells what was dropped and why")
 
     work = storage.join(output, _WORK)
     plan = searches(config, num_hashes=settings.num_hashes)

@@ -25,6 +25,7 @@ from cluster.contracts.records import QUARANTINE_SCHEMA, ROW_BITS
 from cluster.contracts.storage import absolute_uri, relative_uri
 
 SHARD_TABLE = "shards.parquet"
+HEAD_CHARACTERS = 200  # of a dropped text, kept for people
 _BATCH_ROWS = 1024  # documents read at once
 
 DOCUMENT_SCHEMA = pa.schema(
@@ -196,6 +197,13 @@ def read_dropped(artifact: str, shard: Shard) -> pa.Table:
 def read_quarantined(artifact: str, shard: Shard) -> pa.Table:
     """A shard's quarantined records (`cluster.contracts.records.QUARANTINE_SCHEMA`)."""
     return _read(absolute_uri(shard.parts, base=artifact), shard.quarantined, QUARANTINE_SCHEMA.names)
+
+
+def read_contamination(artifact: str, shard: Shard) -> pa.Table:
+    """The passages of evaluation sets that were found in a shard's documents (`CONTAMINATION_SCHEMA`)."""
+    if shard.contamination is None:
+        return CONTAMINATION_SCHEMA.empty_table()
+    return _read(absolute_uri(shard.parts, base=artifact), shard.contamination, CONTAMINATION_SCHEMA.names)
 
 
 def read_removals(artifact: str, shard: Shard) -> pa.Table:

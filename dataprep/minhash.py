@@ -1,6 +1,6 @@
 """MinHash signatures of word shingles, and their bands for locality-sensitive hashing.
 
-A document's shingles are its n-grams of terms (`dataprep.words.split_terms`). For a random hash function the least
+A document's shingles are its n-grams of terms (`dataprep.terms`). For a random hash function the least
 hash over the shingles is the same for two documents with probability equal to their Jaccard similarity (Broder 1997),
 so the share of equal rows in two signatures estimates it, with standard deviation sqrt(J (1 - J) / H).
 
@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from dataprep.hashing import NGRAM_BASE, mix
 from dataprep.pointers import pointer_to
-from dataprep.words import Spans
+from dataprep.spans import Spans
 
 DTYPE = np.dtype(np.uint32)  # of signatures
 NO_SHINGLES = np.uint32(0xFFFFFFFF)  # every row of the signature of a document without terms

@@ -69,7 +69,7 @@ def bands_and_rows(fuzzy: FuzzySettings, num_hashes: int) -> tuple[int, int]:
 def signatures_of(piece: Piece) -> np.ndarray:
     """[D, H] the MinHash signatures of a piece."""
     column = read_signatures(piece.artifact, piece.shard, ["minhash"]).column("minhash").combine_chunks()
-    signatures_DH: np.ndarray = column.flatten().to_numpy().reshape(len(column), -1)
+    signatures_DH: np.ndarray = column.flatten().to_numpy().reshape(len(column), column.type.list_size)
     return signatures_DH
 
 

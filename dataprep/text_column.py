@@ -16,7 +16,9 @@ import pyarrow as pa
 from dataprep.characters import decode
 from dataprep.hashing import hash_bytes
 from dataprep.pointers import pointer_to
-from dataprep.words import Spans, Words, split_terms, split_words
+from dataprep.spans import Spans
+from dataprep.terms import split_terms
+from dataprep.words import Words, split_words
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class TextColumn:
 
     @cached_property
     def terms(self) -> Spans:
-        """What duplicates and overlaps are matched on; see `dataprep.words`."""
+        """What duplicates and overlaps are matched on; see `dataprep.terms`."""
         return split_terms(self.data, self.offsets)
 
     @cached_property

@@ -33,6 +33,11 @@ def normal_url(url: str) -> str:
     return host.removeprefix("www.") + parts.path.rstrip("/") + ("?" + query if query else "")
 
 
+def site(url: str) -> str:
+    """The host of a URL as in its normal form; "" where it has none."""
+    return re.split("[/?]", normal_url(url), maxsplit=1)[0]
+
+
 def url_hashes(
     urls: Sequence[str | None],
 ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:

@@ -16,7 +16,8 @@ from dataprep.filters.settings import C4Settings
 from dataprep.kept_spans import KeptSpans
 from dataprep.pointers import pointer_to
 from dataprep.text_column import TextColumn
-from dataprep.words import ABBREVIATION_HASHES, ENDS_SENTENCE, IS_PUNCTUATION, words_between
+from dataprep.word_pieces import ABBREVIATION_HASHES
+from dataprep.words import ENDS_SENTENCE, IS_PUNCTUATION, words_between
 
 SCORES: tuple[str, ...] = (
     "num_lines",

@@ -59,7 +59,9 @@ def _document(line: bytes, uri: str, offset: int, columns: Columns) -> PlainText
         return Quarantined(uri, offset, "missing_text", f"no {columns.text!r} in {_shown(line)}")
     text = row[columns.text]
     if not isinstance(text, str):
-        return Quarantined(uri, offset, "text_not_a_string", f"{columns.text!r} is a {type(text).__name__}")
+        return Quarantined(
+            uri, offset, "text_not_a_string", f"{columns.text!r} is of type {type(text).__name__}, not a string"
+        )
     url, date, title = (_string(row, field) for field in (columns.url, columns.date, columns.title))
     return PlainText(Provenance(uri, offset, url, date, title), text)
 

@@ -143,7 +143,9 @@ def _frame_at(stream: BinaryIO, start: int, end: int, max_record_bytes: int) -> 
         return Frame(start, b"", "truncated_record", f"{size} bytes announced, {end - start} there"), None
     stream.seek(start + size)
     if stream.read(len(_TRAILER)) not in (_TRAILER, b""):
-        return Frame(start, b"", "bad_content_length", f"the record goes on after its {size} bytes"), None
+        return Frame(
+            start, b"", "bad_content_length", f"its Content-Length is {size}, but no record begins behind that"
+        ), None
     if size > max_record_bytes + _OTHER_HEADERS_BYTES:
         frame = _too_large(start, size, max_record_bytes)
     else:

@@ -1,6 +1,7 @@
 """The report's figures balance, and its page is whole."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,31 +12,60 @@ from cluster.contracts.artifacts import Artifact, Manifest, write_manifest
 from cluster.contracts.commit import WrittenFile
 from cluster.contracts.errors import StageFailed
 from cluster.contracts.records import QUARANTINE_SCHEMA
-from cluster.report import balance, write_report
+from cluster.document_report import balance, chains, document_section, length_classes
+from cluster.report import write_report
 from cluster.runs import RunRecord, RunStage, read_run, write_run
-from dataprep.documents import DROPPED_SCHEMA, Shard, write_shard_table, write_table
+from dataprep.documents import (
+    CONTAMINATION_SCHEMA,
+    DROPPED_SCHEMA,
+    REMOVAL_SCHEMA,
+    Shard,
+    read_shard_table,
+    signature_schema,
+    write_shard_table,
+    write_table,
+)
 
 
-def _artifact(root: Path, kind: str, inputs: dict[str, str], metrics: dict[str, Any], **more: Any) -> Artifact:
+def _artifact(
+    root: Path,
+    kind: str,
+    inputs: dict[str, str],
+    metrics: dict[str, Any],
+    config: dict[str, Any] | None = None,
+    **more: Any,
+) -> Artifact:
     fingerprint = f"{kind}0"
     uri = str(root / kind / fingerprint)
-    manifest = Manifest(kind, fingerprint, {}, inputs, metrics, timings={"wall_s": 1.5}, **more)
+    manifest = Manifest(kind, fingerprint, config or {}, inputs, metrics, timings={"wall_s": 1.5}, **more)
     write_manifest(uri, manifest, [])
     return Artifact(uri, manifest)
 
 
-def _write_parts(clean: str) -> None:
-    """One shard with a dropped page, whose text is hostile, and a quarantined line."""
+def _write_parts(clean: str, dedupe: str) -> None:
+    """One shard of six documents with a dropped page, whose text is hostile, a quarantined line and an overlap."""
     empty = WrittenFile("none", 0, "")
     dropped = [{"reason": "too_short", "uri": "a.jsonl", "url": "http://a", "head": "<script>alert(1)</script>"}]
-    quarantined = [{"uri": "a.jsonl", "offset": 7, "reason": "bad_json", "detail": "{"}]
+    quarantined = [
+        {"uri": "a.jsonl", "offset": 7, "reason": "bad_json", "detail": "{"},
+        {"uri": "b.jsonl", "offset": -1, "reason": "empty_file", "detail": ""},
+    ]
+    hit = {"uri": "a.jsonl", "evaluation_file": "/data/gsm.jsonl", "evaluation_line": 12, "passage": "<b>Ann has</b>"}
+    lengths = [{"num_characters": n} for n in (10, 199, 200, 3000, 3000, 10**6)]
+    removals = [{"row": row, "reason": "exact_duplicate", "survivor": 0, "corpus": 0} for row in (1, 4)]
     files = {
-        "dropped": write_table(clean, "dropped.parquet", pa.Table.from_pylist(dropped, schema=DROPPED_SCHEMA)),
-        "quarantined": write_table(
-            clean, "quarantined.parquet", pa.Table.from_pylist(quarantined, schema=QUARANTINE_SCHEMA)
-        ),
+        role: write_table(clean, f"{role}.parquet", pa.Table.from_pylist(rows, schema=schema))
+        for role, rows, schema in (
+            ("dropped", dropped, DROPPED_SCHEMA),
+            ("quarantined", quarantined, QUARANTINE_SCHEMA),
+            ("contamination", [{**hit, "offset": n} for n in (3, 3, 9)], CONTAMINATION_SCHEMA),
+            ("signatures", lengths, signature_schema(1, pa.uint32())),
+        )
     }
-    write_shard_table(clean, [Shard(0, "a.jsonl", "a", ".", 6, 60, empty, empty, **files)])
+    shard = Shard(0, "a.jsonl", "a", clean, 6, 60, empty, **files)
+    write_shard_table(clean, [shard])
+    removed = write_table(dedupe, "removals.parquet", pa.Table.from_pylist(removals, schema=REMOVAL_SCHEMA))
+    write_shard_table(dedupe, [replace(shard, removals=removed, num_removed=2)])
 
 
 def _run(root: Path, read: int = 10) -> RunRecord:
@@ -51,7 +81,9 @@ def _run(root: Path, read: int = 10) -> RunRecord:
                 "quarantined": 1,
                 "quarantine_reasons": {"bad_json": 1},
                 "languages_seen": {"en": 6, "de": 3},
+                "contamination": {"gsm.jsonl": 3},
             },
+            {"decontamination": {"mode": "filter", "action": "cut"}},
         ),
         "dedupe": _artifact(
             root, "dedupe", {"parts": "clean0"}, {"documents": 6, "kept": 4, "removed": {"exact_duplicate": 2}}
@@ -73,7 +105,7 @@ def _run(root: Path, read: int = 10) -> RunRecord:
             },
         ),
     }
-    _write_parts(artifacts["clean"].uri)
+    _write_parts(artifacts["clean"].uri, artifacts["dedupe"].uri)
     (root / "pretrain" / "pretrain0" / "metrics.jsonl").write_text(
         "\n".join(json.dumps({"step": i, "loss": 8.0 / i}) for i in range(1, 5))
     )
@@ -83,7 +115,7 @@ def _run(root: Path, read: int = 10) -> RunRecord:
 
 def test_every_row_that_was_read_is_accounted_for(tmp_path: Path) -> None:
     record = _run(tmp_path)
-    assert balance(record, record.artifacts()) == {
+    assert balance(record.artifacts()) == {
         "read": 10,
         "kept": 4,
         "dropped": {"too_short": 3, "exact_duplicate": 2},
@@ -93,18 +125,19 @@ def test_every_row_that_was_read_is_accounted_for(tmp_path: Path) -> None:
 
 def test_a_lost_row_fails_the_report(tmp_path: Path) -> None:
     record = _run(tmp_path, read=11)
-    with pytest.raises(StageFailed, match="11 rows read, but 4 kept"):
-        balance(record, record.artifacts())
+    with pytest.raises(StageFailed, match="11 records read, but 4 kept"):
+        balance(record.artifacts())
 
 
 def test_the_page_is_one_file_with_plots_and_escaped_text(tmp_path: Path) -> None:
     page = Path(write_report(_run(tmp_path))).read_text()
-    assert page.count("<svg") == 3  # funnel, languages, one loss curve
+    assert page.count("<svg") == 4  # funnel, languages, lengths, one loss curve
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     assert "src=" not in page
     assert "DeepSpeedEngine, ZeRO-1, 2 workers" in page
     assert '<td class="n">7</td><td>bad_json</td>' in page
+    assert '<td class="n">whole file</td><td>empty_file</td>' in page
     figures = json.loads((tmp_path / "runs" / "demo" / "report.json").read_text())
     assert figures["stages"]["pretrain"] == {
         "kind": "pretrain",
@@ -114,6 +147,44 @@ def test_the_page_is_one_file_with_plots_and_escaped_text(tmp_path: Path) -> Non
         "metrics": {"heldout_loss": 5.0, "unigram_entropy": 6.0},
     }
     assert figures["balance"]["read"] == 10
+
+
+def test_what_was_hit_of_evaluation_sets_and_how_long_documents_are_is_told(tmp_path: Path) -> None:
+    artifacts = _run(tmp_path).artifacts()
+    section = document_section(artifacts, balance(artifacts))
+    assert section is not None
+    assert section["contamination"] == {
+        "outcome": "cut out",
+        "passages": {"gsm.jsonl": 3},
+        "documents": 2,
+        "dropped": 0,
+        "num_items": 1,
+        "items": [{"file": "gsm.jsonl", "line": 12, "passage": "<b>Ann has</b>", "url": "a.jsonl", "documents": 2}],
+    }
+    lengths, sampled = length_classes(chains(artifacts))
+    assert {name: count for name, count in lengths.items() if count} == {
+        "0 to 199": 1, "200 to 499": 1, "2,000 to 4,999": 1, "100,000 or more": 1,
+    }  # fmt: skip
+    assert not sampled
+    assert "<b>Ann" not in Path(write_report(_run(tmp_path))).read_text()
+
+
+def test_a_chain_follows_the_documents_and_repeated_lines_are_in_the_balance(tmp_path: Path) -> None:
+    metrics = {
+        "documents": 6, "kept": 5, "dropped": {"repeated_lines": 1}, "repeated_lines": 2, "lines": 90, "cut_lines": 7,
+        "cut_documents": 4, "most_repeated": [{"documents": 4, "within": "site", "text": "<i>Share</i>"}],
+    }  # fmt: skip
+    artifacts = _run(tmp_path).artifacts()
+    lines = _artifact(tmp_path, "repeated_lines", {"parts": "clean0"}, metrics)
+    shards = read_shard_table(artifacts["clean"].uri)
+    write_shard_table(lines.uri, shards)
+    deduped = _artifact(tmp_path / "x", "dedupe", {"parts": "repeated_lines0"}, {"kept": 3, "removed": {"url": 2}})
+    write_shard_table(deduped.uri, shards)
+    chain = {"clean": artifacts["clean"], "lines": lines, "dedupe": deduped}
+    assert balance(chain)["dropped"] == {"too_short": 3, "url": 2, "repeated_lines": 1}
+    section = document_section(chain, balance(chain))
+    assert section is not None
+    assert section["repeated"][0]["most"] == metrics["most_repeated"]
 
 
 def test_a_run_that_is_not_finished_has_a_report_too(tmp_path: Path) -> None:
@@ -136,4 +207,4 @@ def test_documents_deduplicated_twice_are_counted_once(tmp_path: Path) -> None:
     record = _run(tmp_path)
     again = {**record.stages, "dedupe_again": record.stages["dedupe"], "clean_again": record.stages["clean"]}
     twice = RunRecord("demo", record.spec, again)
-    assert balance(twice, twice.artifacts()) == balance(record, record.artifacts())
+    assert balance(twice.artifacts()) == balance(record.artifacts())

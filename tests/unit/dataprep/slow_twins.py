@@ -149,7 +149,7 @@ def _is_host(rest: str) -> bool:
 
 
 def terms(text: str) -> list[str]:
-    """`dataprep.words.split_terms` on one text, folded."""
+    """`dataprep.terms.split_terms` on one text, folded."""
     text = re.sub(r"\d+(?:[.,]\d+)*", "0", text)
     out: list[str] = []
     current = ""

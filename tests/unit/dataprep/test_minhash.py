@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from dataprep import minhash
+from dataprep.spans import Spans
 from dataprep.text_column import TextColumn
-from dataprep.words import Spans
 
 
 def terms_of(*texts: str) -> Spans:

@@ -3,8 +3,9 @@
 import pyarrow as pa
 import pytest
 
+from dataprep.spans import Spans
 from dataprep.text_column import TextColumn
-from dataprep.words import ENDS_SENTENCE, HAS_ALPHA, IS_PUNCTUATION, IS_SYMBOL, IS_UNSPACED, Spans
+from dataprep.words import ENDS_SENTENCE, HAS_ALPHA, IS_PUNCTUATION, IS_SYMBOL, IS_UNSPACED
 from tests.unit.dataprep import slow_twins
 
 

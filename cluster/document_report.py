@@ -1,0 +1,212 @@
+"""The report's section on documents: where every record went and why, and what was found in them on the way.
+
+A *chain* is a clean stage and what was made of its documents: repeated lines cut, duplicates removed. Its last
+artifact's shard table leads to everything that is told here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cluster.contracts.artifacts import Artifact
+from cluster.contracts.errors import StageFailed
+from cluster.plots import bar_chart
+from dataprep.documents import (
+    Shard,
+    read_contamination,
+    read_dropped,
+    read_quarantined,
+    read_shard_table,
+    read_signatures,
+    removed_rows,
+)
+
+MAX_QUARANTINED = 50  # records listed; the artifact holds all; so for the other lists
+MAX_CONTAMINATED = 50  # items of evaluation sets
+MAX_REPEATED = 30  # lines
+EXAMPLES_PER_REASON = 2
+SHARDS_FOR_EXAMPLES = 32  # of each chain, for what needs rows: reading more would make a large run's report slow
+_TOP_LANGUAGES = 12
+_LENGTHS = (0, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000)  # lower ends of the classes, characters
+
+Chain = list[Artifact]
+
+
+def chains(artifacts: Mapping[str, Artifact]) -> list[Chain]:
+    """Each clean artifact with those made of it, one of another; where several stages take the same, the first."""
+    followers: dict[str, Artifact] = {}
+    cleans: dict[str, Artifact] = {}
+    for artifact in artifacts.values():
+        manifest = artifact.manifest
+        if manifest.kind == "clean":
+            cleans.setdefault(manifest.fingerprint, artifact)
+        elif manifest.kind in ("repeated_lines", "dedupe"):
+            followers.setdefault(manifest.inputs["parts"], artifact)
+    found = []
+    for clean in cleans.values():
+        chain = [clean]
+        while (after := followers.pop(chain[-1].manifest.fingerprint, None)) is not None:
+            chain.append(after)
+        found.append(chain)
+    return found
+
+
+def balance(artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
+    """Where every record that was read went. Raises `StageFailed` where the figures do not add up."""
+    dropped: Counter[str] = Counter()
+    read = kept = quarantined = 0
+    for chain in chains(artifacts):
+        for artifact in chain:
+            metrics = artifact.manifest.metrics
+            dropped.update(metrics["removed" if artifact.manifest.kind == "dedupe" else "dropped"])
+        read += chain[0].manifest.metrics["read"]
+        quarantined += chain[0].manifest.metrics["quarantined"]
+        kept += chain[-1].manifest.metrics["kept"]
+    if read != kept + dropped.total() + quarantined:
+        raise StageFailed(
+            f"{read} records read, but {kept} kept + {dropped.total()} dropped + {quarantined} quarantined;"
+            " this is a bug"
+        )
+    return {"read": read, "kept": kept, "dropped": dict(dropped.most_common()), "quarantined": quarantined}
+
+
+def document_section(artifacts: Mapping[str, Artifact], figures: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the template shows; None where no clean stage has finished. `figures`: what `balance` gives."""
+    found = chains(artifacts)
+    if not found:
+        return None
+    cleans = [chain[0].manifest.metrics for chain in found]
+    languages = _sum(metrics["languages_seen"] for metrics in cleans)
+    lengths, sampled = length_classes(found)
+    return {
+        "balance": figures,
+        "funnel": bar_chart(_funnel(figures), "documents"),
+        "reasons": figures["dropped"],
+        "examples": _dropped_examples(found),
+        "languages": bar_chart(_top(languages), "documents") if languages else None,
+        "lengths": bar_chart(lengths, "documents kept") if lengths else None,
+        "lengths_sampled": sampled,
+        "pii": _sum(metrics.get("pii", {}) for metrics in cleans),
+        "pii_documents": sum(metrics.get("pii_documents", 0) for metrics in cleans),
+        "contamination": _contamination(found),
+        "repeated": [_repeated(a) for chain in found for a in chain if a.manifest.kind == "repeated_lines"],
+        "duplicates": [a.manifest.metrics for chain in found for a in chain if a.manifest.kind == "dedupe"],
+        "quarantine_reasons": _sum(metrics["quarantine_reasons"] for metrics in cleans),
+        "quarantined": _quarantined(found),
+    }
+
+
+def _sum(counts: Any) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    return dict(total.most_common())
+
+
+def _top(languages: Mapping[str, int]) -> dict[str, int]:
+    top = dict(list(languages.items())[:_TOP_LANGUAGES])
+    rest = sum(languages.values()) - sum(top.values())
+    return {**top, f"{len(languages) - len(top)} others": rest} if rest else top
+
+
+def _funnel(figures: Mapping[str, Any]) -> dict[str, int]:
+    return {
+        "read": figures["read"],
+        **{f"- {reason}": count for reason, count in figures["dropped"].items() if count},
+        **({"- quarantined": figures["quarantined"]} if figures["quarantined"] else {}),
+        "kept": figures["kept"],
+    }
+
+
+def _some_shards(found: Sequence[Chain]) -> Iterator[tuple[str, Shard]]:
+    """(artifact, shard) of the first shards of each chain, as its last artifact has them."""
+    for chain in found:
+        for shard in read_shard_table(chain[-1].uri)[:SHARDS_FOR_EXAMPLES]:
+            yield chain[-1].uri, shard
+
+
+def _quarantined(found: Sequence[Chain]) -> list[dict[str, Any]]:
+    """The first quarantined records, with file and offset."""
+    rows: list[dict[str, Any]] = []
+    for chain in found:
+        for shard in read_shard_table(chain[-1].uri):
+            rows += read_quarantined(chain[-1].uri, shard).slice(0, MAX_QUARANTINED - len(rows)).to_pylist()
+            if len(rows) == MAX_QUARANTINED:
+                return rows
+    return rows
+
+
+def _dropped_examples(found: Sequence[Chain]) -> dict[str, list[dict[str, Any]]]:
+    """A few dropped documents of every reason."""
+    examples: dict[str, list[dict[str, Any]]] = {}
+    for uri, shard in _some_shards(found):
+        for row in read_dropped(uri, shard).select(["reason", "uri", "url", "head"]).to_pylist():
+            of_reason = examples.setdefault(row["reason"], [])
+            if len(of_reason) < EXAMPLES_PER_REASON:
+                of_reason.append(row)
+    return dict(sorted(examples.items()))
+
+
+def length_classes(found: Sequence[Chain]) -> tuple[dict[str, int], bool]:
+    """(kept documents by class of lengths, whether only some shards were counted)."""
+    counts = np.zeros(len(_LENGTHS), np.int64)
+    seen = 0
+    for uri, shard in _some_shards(found):
+        if shard.num_documents:
+            lengths = read_signatures(uri, shard, ["num_characters"]).column("num_characters").to_numpy()
+            classes = np.searchsorted(_LENGTHS, lengths[~removed_rows(uri, shard)], side="right") - 1
+            counts += np.bincount(classes, minlength=len(_LENGTHS))
+            seen += shard.num_documents
+    ends = [f"to {end - 1:,}" for end in _LENGTHS[1:]] + ["or more"]
+    names = [f"{begin:,} {end}" for begin, end in zip(_LENGTHS, ends, strict=True)]
+    total = sum(shard.num_documents for chain in found for shard in read_shard_table(chain[-1].uri))
+    filled = np.flatnonzero(counts)
+    shown = slice(filled[0], filled[-1] + 1) if len(filled) else slice(0, 0)
+    return dict(zip(names[shown], counts[shown].tolist(), strict=True)), seen < total
+
+
+def _contamination(found: Sequence[Chain]) -> dict[str, Any] | None:
+    """What of the evaluation sets was met: by item, in how many documents, and what became of these."""
+    settings = [chain[0].manifest.config.get("decontamination") for chain in found]
+    if not any(settings):
+        return None
+    items: dict[tuple[str, int], dict[str, Any]] = {}
+    places: dict[tuple[str, int], set[tuple[str, int]]] = {}
+    for uri, shard in _some_shards(found):
+        for row in read_contamination(uri, shard).to_pylist():
+            key = (row["evaluation_file"].rsplit("/", 1)[-1], row["evaluation_line"])
+            items.setdefault(
+                key, {"file": key[0], "line": key[1], "passage": row["passage"], "url": row["url"] or row["uri"]}
+            )
+            places.setdefault(key, set()).add((row["uri"], row["offset"]))
+    rows = [{**item, "documents": len(places[key])} for key, item in items.items()]
+    rows.sort(key=lambda row: (-row["documents"], row["file"], row["line"]))
+    outcomes = {
+        "left as they are"
+        if s["mode"] == "annotate"
+        else {"cut": "cut out", "drop": "dropped with their documents"}[s["action"]]
+        for s in settings
+        if s
+    }
+    return {
+        "outcome": " or ".join(sorted(outcomes)),
+        "passages": _sum(chain[0].manifest.metrics.get("contamination", {}) for chain in found),
+        "documents": len(set().union(*places.values())) if places else 0,
+        "dropped": sum(chain[0].manifest.metrics["dropped"].get("contaminated", 0) for chain in found),
+        "num_items": len(rows),
+        "items": rows[:MAX_CONTAMINATED],
+    }
+
+
+def _repeated(artifact: Artifact) -> dict[str, Any]:
+    metrics = artifact.manifest.metrics
+    return {
+        **{name: metrics[name] for name in ("repeated_lines", "lines", "cut_lines", "cut_documents", "documents")},
+        "dropped": sum(metrics["dropped"].values()),
+        "annotated": artifact.manifest.config.get("mode") == "annotate",
+        "most": metrics["most_repeated"][:MAX_REPEATED],
+    }

@@ -1,0 +1,57 @@
+"""Pieces of a text buffer in flat arrays, and how a compiled splitter fills these without knowing their number.
+
+Shape letters: D documents, W pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Pieces of a buffer, document after document."""
+
+    doc_offsets: npt.NDArray[np.int64]  # [D+1] document d has the pieces doc_offsets[d]:doc_offsets[d+1]
+    starts: npt.NDArray[np.int64]  # [W] first byte
+    ends: npt.NDArray[np.int64]  # [W] one past the last byte
+    hashes: npt.NDArray[np.uint64]  # [W]
+
+    @property
+    def num_documents(self) -> int:
+        return len(self.doc_offsets) - 1
+
+    def counts_D(self) -> npt.NDArray[np.int64]:
+        """How many pieces each document has."""
+        return np.diff(self.doc_offsets)
+
+
+def filled(
+    fill: Any,
+    data: npt.NDArray[np.uint8],
+    offsets: npt.NDArray[np.int64],
+    tables: tuple[npt.NDArray[Any], ...],
+    dtypes: Sequence[type[np.generic]],
+    *,
+    bytes_per_span: int,
+) -> list[npt.NDArray[Any]]:
+    """Run a splitter, with larger arrays from where it stopped whenever it runs out of room.
+
+    It can't grow them itself: an array that a compiled loop assigns to is reference-counted at every turn.
+    """
+    doc_offsets = np.zeros(len(offsets), np.int64)
+    capacity = max(64, int(offsets[-1] - offsets[0]) // bytes_per_span)
+    columns: list[npt.NDArray[Any]] = [np.empty(capacity, dtype) for dtype in dtypes]
+    state = (0, int(offsets[0]), 0)  # document, byte, spans so far
+    while True:
+        document, position, num_spans, room = fill(data, offsets, *tables, doc_offsets, *columns, *state)
+        if document == len(offsets) - 1:
+            return [doc_offsets, *(column[:num_spans] for column in columns)]
+        state = (document, position, num_spans)
+        capacity = max(2 * capacity, num_spans + room)
+        columns = [np.concatenate([column, np.empty(capacity - len(column), column.dtype)]) for column in columns]

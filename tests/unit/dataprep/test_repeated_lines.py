@@ -1,0 +1,269 @@
+"""Lines that many documents share: what makes two lines the same, how they are counted, what is left of a part."""
+
+import json
+import random
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pydantic import ValidationError
+
+from cluster.contracts.commit import CommittedPart, committed_part
+from dataprep import signing
+from dataprep.clean_part import clean_part
+from dataprep.config import CleanConfig, MinHashSettings, RepeatedLinesConfig
+from dataprep.documents import Shard, read_shard_table, write_shard_table
+from dataprep.line_counts import CORPUS, COUNT_SCHEMA, SITE, LineCounter, Thresholds, key_ranges, repeated
+from dataprep.line_keys import NO_KEY, is_among, line_keys, without_lines
+from dataprep.repeated_lines_part import count_part, keys_of_lines, rewrite_part
+from dataprep.sources.shards import whole_file
+from dataprep.text_column import TextColumn
+
+NOTICE = "Subscribe to our newsletter and never miss a story"
+MINHASH = MinHashSettings(num_hashes=16)
+
+
+def column(*texts: str) -> TextColumn:
+    return TextColumn(pa.array(texts, pa.large_string()))
+
+
+def keys(*lines: str, **options: Any) -> list[int]:
+    return line_keys(column("\n".join(lines)), **options).tolist()
+
+
+def slow_normal_form(line: str) -> str:
+    """CCNet's, numbers as one 0, punctuation and spaces as one space."""
+    plain = "".join(c for c in unicodedata.normalize("NFD", line.lower()) if not unicodedata.combining(c))
+    plain = re.sub(r"\d+(?:[.,]\d+)*", "0", plain)
+    return " ".join(re.split(r"[\W_]+", plain)).strip()
+
+
+def test_lines_that_say_the_same_have_the_same_key() -> None:
+    same = ["© 2019 The Daily Herald. All rights reserved.", "  © 2024, the daily HÉRALD – all rights reserved"]
+    assert len(set(keys(*same))) == 1
+    different = [
+        "The Daily Herald",
+        "Daily The Herald",
+        "The Daily",
+        "The Daily Herald 3",
+        "TheDaily Herald",
+        "日本",
+        "日",
+    ]
+    assert len(set(keys(*different))) == len(different)
+
+
+def test_keys_agree_with_a_slow_twin_on_random_lines() -> None:
+    rng = random.Random(0)
+    alphabet = ["Read", "more", "MORE", "é", "12", "3.5", "7", ",", "-", "  ", "Ünder", "under", "!", "x9"]
+    lines = [" ".join(rng.choices(alphabet, k=rng.randrange(1, 4))) for _ in range(3000)]
+    groups: dict[str, set[int]] = defaultdict(set)
+    for line, key in zip(lines, keys(*lines), strict=True):
+        groups[slow_normal_form(line)].add(key)
+    assert groups.pop("", {0}) == {0}, "lines without terms have no key"
+    assert all(len(found) == 1 for found in groups.values())
+    assert len({next(iter(found)) for found in groups.values()}) == len(groups) > 100
+
+
+def test_short_lines_and_lines_without_terms_have_no_key() -> None:
+    assert keys("Read more", "-----", "", "Read the rest", min_characters=10) == [0, 0, 0, keys("Read the rest")[0]]
+
+
+def count(documents: Sequence[tuple[Sequence[int], int]], *, most_copies: int, scope: int = CORPUS) -> pa.Table:
+    """Of documents given as (keys of lines, copy), in two batches."""
+    counter = LineCounter()
+    half = len(documents) // 2
+    for batch in (documents[:half], documents[half:]):
+        lines = np.array([line for found, _ in batch for line in found], np.uint64)
+        of_lines = np.repeat(np.arange(len(batch)), [len(found) for found, _ in batch])
+        counter.add({scope: lines}, of_lines, np.array([copy for _, copy in batch], np.uint32))
+    return counter.table(most_copies=most_copies)
+
+
+def test_counts_of_all_parts_together_are_those_of_a_slow_count() -> None:
+    rng = random.Random(1)
+    documents = [([rng.randrange(1, 40) for _ in range(rng.randrange(6))], rng.randrange(50)) for _ in range(400)]
+    tables = [count(documents[first : first + 100], most_copies=4) for first in range(0, 400, 100)]
+    shuffled = pa.concat_tables(tables).take(
+        rng.sample(range(sum(t.num_rows for t in tables)), k=sum(map(len, tables)))
+    )
+    found = repeated(shuffled, Thresholds(min_documents=4, min_site_documents=None, least_documents=35))
+    with_line: dict[int, list[int]] = defaultdict(list)
+    for lines, copy in documents:
+        for line in set(lines):
+            with_line[line].append(copy)
+    expected = {line: len(copies) for line, copies in with_line.items() if len(set(copies)) >= 4 and len(copies) >= 35}
+    assert 0 < len(expected) < len(with_line)
+    assert {row["line"]: row["documents"] for row in found.to_pylist()} == expected
+    assert found.column("line").to_pylist() == sorted(expected)
+
+
+def test_copies_of_a_document_count_as_one() -> None:
+    rows = count([([5], 1)] * 10 + [([6], n) for n in range(3)], most_copies=3)
+    assert repeated(rows, Thresholds(3, None)).to_pylist() == [{"line": 6, "scope": CORPUS, "documents": 3}]
+
+
+def test_a_parts_table_has_no_more_rows_of_a_line_than_needed_and_counts_all_its_documents() -> None:
+    rows = count([([5, 5], n) for n in range(100)], most_copies=7)
+    assert rows.num_rows == 7
+    assert sum(rows.column("documents").to_pylist()) == 100
+    assert rows.schema == COUNT_SCHEMA
+
+
+def test_sites_have_a_threshold_of_their_own() -> None:
+    rows = pa.concat_tables([count([([5], n) for n in range(3)], most_copies=5, scope=s) for s in (CORPUS, SITE)])
+    found = repeated(rows, Thresholds(min_documents=4, min_site_documents=3))
+    assert [(row["line"], row["scope"]) for row in found.to_pylist()] == [(5, SITE)]
+
+
+def test_ranges_of_keys_cover_them_all_once() -> None:
+    ranges = key_ranges(10, rows_per_range=3)
+    assert len(ranges) == 4
+    assert (ranges[0][0], ranges[-1][1]) == (0, 2**64 - 1)
+    assert all(first == last + 1 for (_, last), (first, _) in pairwise(ranges))
+    assert key_ranges(0, rows_per_range=3) == [(0, 2**64 - 1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("a\nCUT\nb", "a\nb"),
+        ("a\n\nCUT\n\nb", "a\n\nb"),
+        ("CUT\n\na\n\n\nb", "a\n\n\nb"),
+        ("a\nCUT\nCUT\n\nCUT\n\nb\nCUT", "a\n\nb"),
+        ("CUT\nCUT", ""),
+        ("  a\n\nb ", "  a\n\nb "),
+    ],
+)
+def test_what_is_left_of_a_text(text: str, left: str) -> None:
+    texts = column("CUT before", text, "and after")
+    cut = np.array(
+        [texts.data[s:e].tobytes() == b"CUT" for s, e in zip(texts.lines.starts, texts.lines.ends, strict=True)]
+    )
+    assert without_lines(texts, cut).edited(texts).texts.to_pylist() == ["CUT before", left, "and after"]
+
+
+# One part on disk.
+
+
+def cleaned(root: Path, rows: Sequence[dict[str, Any]]) -> tuple[str, Shard]:
+    """A clean artifact of one part."""
+    (root / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    lenient: dict[str, Any] = {"gopher_repetition": None, "gopher_quality": None, "c4": None, "language_threshold": 0}
+    config = CleanConfig(inputs=["-"], minhash=MINHASH, **lenient)
+    clean_part([whole_file(str(root / "rows.jsonl"))], parts=str(root / "parts"), key="k", config=config)
+    part = committed_part(str(root / "parts"), "k")
+    assert part is not None
+    figures = {"num_documents": part.metrics["kept"], "num_characters": part.metrics["characters_kept"]}
+    shard = Shard(
+        0,
+        "rows.jsonl",
+        "k",
+        "../parts",
+        **figures,
+        **{role: part.files[role] for role in ("documents", "signatures", "dropped", "quarantined")},
+    )
+    write_shard_table(str(root / "clean"), [shard])
+    return str(root / "clean"), read_shard_table(str(root / "clean"))[0]
+
+
+def cut(
+    root: Path, rows: Sequence[dict[str, Any]], **settings: Any
+) -> tuple[CommittedPart, dict[str, list[dict[str, Any]]]]:
+    """The part after the stage's three passes, and its tables."""
+    artifact, shard = cleaned(root, rows)
+    config = RepeatedLinesConfig(parts="clean", **{"min_documents": 3, **settings})
+    count_part(artifact, shard, counts=str(root / "counts"), key="c", config=config)
+    counted = committed_part(str(root / "counts"), "c")
+    assert counted is not None
+    counts = pq.read_table(root / "counts" / counted.files["counts"].name)
+    listed = repeated(counts, Thresholds(config.min_documents, config.min_site_documents))
+    hits = listed.column("line").to_numpy()
+    rewrite_part(artifact, shard, parts=str(root / "out"), key="r", hits=hits, config=config, minhash=MINHASH)
+    part = committed_part(str(root / "out"), "r")
+    assert part is not None
+    return part, {role: pq.read_table(root / "out" / file.name).to_pylist() for role, file in part.files.items()}
+
+
+def prose(seed: int) -> str:
+    """Three lines of 20 words that no other seed has."""
+    rng = random.Random(seed)
+    letters = "bcdfghjklmnpqrstvwz"
+    words = ["".join(rng.choices(letters, k=2)) + "a" + "".join(rng.choices(letters, k=4)) for _ in range(60)]
+    return "\n".join(" ".join(words[first : first + 20]) for first in (0, 20, 40))
+
+
+def test_a_part_without_its_repeated_lines_keeps_the_balance_and_where_each_document_is_from(tmp_path: Path) -> None:
+    rows = [{"text": f"{prose(n)}\n\n{NOTICE} {n}\n", "url": f"http://a.org/{n}"} for n in range(5)]
+    rows += [{"text": f"{NOTICE} 8\nToo little", "url": "http://a.org/short"}, {"text": prose(9)}, {"text": ""}]
+    part, tables = cut(tmp_path, rows)
+    assert [d["text"] for d in tables["documents"]] == [prose(n) for n in (*range(5), 9)]
+    assert [d["url"] for d in tables["documents"]] == [*(f"http://a.org/{n}" for n in range(5)), None]
+    assert len({d["offset"] for d in tables["documents"]}) == 6
+    assert [(d["reason"], d["url"], d["head"]) for d in tables["dropped"]] == [
+        ("empty_text", None, ""), ("repeated_lines", "http://a.org/short", f"{NOTICE} 8\nToo little"),
+    ]  # fmt: skip
+    assert [(c["documents"], c["text"]) for c in tables["cut"]] == [(6, f"{NOTICE} 0")]
+    figures = part.metrics
+    assert (figures["documents"], figures["kept"], figures["dropped"]) == (7, 6, {"repeated_lines": 1})
+    assert (figures["cut_lines"], figures["cut_documents"]) == (6, 6)
+    assert figures["characters_kept"] == sum(len(d["text"]) for d in tables["documents"])
+
+
+def test_signatures_are_those_of_what_is_left(tmp_path: Path) -> None:
+    rows = [{"text": f"{prose(n)}\n{NOTICE}"} for n in range(4)]
+    _, tables = cut(tmp_path, rows)
+    expected = signing.signatures(column(*(d["text"] for d in tables["documents"])), MINHASH).to_pylist()
+    assert tables["signatures"] == expected
+    assert NOTICE not in "".join(d["text"] for d in tables["documents"])
+
+
+def test_annotating_cuts_and_drops_nothing(tmp_path: Path) -> None:
+    rows = [{"text": f"{NOTICE}\n{prose(n)}"} for n in range(3)] + [{"text": "alone"}]
+    part, tables = cut(tmp_path, rows, mode="annotate", min_documents=2)
+    assert [d["text"] for d in tables["documents"]] == [row["text"] for row in rows]
+    fractions = [d["repeated_lines"]["cut_characters_fraction"] for d in tables["documents"]]
+    assert fractions[0] == len(NOTICE) / (len(NOTICE) + len(prose(0).replace("\n", "")))
+    assert fractions[3] == 0
+    assert part.metrics["kept"] == 4
+
+
+def test_lines_of_one_site_are_cut_there_alone(tmp_path: Path) -> None:
+    rows = [{"text": f"{prose(n)}\n{NOTICE}", "url": f"https://www.a.org/{n}?x={n}"} for n in range(3)]
+    rows += [{"text": f"{prose(7)}\n{NOTICE}", "url": "http://b.org/7"}]
+    _, tables = cut(tmp_path, rows, min_documents=None, min_site_documents=3)
+    assert [NOTICE in d["text"] for d in tables["documents"]] == [False, False, False, True]
+
+
+def test_a_page_that_is_there_often_keeps_its_lines(tmp_path: Path) -> None:
+    _, tables = cut(tmp_path, [{"text": prose(1)}] * 10)
+    assert len(tables["documents"]) == 10
+    assert {d["text"] for d in tables["documents"]} == {prose(1)}
+
+
+def test_source_code_is_left_alone(tmp_path: Path) -> None:
+    texts = column(*(f"import numpy as np\nx = {n}" for n in range(3)))
+    table = pa.table({"language": ["python", "en", None], "url": [None] * 3})
+    found = keys_of_lines(texts, table, RepeatedLinesConfig(parts="clean", min_line_characters=0))[CORPUS]
+    assert [bool(key) for key in found] == [False, False, True, True, True, True]
+
+
+def test_no_key_is_among_none_and_never_listed() -> None:
+    some = np.array([0, 3, 9], np.uint64)
+    assert is_among(some, np.empty(0, np.uint64)).tolist() == [False] * 3
+    assert is_among(some, np.array([NO_KEY, 9], np.uint64)).tolist() == [False, False, True]
+
+
+def test_settings_that_repeat_nothing_are_refused() -> None:
+    with pytest.raises(ValidationError, match="null needs min_site_documents"):
+        RepeatedLinesConfig(parts="clean", min_documents=None)
+    with pytest.raises(ValidationError, match="goes with min_documents"):
+        RepeatedLinesConfig(parts="clean", min_documents=None, min_site_documents=3, min_documents_fraction=0.1)
