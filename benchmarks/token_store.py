@@ -25,6 +25,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.figures import Figure, print_figures
 from cluster.contracts.tokens import ShardEntry, write_token_index, write_token_shard
 
 ASKED_S, ASKED_MB = 1.0, 200.0
@@ -150,8 +151,8 @@ def _memory_mb() -> tuple[float, float]:
     return (figures.rss - figures.shared) / 1e6, figures.shared / 1e6
 
 
-def measure(size: StoreSize | None = None) -> list[dict[str, Any]]:
-    """Build a store, open it in several ways, print a table; the JSON lines of the worst of each figure."""
+def measure(size: StoreSize | None = None) -> list[Figure]:
+    """Build a store, open it in several ways, print a table; the worst of each figure."""
     size = size or StoreSize()
     table = Table("attention", "seconds", "CPU-s", "private MB", "file pages MB", "ms a batch", box=None)
     costs = []
@@ -174,12 +175,9 @@ def measure(size: StoreSize | None = None) -> list[dict[str, Any]]:
     seconds = max(cost.seconds for cost in costs)
     megabytes = max(cost.private_mb + cost.file_mb for cost in costs)
     return [
-        {"bar": "pretrain-7a", "value": round(seconds, 2), "unit": "s", "asked": ASKED_S, "holds": seconds < ASKED_S},
-        {
-            "bar": "pretrain-7a", "value": round(megabytes), "unit": "MB", "asked": ASKED_MB,
-            "holds": megabytes < ASKED_MB,
-        },
-    ]  # fmt: skip
+        Figure("7a", "opening a 100 GB token store", "s", seconds, ASKED_S, at_most=True, module="pretrain"),
+        Figure("7b", "what it costs a rank", "MB", megabytes, ASKED_MB, at_most=True, module="pretrain"),
+    ]
 
 
 def main() -> None:
@@ -188,8 +186,7 @@ def main() -> None:
         cost = _open_and_read(sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]))
         print(json.dumps(vars(cost)))
         return
-    for figure in measure():
-        print(json.dumps(figure))
+    print_figures(measure())
 
 
 if __name__ == "__main__":

@@ -69,6 +69,35 @@ def run(
 
 
 @app.command()
+def train(
+    spec: SpecPath,
+    stage: Annotated[
+        str, typer.Argument(metavar="STAGE", help="a training stage of the spec; its inputs must be there")
+    ],
+    storage: StorageOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Run one training stage without Ray, in this process or as a rank of torchrun.
+
+    Several workers: torchrun --nproc-per-node N -m cluster train SPEC STAGE
+    """
+    job = _load(spec, storage, settings)
+    from cluster.plain import train_stage
+    from cluster.runner import log_directory
+
+    log = log_directory(job) / f"{stage}-rank{os.environ.get('RANK', '0')}.log"
+    with quiet_screen(log) as screen, _terminable():
+        try:
+            train_stage(job, stage, screen)
+        except KeyboardInterrupt:
+            screen.line("\nstopped; the same command goes on from the newest checkpoint")
+            raise typer.Exit(STOPPED) from None
+        except RaymillError as error:
+            screen.line(f"\n{error}", style="red")
+            raise typer.Exit(error.exit_code) from None
+
+
+@app.command()
 def plan(spec: SpecPath, storage: StorageOption = None, settings: SetOption = None) -> None:
     """Show what would run and what is there already. Changes nothing."""
     job = _load(spec, storage, settings)

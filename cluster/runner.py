@@ -15,7 +15,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cluster.contracts import storage
-from cluster.contracts.artifacts import Manifest, StageContext, open_artifact, read_artifact, write_manifest
+from cluster.contracts.artifacts import (
+    Manifest,
+    StageContext,
+    StageResult,
+    open_artifact,
+    read_artifact,
+    write_manifest,
+)
 from cluster.contracts.errors import RaymillError, StageFailed
 from cluster.display import Screen, duration
 from cluster.plan import PlannedStage, check_roles, make_plan, open_inputs
@@ -45,7 +52,7 @@ def run_spec(spec: JobSpec, screen: Screen, *, address: str | None = None) -> Ru
             _run_stages(spec, stages, screen, address)
         for position, stage in enumerate(stages, 1):
             if not todo:
-                _say_finished(screen, stage, position, len(stages), "already there")
+                say_finished(screen, stage, position, len(stages), "already there")
         record = _record(spec, make_plan(spec))
         write_run(record)
         from cluster.report import write_report
@@ -75,7 +82,7 @@ def _run_stages(spec: JobSpec, stages: list[PlannedStage], screen: Screen, addre
         ray_session.check_storage_is_shared(spec.head.storage)
         for position, stage in enumerate(stages, 1):
             if stage.finished:
-                _say_finished(screen, stage, position, len(stages), "already there")
+                say_finished(screen, stage, position, len(stages), "already there")
                 continue
             ray_session.check_disk(spec.head.storage, resources.disk_gib)
             with artifact_lock(stage.uri):
@@ -116,21 +123,26 @@ def _run_stage(stage: PlannedStage, spec: JobSpec, screen: Screen, position: int
             progress.close()
             shutil.rmtree(scratch, ignore_errors=True)
         wall_s = time.perf_counter() - started
-        manifest = Manifest(
-            kind=stage.kind,
-            fingerprint=stage.fingerprint,
-            config=stage.config.model_dump(mode="json"),
-            inputs=stage.input_fingerprints,
-            metrics=result.metrics,
-            engine=result.engine,
-            timings={"wall_s": round(wall_s, 3)},
-            versions=_versions(),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            num_files=len(result.files),
-            num_bytes=sum(file.size for file in result.files),
-        )
-        write_manifest(stage.uri, manifest, result.files)
-    _say_finished(screen, stage, position, count, duration(wall_s))
+        finish_stage(stage, result, wall_s=wall_s)
+    say_finished(screen, stage, position, count, duration(wall_s))
+
+
+def finish_stage(stage: PlannedStage, result: StageResult, *, wall_s: float) -> None:
+    """Write the manifest, which makes the stage's artifact exist."""
+    manifest = Manifest(
+        kind=stage.kind,
+        fingerprint=stage.fingerprint,
+        config=stage.config.model_dump(mode="json"),
+        inputs=stage.input_fingerprints,
+        metrics=result.metrics,
+        engine=result.engine,
+        timings={"wall_s": round(wall_s, 3)},
+        versions=_versions(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        num_files=len(result.files),
+        num_bytes=sum(file.size for file in result.files),
+    )
+    write_manifest(stage.uri, manifest, result.files)
 
 
 def log_directory(spec: JobSpec) -> Path:
@@ -165,7 +177,8 @@ _HEADLINES = {
 }
 
 
-def _say_finished(screen: Screen, stage: PlannedStage, position: int, count: int, how: str) -> None:
+def say_finished(screen: Screen, stage: PlannedStage, position: int, count: int, how: str) -> None:
+    """One line of a finished stage: how it came to be, and its figures."""
     metrics = open_artifact(stage.uri).manifest.metrics
     shown = [f"{name} {_figure(metrics[name])}" for name in _HEADLINES.get(stage.kind, ()) if name in metrics]
     screen.line(f"[{position}/{count}] {stage.name:<13} {how:<14} {' · '.join(shown)}")

@@ -21,8 +21,8 @@ def main() -> None:
     keep_compiled_kernels()
     from benchmarks.dataprep import documents as inputs
     from benchmarks.dataprep import encoding, filters, graph, near_duplicates, pipeline
-    from benchmarks.dataprep.figures import Figure, print_figures
     from benchmarks.dataprep.peer_process import find_peer
+    from benchmarks.figures import Figure, print_figures
 
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="raymill-bench-") as directory:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 
 from benchmarks.dataprep.documents import Document
-from benchmarks.dataprep.figures import Figure, ratio
+from benchmarks.figures import Figure, ratio
 from dataprep.bpe import train_bpe
 from dataprep.config import SpecialTokens
 from dataprep.encoder import Encoded, Encoder, HuggingFaceEncoder, fastest_encoder

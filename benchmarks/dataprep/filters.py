@@ -11,8 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from benchmarks.dataprep.documents import Document
-from benchmarks.dataprep.figures import Figure, ratio
 from benchmarks.dataprep.peer_process import Peer
+from benchmarks.figures import Figure, ratio
 from dataprep import minhash
 from dataprep.config import CleanConfig
 from dataprep.verdicts import Judge, Verdicts

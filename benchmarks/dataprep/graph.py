@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.dataprep.figures import Figure, ratio
+from benchmarks.figures import Figure, ratio
 
 _BATCH_EDGES = 2_000_000
 _NODES_PER_EDGE = 0.6

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.dataprep.documents import Document
-from benchmarks.dataprep.figures import Figure
 from benchmarks.dataprep.peer_process import Peer
+from benchmarks.figures import Figure
 from dataprep import minhash
 from dataprep.buckets import checked_edges
 from dataprep.components import UnionFind

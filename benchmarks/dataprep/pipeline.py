@@ -16,9 +16,9 @@ from pathlib import Path
 
 from benchmarks.dataprep.documents import Document, recombined, write_jsonl
 from benchmarks.dataprep.encoding import train_tokenizer
-from benchmarks.dataprep.figures import Figure, ratio
 from benchmarks.dataprep.peer_process import Peer
 from benchmarks.dataprep.process_tree import ProcessTree
+from benchmarks.figures import Figure, ratio
 from cluster.contracts.artifacts import Artifact, Manifest, StageContext, StageResult, open_artifact, write_manifest
 from cluster.contracts.config import StageConfig
 from cluster.contracts.progress import SilentProgress

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.dataprep.documents import EDITS, Document, plant_duplicates, recombined, unlike
-from benchmarks.dataprep.figures import Figure, print_figures, ratio
 from benchmarks.dataprep.near_duplicates import _found
+from benchmarks.figures import Figure, print_figures, ratio
 
 UNIQUE = [Document(f"u{n}", " ".join(f"w{n}x{k}" for k in range(60))) for n in range(150)]
 

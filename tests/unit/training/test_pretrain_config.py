@@ -29,6 +29,25 @@ def config(**changes: Any) -> PretrainConfig:
         ({"keep_every_steps": 150}, r"keep_every_steps: must be a multiple of checkpoint_every_steps \(100\)"),
         ({"keep_best": 1}, "keep_best: needs a held-out loss at each checkpoint"),
         ({"keep_best": 1, "eval_every_steps": 40}, "keep_best: needs a held-out loss at each checkpoint"),
+        ({"offload": "optimizer", "zero_stage": 0}, "offload: needs zero_stage 1, 2 or 3"),
+        ({"offload": "optimizer_and_weights"}, "offload: of weights needs zero_stage 3, and it is 1"),
+        ({"context_extension": {"max_position_embeddings": 64}}, "context_extension: is for an initial_model"),
+        (
+            {"divergence": {"spike": "rewind", "rewind_steps": 150}},
+            r"rewind_steps: is 150, and the 2 .* reach back 100",
+        ),
+        (
+            {"attention": "within_documents", "attention_kernel": "flash_attention_2"},
+            "attention_kernel: flash attention takes packed documents in another form",
+        ),
+        (
+            {"batch_size_warmup": {"start": 64, "increment": 8, "tokens": 100}},
+            "batch_size_warmup.start: must be below global_batch_size 64",
+        ),
+        (
+            {"batch_size_warmup": {"start": 6, "increment": 4, "tokens": 100}, "micro_batch_size": 4},
+            "batch_size_warmup: has steps of 6 sequences, no multiple of workers x micro batch = 4",
+        ),
         (
             {"global_batch_size": 24, "micro_batch_size": 8, "workers": {"num_workers": 2}},
             "micro_batch_size: is 8 and doesn't divide the 12 rows .* set it to one of 1, 2, 3, 4, 6, 12, or leave it",
@@ -58,8 +77,16 @@ def test_micro_batches_and_accumulation_make_up_the_global_batch() -> None:
 def test_what_does_not_change_results_is_left_out_of_the_fingerprint() -> None:
     assert PretrainConfig.execution_fields() == {
         "micro_batch_size",
+        "data_cache",
+        "data_cache_gib",
         "activation_checkpointing",
+        "offload",
+        "compile",
+        "attention_kernel",
+        "peak_flops",
         "eval_every_steps",
+        "eval_tokens",
+        "trackers",
         "checkpoint_every_steps",
         "async_checkpoints",
         "keep_checkpoints",

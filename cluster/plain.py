@@ -1,0 +1,92 @@
+"""One training stage without Ray, in this process or as one rank of `torchrun`: to debug, or where there is no Ray.
+
+What comes out is the same artifact, so `raymill run` takes it as finished.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+from cluster.contracts import storage
+from cluster.contracts.artifacts import Artifact, StageContext, read_artifact
+from cluster.contracts.errors import InputError
+from cluster.contracts.progress import SilentProgress
+from cluster.display import BarDisplay, LineDisplay, Screen, duration
+from cluster.plan import PlannedStage, make_plan, open_inputs
+from cluster.runner import finish_stage, log_directory, say_finished
+from cluster.runs import artifact_lock
+from cluster.spec import JobSpec
+from cluster.stages import STAGE_KINDS
+
+_WITHOUT_RAY = ("pretrain", "sft", "reward_model", "dpo", "evaluate")
+
+
+class ShownProgress:
+    """A stage's progress on a display of this very process."""
+
+    def __init__(self, display: BarDisplay | LineDisplay) -> None:
+        self._display = display
+
+    def update(self, done: float, total: float | None, unit: str, **figures: float | str) -> None:
+        self._display.update(done, total, unit, figures)
+
+    def note(self, message: str) -> None:
+        self._display.note(message)
+
+
+def train_stage(spec: JobSpec, name: str, screen: Screen) -> None:
+    """Run the stage `name` of `spec` here, from inputs that are there already, to its manifest.
+
+    Under `torchrun` every rank calls this; rank 0 shows progress and writes the manifest. Raises `InputError` for a
+    stage that is unknown, needs Ray, or has inputs that are not there.
+    """
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    stages = {stage.name: stage for stage in make_plan(spec)}
+    if name not in stages:
+        raise InputError(f"the spec has no stage {name!r}; it has {', '.join(stages)}")
+    stage = stages[name]
+    if stage.finished:
+        if is_main:
+            say_finished(screen, stage, 1, 1, "already there")
+        return
+    inputs = open_inputs(stage)
+    with artifact_lock(stage.uri) if is_main else nullcontext():
+        if is_main and read_artifact(stage.uri) is not None:
+            return
+        _train(stage, spec, screen, inputs, is_main)
+
+
+def _train(stage: PlannedStage, spec: JobSpec, screen: Screen, inputs: dict[str, Artifact], is_main: bool) -> None:
+    function = STAGE_KINDS[stage.kind].load_function()
+    if stage.kind not in _WITHOUT_RAY:
+        raise InputError(
+            f"stage {stage.name!r} is of kind {stage.kind!r}, which needs Ray: raymill run. Without it go "
+            f"{', '.join(_WITHOUT_RAY)}"
+        )
+    from training.workers import run_in_process
+
+    started = time.perf_counter()
+    scratch = Path(tempfile.mkdtemp(prefix=f"raymill-{stage.name}-"))
+    try:
+        with screen.stage(stage.name, 1, 1) if is_main else nullcontext() as display:
+            context = StageContext(
+                name=stage.name,
+                progress=ShownProgress(display) if display is not None else SilentProgress(),
+                scratch=scratch,
+                log_directory=log_directory(spec),
+                seed=spec.head.seed,
+                parts_directory=stage.parts_uri,
+            )
+            storage.make_directory(stage.uri)
+            result = function(stage.config, inputs, stage.uri, context, launch=run_in_process)  # type: ignore[call-arg]
+            if is_main:
+                finish_stage(stage, result, wall_s=time.perf_counter() - started)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    if is_main:
+        say_finished(screen, stage, 1, 1, duration(time.perf_counter() - started))
