@@ -55,7 +55,7 @@ def test_any_division_among_ranks_and_any_resume_visits_the_same_samples(order: 
         for step in range(first, 5):
             found = [
                 sampler.positions(rank_samples(
-                    step, global_batch_size=24, micro_batch_size=micro_batch_size, rank=rank, world_size=world_size
+                    step * 24, global_batch_size=24, micro_batch_size=micro_batch_size, rank=rank, world_size=world_size
                 ))
                 for rank, sampler in enumerate(ranks)
             ]  # fmt: skip
