@@ -27,7 +27,11 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 # Per kind: what is drawn from metrics.jsonl, as (key, axis label).
 CURVES: dict[str, tuple[tuple[str, str], ...]] = {
-    "pretrain": (("loss", "loss, nats per token"),),
+    "pretrain": (
+        ("loss", "loss, nats per token"),
+        ("heldout_loss", "held-out loss"),
+        ("grad_norm", "gradient norm"),
+    ),
     "sft": (("loss", "loss on answers, nats per token"),),
     "reward_model": (("loss", "pair loss"),),
     "dpo": (("loss", "DPO loss"), ("rewards/margins", "reward margin")),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from pathlib import Path
 from typing import IO, Any
@@ -52,7 +53,12 @@ class MetricsLog:
 
     def append(self, row: dict[str, Any]) -> None:
         """Log one step; `row` has a `step`."""
-        self._stream.write(json.dumps(row) + "\n")
+        # JSON has no nan: what is no number is null.
+        kept = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in row.items()
+        }
+        self._stream.write(json.dumps(kept, allow_nan=False) + "\n")
         self._stream.flush()
         if self._trackers is not None:
             self._trackers.log(row["step"], row)

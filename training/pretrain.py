@@ -228,6 +228,7 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
 
         totals = torch.zeros(2, device=worker.device)  # loss, labels
         verdict: Verdict | None = None
+        step_loss = math.nan
         for number in range(num_passes):
             worker.heart.beat(f"data of step {step}")
             batch = next(batches)
@@ -243,8 +244,8 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
             worker.heart.beat(f"backward pass of step {step}")  # what comes now waits for the other ranks
             if number == num_passes - 1:
                 dist.all_reduce(totals)
-                train_loss = (totals[0] / totals[1].clamp(min=1)).item()
-                verdict = watch.judge(train_loss)
+                step_loss = (totals[0] / totals[1].clamp(min=1)).item()
+                verdict = watch.judge(step_loss)
                 if verdict is not None and verdict.action in ("skip", "rewind"):
                     objective = objective * math.nan  # no engine applies a gradient that isn't finite
             if verdict is not None and verdict.action == "stop":
@@ -274,9 +275,10 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
                 batches = batches_from(step, sample_offset)
                 continue
         if verdict is None or verdict.action == "log":
-            watch.accept(train_loss)
+            watch.accept(step_loss)
+            train_loss = step_loss
 
-        row = {"step": step, "loss": train_loss, "lr": lr, "grad_norm": norm, "batch_size": batch_size, **row}
+        row = {"step": step, "loss": step_loss, "lr": lr, "grad_norm": norm, "batch_size": batch_size, **row}
         if event is not None:
             row["event"], event = event, None
         step += 1
@@ -285,7 +287,7 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
             row.update(measure(config.eval_tokens))
         if log is not None:
             log.append(row)
-        worker.progress.update(step, config.num_steps, "steps", loss=train_loss, tokens_per_s=row["tokens_per_s"])
+        worker.progress.update(step, config.num_steps, "steps", loss=step_loss, tokens_per_s=row["tokens_per_s"])
         if last or step % config.checkpoint_every_steps == 0:
             with meter.stalled():
                 save(row.get("heldout_loss"))
