@@ -136,9 +136,11 @@ class _WandB:
             dir=directory,
             settings=wandb.Settings(console="off", silent=True),
         )
+        # A step of our own: W&B's never goes back, and a resumed or rewound run's does.
+        self._run.define_metric("*", step_metric="train_step")
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
-        self._run.log(dict(figures), step=step)
+        self._run.log({**figures, "train_step": step})
 
     def close(self) -> None:
         self._run.finish()

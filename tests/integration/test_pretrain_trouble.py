@@ -182,7 +182,7 @@ def test_growing_batches_have_the_samples_and_losses_of_any_micro_batch(
     assert [row["batch_size"] for row in read_metrics(whole / METRICS)] == [4, 6] + [8] * 10
 
 
-def test_z_loss_and_offload_and_compile_train(inputs: dict[str, Artifact], root: Path) -> None:
+def test_offloaded_optimizer_has_the_losses_of_one_on_the_device(inputs: dict[str, Artifact], root: Path) -> None:
     config = tiny_config(num_workers=1, z_loss_coef=1e-4, steps=3, zero_stage=2, offload="optimizer")
     run(config, inputs, str(root / "with_z"), context(root), launch=run_in_process)
     plain = tiny_config(num_workers=1, z_loss_coef=1e-4, steps=3, zero_stage=2)
