@@ -17,12 +17,15 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 import torch
 import torch.distributed as dist
 
+from cluster.contracts import storage
+from cluster.contracts.retry import with_patience
 from training.checkpoints import CheckpointStore, FileWriter
 
 # A rank may still have to upload its whole part when rank 0 has stored its own.
@@ -84,7 +87,7 @@ class CheckpointWriter:
 
         def write() -> None:
             try:
-                self.store.commit_rank(step, files, rank=self.rank, attempt=attempt)
+                self._commit_rank(step, files, attempt)
                 files.clear()
                 if self.rank == 0:
                     before_commit()
@@ -105,6 +108,13 @@ class CheckpointWriter:
         stall_s = time.perf_counter() - started
         self.total_stall_s += stall_s
         return stall_s
+
+    def _commit_rank(self, step: int, files: Mapping[str, FileWriter], attempt: str) -> None:
+        commit = partial(self.store.commit_rank, step, files, rank=self.rank, attempt=attempt)
+        if storage.is_local(self.store.uri):
+            commit()
+        else:
+            with_patience(commit, storage.PATIENCE, asked=f"write the checkpoint of step {step} to {self.store.uri}")
 
     def check(self) -> None:
         """Raise what went wrong in the thread, if anything did; waits for nothing."""

@@ -8,6 +8,7 @@ one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class BatchPlan:
 
     def batch_size(self, step: int) -> int:
         """Sequences of step `step`."""
-        for size, first, count in self._stages():
+        for size, first, count in self._stages:
             if step < first + count:
                 return size
         return self.global_batch_size
@@ -29,7 +30,7 @@ class BatchPlan:
     def first_sample(self, step: int) -> int:
         """How many samples the steps before `step` have together."""
         total = 0
-        for size, first, count in self._stages():
+        for size, first, count in self._stages:
             if step < first + count:
                 return total + (step - first) * size
             total += size * count
@@ -48,8 +49,9 @@ class BatchPlan:
 
     def sizes(self) -> list[int]:
         """All batch sizes of the plan, in order."""
-        return [*(size for size, _, _ in self._stages()), self.global_batch_size]
+        return [*(size for size, _, _ in self._stages), self.global_batch_size]
 
+    @cached_property
     def _stages(self) -> list[tuple[int, int, int]]:
         """(sequences per step, first step, steps) of each size below the full one."""
         if self.start is None:
@@ -65,4 +67,4 @@ class BatchPlan:
         return stages
 
     def _warmup_steps(self) -> int:
-        return sum(count for _, _, count in self._stages())
+        return sum(count for _, _, count in self._stages)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import shutil
 import time
@@ -33,6 +34,7 @@ from cluster.contracts.commit import (
     committed_part,
 )
 from cluster.contracts.errors import CorruptArtifact, StorageError
+from cluster.contracts.retry import with_patience
 
 Note = Callable[[str], None]
 FileWriter = Callable[[BinaryIO], object]  # writes one file's content
@@ -137,6 +139,7 @@ class CheckpointStore:
                 )
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, 2.0)
+        storage.delete_file(self._rewind_uri(step))  # of an earlier time here: this state is newer
         files = [asdict(file) for rank in range(world_size) for file in self._rank_files(step, rank, parts[rank])]
         with commit_part(self.uri, _step_key(step)) as marker:
             marker.metrics.update(world_size=world_size, state=dict(state or {}), files=files)
@@ -170,37 +173,50 @@ class CheckpointStore:
         *,
         ranks: Callable[[Checkpoint], Collection[int]] = lambda checkpoint: range(checkpoint.world_size),
         at_most: int | None = None,
+        share: Callable[[int], int] = lambda step: step,
         agree: Callable[[bool], bool] = lambda ok: ok,
         note: Note = lambda message: None,
     ) -> Checkpoint | None:
         """Load the newest step (up to `at_most`) that is intact on every rank; None where there is none.
 
-        Every rank calls it. `ranks` tells of a checkpoint which ranks' files are needed here. `agree` answers
-        whether all ranks could load (`Worker.agree`), so they all take the same step even where only one of them
-        finds a corrupt file.
+        Every rank calls it. `ranks` tells of a checkpoint which ranks' files are needed here. `share` gives every rank
+        rank 0's choice (`Worker.share`), since stores may list new files later to one machine than to another; `agree`
+        answers whether all ranks could load it (`Worker.agree`), even where only one of them finds a corrupt file.
         """
-        for checkpoint in self._intact(note):
-            if at_most is not None and checkpoint.step > at_most:
-                continue
+        bound = math.inf if at_most is None else at_most + 1
+        said: set[str] = set()
+
+        def note_once(message: str) -> None:
+            if message not in said:
+                said.add(message)
+                note(message)
+
+        while True:
+            mine = next((checkpoint.step for checkpoint in self._intact(note_once) if checkpoint.step < bound), -1)
+            step = share(mine)
+            if step < 0:
+                return None
             try:
-                self.load(checkpoint.step, target, ranks=ranks(checkpoint))
+                checkpoint = self._parse(committed_part(self.uri, _step_key(step)), step)
+                self.load(step, target, ranks=ranks(checkpoint))
                 loaded = True
             except CorruptArtifact as error:
-                note(f"checkpoint of step {checkpoint.step} is corrupt ({error}); using the one before it")
+                note(f"checkpoint of step {step} is corrupt ({error}); using the one before it")
                 loaded = False
             if agree(loaded):
                 return checkpoint
             shutil.rmtree(target, ignore_errors=True)
-        return None
+            bound = step
 
     def rewind(self, step: int, state: Mapping[str, Any]) -> None:
         """Forget the steps after `step`, and keep `state` for whoever goes on from it; called on one rank.
 
         For a run that goes back on purpose: without it, a kill before the next checkpoint would bring the old way back.
         """
-        storage.write_bytes(
-            storage.join(self.uri, _REWINDS, f"{_step_key(step)}.json"), json.dumps(dict(state)).encode()
-        )
+        storage.write_bytes(self._rewind_uri(step), json.dumps(dict(state)).encode())
+        for file in storage.list_files(storage.join(self.uri, _REWINDS)):
+            if file.uri.rsplit("/", 1)[1] > f"{_step_key(step)}.json":
+                storage.delete_file(file.uri)
         for later in self.steps():
             if later > step:
                 self._remove_marker(later)
@@ -208,7 +224,7 @@ class CheckpointStore:
 
     def rewound(self, step: int) -> Mapping[str, Any] | None:
         """The state that `rewind` kept for `step`; None where the run never went back to it."""
-        uri = storage.join(self.uri, _REWINDS, f"{_step_key(step)}.json")
+        uri = self._rewind_uri(step)
         state: Mapping[str, Any] | None = json.loads(storage.read_bytes(uri)) if storage.exists(uri) else None
         return state
 
@@ -224,10 +240,14 @@ class CheckpointStore:
                 self._remove_marker(step)
         if kept:
             self._sweep(kept, newest=None)
+            storage.delete_directory(storage.join(self.uri, _REWINDS))
         else:
             storage.delete_directory(self.uri)
 
     # ------------------------------------------------------------------------------------------------------
+
+    def _rewind_uri(self, step: int) -> str:
+        return storage.join(self.uri, _REWINDS, f"{_step_key(step)}.json")
 
     def _remove_marker(self, step: int) -> None:
         storage.delete_file(storage.join(self.uri, MARKERS, f"{_step_key(step)}.json"))
@@ -258,6 +278,16 @@ class CheckpointStore:
             yield checkpoint
 
     def _fetch(self, file: RankFile, target: Path) -> None:
+        if storage.is_local(self.uri):
+            self._fetch_once(file, target)
+        else:
+            with_patience(
+                partial(self._fetch_once, file, target),
+                storage.PATIENCE,
+                asked=f"read {file.written.name} of {self.uri}",
+            )
+
+    def _fetch_once(self, file: RankFile, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         filesystem, path = storage.locate(check_size(self.uri, file.written))
         digest = hashlib.sha256()
@@ -271,7 +301,8 @@ class CheckpointStore:
     def _chosen(self, steps: Sequence[int]) -> set[int]:
         """Those of `steps` that outlive the run: every `keep_every_steps`-th and the `keep_best` best."""
         chosen = {step for step in steps if self.keep_every_steps is not None and step % self.keep_every_steps == 0}
-        losses = sorted((loss, step) for step in steps if (loss := self._heldout_loss(step)) is not None)
+        measured = ((self._heldout_loss(step), step) for step in steps)
+        losses = sorted((loss, step) for loss, step in measured if loss is not None and math.isfinite(loss))
         return chosen | {step for _, step in losses[: self.keep_best]}
 
     def _heldout_loss(self, step: int) -> float | None:

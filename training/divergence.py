@@ -54,18 +54,26 @@ class Verdict:
 class LossWatch:
     """Judges each step's loss by those before it. Its state is a part of the checkpoint."""
 
-    def __init__(self, settings: DivergenceSettings, *, losses: Iterable[float] = (), events: int = 0) -> None:
+    def __init__(
+        self,
+        settings: DivergenceSettings,
+        *,
+        losses: Iterable[float] = (),
+        events: int = 0,
+        history: Iterable[str] = (),
+    ) -> None:
         self.settings = settings
         self.losses = deque(losses, maxlen=settings.window)
         self.events = events  # skips and rewinds so far
+        self.history = list(history)  # all that went wrong so far, a line each, also what was only logged
 
     def state(self) -> dict[str, Any]:
         """JSON for a checkpoint; `LossWatch(settings, **state)` goes on from it."""
-        return {"losses": list(self.losses), "events": self.events}
+        return {"losses": list(self.losses), "events": self.events, "history": list(self.history)}
 
     def rewound(self, state: Mapping[str, Any]) -> LossWatch:
-        """The watch of an earlier checkpoint, with the events counted since."""
-        return LossWatch(self.settings, losses=state["losses"], events=self.events)
+        """The watch of an earlier checkpoint, with the events since."""
+        return LossWatch(self.settings, losses=state["losses"], events=self.events, history=self.history)
 
     def judge(self, loss: float) -> Verdict | None:
         """What is wrong with a step of this loss (nats per token); None where nothing is."""
@@ -88,6 +96,10 @@ class LossWatch:
             return None
         return self._verdict("not_finite", self.settings.not_finite, f"the gradient's norm is {norm}")
 
+    def remember(self, step: int, verdict: Verdict) -> None:
+        """Add a bad step to the history."""
+        self.history.append(f"step {step}: {verdict.message}; {verdict.action}")
+
     def accept(self, loss: float) -> None:
         """Remember the loss of a step that was applied."""
         self.losses.append(loss)
@@ -103,6 +115,8 @@ class LossWatch:
     def _verdict(self, trouble: Trouble, action: Action, message: str) -> Verdict:
         if action in ("skip", "rewind"):
             if self.events >= self.settings.max_events:
-                return Verdict(trouble, "stop", f"{message}, after {self.events} such events (divergence.max_events)")
+                return Verdict(
+                    trouble, "stop", f"{message}, after {self.events} skips and rewinds (divergence.max_events)"
+                )
             self.events += 1
         return Verdict(trouble, action, message)

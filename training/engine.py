@@ -118,7 +118,12 @@ def deepspeed_config(
         ours["zero_force_ds_cpu_optimizer"] = False  # which would need a compiler; torch's fused AdamW runs on CPUs too
     if offload == "optimizer_and_weights":
         ours["zero_optimization"]["offload_param"] = {"device": "cpu", "pin_memory": True}
-    return _merge(ours, extra or {}, "deepspeed")
+    merged = _merge(ours, extra or {}, "deepspeed")
+    if merged["bf16"].get("check_grad_overflow") is False:
+        raise InputError(
+            "deepspeed.bf16.check_grad_overflow is false: gradients of nan would be written into the weights"
+        )
+    return merged
 
 
 # The settings made above that the spec's own fields do not name, so a `deepspeed:` block may replace them.
@@ -210,6 +215,15 @@ def set_global_batch_size(engine: Any, sequences: int) -> None:
     """How many sequences the next optimizer step has, over all ranks; a multiple of micro batch times ranks."""
     if engine.train_batch_size() != sequences:
         engine.set_train_batch_size(sequences)
+
+
+def begin_pass(engine: Any, *, last: bool) -> None:
+    """Say whether the coming forward and backward pass is the last of an optimizer step.
+
+    DeepSpeed would tell by counting passes over the whole run, which goes wrong once steps differ in their passes, and
+    after a resume.
+    """
+    engine.set_gradient_accumulation_boundary(last)
 
 
 def gradient_norm(engine: Any) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,8 +106,8 @@ def heldout_loss(
     return HeldoutLoss(float(totals[0]), int(totals[1]), int(totals[2]) if token_bytes_V is not None else None)
 
 
-def unigram_entropy(shards: Sequence[npt.NDArray[Any]]) -> float:
-    """Entropy in nats of the tokens of `shards` under their own frequencies.
+def unigram_entropy(shards: Iterable[npt.NDArray[Any]]) -> float:
+    """Entropy in nats of the tokens of `shards`, read one after another, under their own frequencies.
 
     What a model that knows only how often each token occurs, in this very text, would lose per token; so a
     held-out loss below it was earned by context.
@@ -136,9 +136,10 @@ def token_bytes(tokenizer_file: Path, vocab_size: int) -> npt.NDArray[np.int64] 
     return lengths_V
 
 
-def _token_counts(shards: Sequence[npt.NDArray[Any]]) -> npt.NDArray[np.int64]:
-    size = 1 + max((int(shard.max()) for shard in shards if len(shard)), default=-1)
-    counts = np.zeros(size, np.int64)
+def _token_counts(shards: Iterable[npt.NDArray[Any]]) -> npt.NDArray[np.int64]:
+    counts = np.zeros(0, np.int64)
     for shard in shards:
-        counts += np.bincount(shard, minlength=size)
+        found = np.bincount(shard, minlength=len(counts))
+        found[: len(counts)] += counts
+        counts = found
     return counts

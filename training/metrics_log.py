@@ -45,6 +45,7 @@ class MetricsLog:
 
     def _rewritten(self, first_step: int) -> IO[str]:
         kept = [row for row in read_metrics(self.path) if row["step"] < first_step]
+        self.num_events = sum(len(row.get("events", ())) for row in kept)  # bad steps that the log tells of
         # A new file put in the old one's place: a writer that is not quite dead yet keeps writing to the old one.
         rewritten = self.path.with_suffix(".tmp")
         rewritten.write_text("".join(json.dumps(row) + "\n" for row in kept))
@@ -53,6 +54,7 @@ class MetricsLog:
 
     def append(self, row: dict[str, Any]) -> None:
         """Log one step; `row` has a `step`."""
+        self.num_events += len(row.get("events", ()))
         # JSON has no nan: what is no number is null.
         kept = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value

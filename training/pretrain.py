@@ -19,13 +19,13 @@ import torch.distributed as dist
 from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.errors import StageFailed
-from cluster.contracts.tokens import open_shards
 from training import heldout
 from training.async_checkpoint import CheckpointWriter, agreed_attempt
 from training.checkpoints import Checkpoint
 from training.divergence import LossWatch, Verdict
 from training.engine import (
     Precision,
+    begin_pass,
     build_engine,
     engine_files,
     engine_record,
@@ -59,6 +59,8 @@ from training.snapshot import HostBuffers
 from training.step_meter import StepMeter
 from training.trackers import check_trackers, open_trackers
 from training.workers import Launcher, Worker, run_workers
+
+_CHUNK_TOKENS = 1 << 22  # read at a time where all are counted
 
 
 def run(
@@ -122,6 +124,7 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
 
     # Resume by default: the newest checkpoint that is intact on all ranks, of any number of workers.
     store = checkpoint_store(config, job.output)
+    worker.heart.rest("loading a checkpoint")
     restored = resume(engine, store, worker, seed=job.seed)
     step, sample_offset, train_loss = 0, 0, math.nan
     watch = LossWatch(config.divergence)
@@ -132,6 +135,7 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         watch = LossWatch(config.divergence, **state["watch"])
         meter.seconds.update(state["seconds"])
     log = open_log(job, worker, first_step=step) if worker.is_main else None
+    num_steps, plan, schedule = config.num_steps, config.batch_plan, SCHEDULES[config.schedule]
 
     def measure(max_tokens: int | None = None) -> dict[str, Any]:
         """Held-out figures, on all ranks."""
@@ -171,7 +175,7 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
 
         `heldout_loss` is the one measured at this step, if any.
         """
-        worker.heart.beat(f"checkpoint of step {step}")
+        worker.heart.rest(f"checkpoint of step {step}")  # which waits for the one before it to be stored
         state = {
             "seconds": dict(meter.seconds),
             "train_loss": train_loss,
@@ -189,17 +193,16 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
             state=state,
             before_commit=before_commit,
         )
-        if step == config.num_steps:
+        if step == num_steps:
             checkpoints.wait()
 
-    schedule, plan = SCHEDULES[config.schedule], config.batch_plan
     tokens_per_pass = config.rank_micro_batch_size * config.sequence_length
 
     def batches_from(step: int, sample_offset: int) -> Prefetcher[Batch]:
         """This rank's batches of all passes from `step` on, made ahead of need."""
         return Prefetcher(
             train_sampler.batch(numbers_B)
-            for ahead in range(step, config.num_steps)
+            for ahead in range(step, num_steps)
             for numbers_B in rank_samples(
                 plan.first_sample(ahead) + sample_offset,
                 global_batch_size=plan.batch_size(ahead),
@@ -209,17 +212,19 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
             )
         )
 
+    if restored is None and "rewind" in (config.divergence.not_finite, config.divergence.spike):
+        save()  # so that there is always one to go back to
     batches = batches_from(step, sample_offset)
-    event: str | None = None
     engine.train()
-    while step < config.num_steps:
+    while step < num_steps:
+        checkpoints.check()
         meter.start(batches)
         lr = schedule(
             step,
             lr=config.lr,
             min_lr=config.min_lr,
             warmup_steps=config.warmup_steps,
-            total_steps=config.num_steps,
+            total_steps=num_steps,
         )
         set_lr(engine, lr)
         batch_size = plan.batch_size(step)
@@ -233,6 +238,7 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
             worker.heart.beat(f"data of step {step}")
             batch = next(batches)
             worker.heart.beat(f"forward pass of step {step}")
+            begin_pass(engine, last=number == num_passes - 1)
             labels_BT = torch.from_numpy(batch.labels_BT).to(worker.device)
             logits_BTV = engine(**heldout.model_inputs(batch, worker.device)).logits
             loss_sum = heldout.token_losses_sum(logits_BTV, labels_BT)
@@ -254,10 +260,11 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
             engine.step()  # acts on the last pass of an optimizer step
 
         norm = gradient_norm(engine)
-        verdict = verdict or watch.judge_gradient(norm)
+        if verdict is None or verdict.action == "log":
+            verdict = watch.judge_gradient(norm) or verdict
         row = meter.finish(batches, num_tokens=batch_size * config.sequence_length)
         if verdict is not None:
-            event = f"{verdict.trouble}: {verdict.message}; {verdict.action}"
+            watch.remember(step, verdict)
             worker.progress.note(f"step {step}: {verdict.message}; {ACTIONS[verdict.action]}")
             if verdict.action == "stop":
                 raise StageFailed(divergence_advice(verdict, step, config))
@@ -279,43 +286,45 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
             train_loss = step_loss
 
         row = {"step": step, "loss": step_loss, "lr": lr, "grad_norm": norm, "batch_size": batch_size, **row}
-        if event is not None:
-            row["event"], event = event, None
+        if log is not None and len(watch.history) > log.num_events:
+            row["events"] = watch.history[log.num_events :]
         step += 1
-        last = step == config.num_steps
+        last = step == num_steps
         if config.eval_every_steps and step % config.eval_every_steps == 0 and heldout_samplers and not last:
             row.update(measure(config.eval_tokens))
         if log is not None:
             log.append(row)
-        worker.progress.update(step, config.num_steps, "steps", loss=step_loss, tokens_per_s=row["tokens_per_s"])
+        worker.progress.update(step, num_steps, "steps", loss=step_loss, tokens_per_s=row["tokens_per_s"])
         if last or step % config.checkpoint_every_steps == 0:
             with meter.stalled():
                 save(row.get("heldout_loss"))
     batches.close()
 
     # What came of it.
-    num_tokens = plan.first_sample(config.num_steps) * config.sequence_length
+    num_tokens = plan.first_sample(num_steps) * config.sequence_length
     metrics: dict[str, Any] = {
         "train_loss": train_loss,
-        "steps": config.num_steps,
+        "steps": num_steps,
         "tokens": num_tokens,
         "tokens_of": tokens_of_what(job.tokens_uri, num_tokens),
         "num_parameters": num_parameters,
         "padding_fraction": train_sampler.padding_fraction,
         **meter.summary(num_tokens),
     }
-    if watch.events:
-        metrics["divergence_events"] = watch.events
+    if watch.history:
+        metrics["divergence"] = watch.history
     if heldout_samplers:
         metrics.update(measure())
-        metrics["unigram_entropy"] = heldout.unigram_entropy(
-            [shard.tokens_T for shard in open_shards(job.tokens_uri, heldout=True)]
-        )
-
-    worker.heart.beat("export")
     state_dict = full_state_dict(engine)
+    worker.heart.rest("export")
     if log is None:
         return None
+    if heldout_samplers:
+        metrics["unigram_entropy"] = heldout.unigram_entropy(
+            sampler.stream.read(start, _CHUNK_TOKENS)
+            for sampler in heldout_samplers.values()
+            for start in range(0, sampler.num_tokens, _CHUNK_TOKENS)
+        )
     files = export_model(
         engine.module, state_dict, tokenizer_uri=job.tokenizer_uri, output=job.output, scratch=worker.scratch
     )
@@ -358,22 +367,30 @@ ACTIONS = {
 
 def divergence_advice(verdict: Verdict, step: int, config: PretrainConfig) -> str:
     """What a run that stops for a bad step says."""
+    settings = config.divergence
+    if "skip" in (settings.not_finite, settings.spike) or "rewind" in (settings.not_finite, settings.spike):
+        way_on = "a higher divergence.max_events lets this run go on"
+    else:
+        way_on = f"divergence.{verdict.trouble}: skip or rewind lets this run go on"
     return (
-        f"{verdict.message} at step {step}; a lower lr ({config.lr}), more warmup_steps ({config.warmup_steps}) or "
-        f"gradient_clipping ({config.gradient_clipping}) usually helps; with divergence.{verdict.trouble}: skip or "
-        "rewind a run goes on"
+        f"{verdict.message} at step {step}; {way_on}, and a new one may do better with a lower lr ({config.lr}), more "
+        f"warmup_steps ({config.warmup_steps}) or gradient_clipping ({config.gradient_clipping})"
     )
 
 
 def go_back(job: PretrainJob, engine: Any, checkpoints: CheckpointWriter, worker: Worker, step: int) -> Checkpoint:
-    """Bring the engine to the newest checkpoint `divergence.rewind_steps` before `step`, on all ranks."""
+    """Bring the engine to the newest checkpoint `divergence.rewind_steps` before `step`, on all ranks.
+
+    Where there is none so old, the oldest there is. Raises `StageFailed` where there is none at all.
+    """
     checkpoints.wait()
     worker.barrier()
-    at_most = step - job.config.divergence.rewind_steps
+    steps = checkpoints.store.steps()
+    oldest = worker.share(steps[0] if steps else 0)
+    at_most = max(oldest, step - job.config.divergence.rewind_steps)
     restored = resume(engine, checkpoints.store, worker, seed=job.seed, at_most=at_most)
     if restored is None:
         raise StageFailed(
-            f"step {step} calls for going back to a checkpoint of step {max(at_most, 0)} or before, and there is none; "
-            "lower divergence.rewind_steps or checkpoint_every_steps, or raise keep_checkpoints"
+            f"step {step} calls for going back, and there is no intact checkpoint; {checkpoints.store.uri}"
         )
     return restored

@@ -70,7 +70,6 @@ class PretrainConfig(StageConfig):
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)  # AdamW's
     gradient_clipping: Annotated[float | None, Field(gt=0)] = 1.0  # largest global norm; None: not clipped
     z_loss_coef: Annotated[float | None, Field(gt=0)] = None  # of log(Z)^2 beside the loss (PaLM: 1e-4); None: off
-    divergence: DivergenceSettings = DivergenceSettings()  # what is done about steps that go wrong
 
     # The engine
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 1  # DeepSpeed ZeRO: 1 shards optimizer, 2 gradients, 3 weights
@@ -94,6 +93,10 @@ class PretrainConfig(StageConfig):
         "room. None: as much as the shards have",
     )
     activation_checkpointing: bool = execution(default=False, description="recompute activations: less memory, slower")
+    divergence: DivergenceSettings = execution(
+        default=DivergenceSettings(),
+        description="what is done about steps that go wrong; may be changed to go on after a stop",
+    )
     offload: Offload = execution(
         default="none",
         description="what lies in host memory: the optimizer's state (ZeRO 1 to 3), and the weights too (ZeRO-3)",
@@ -213,15 +216,12 @@ class PretrainConfig(StageConfig):
         if warmup.start >= self.global_batch_size:
             yield "batch_size_warmup.start", f"must be below global_batch_size {self.global_batch_size}"
             return
-        per_pass = self.workers.num_workers * (self.micro_batch_size or 1)
-        wrong = [size for size in self.batch_plan.sizes() if size % per_pass]
-        if wrong:
+        per_pass = self.workers.num_workers * self.rank_micro_batch_size
+        wrong = [size for size in self.batch_plan.sizes() if not per_pass or size % per_pass]
+        if wrong and self.micro_batch_size is None:
+            yield "micro_batch_size", "must be given beside batch_size_warmup, whose batches are of several sizes"
+        elif wrong:
             yield (
                 "batch_size_warmup",
                 f"has steps of {wrong[0]} sequences, no multiple of workers x micro batch = {per_pass}",
-            )
-        elif self.micro_batch_size is None and warmup.start % self.rank_micro_batch_size:
-            yield (
-                "micro_batch_size",
-                "must be given beside batch_size_warmup, since batches of several sizes are dealt out",
             )

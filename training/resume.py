@@ -40,7 +40,9 @@ def resume(
         return list(range(checkpoint.world_size)) if first_of_machine else []
 
     target = worker.scratch / "restored"
-    found = store.restore(target, ranks=ranks_needed, at_most=at_most, agree=worker.agree, note=worker.progress.note)
+    found = store.restore(
+        target, ranks=ranks_needed, at_most=at_most, share=worker.share, agree=worker.agree, note=worker.progress.note
+    )
     if found is None:
         return None
     if found.world_size == worker.world_size:

@@ -221,7 +221,7 @@ def train_and_export(
 
     store = checkpoint_store(job)
     restored_directory = worker.scratch / "restored"
-    restored = store.restore(restored_directory, agree=worker.agree, note=worker.progress.note)
+    restored = store.restore(restored_directory, share=worker.share, agree=worker.agree, note=worker.progress.note)
     first_step = restored.step if restored is not None else 0
     if restored is not None:
         worker.progress.note(f"resuming from the checkpoint of step {restored.step}")

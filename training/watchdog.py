@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from itertools import count as counter
@@ -31,11 +32,16 @@ class Heart:
     """What this rank has done so far. Without a watchdog it just counts."""
 
     def __init__(self) -> None:
-        self.count, self.doing = 0, ""
+        self.count, self.doing, self.resting = 0, "", False
 
     def beat(self, doing: str) -> None:
         """Say what begins now ("forward pass of step 7"); every rank says the same things in the same order."""
-        self.count, self.doing = self.count + 1, doing
+        self.count, self.doing, self.resting = self.count + 1, doing, False
+
+    def rest(self, doing: str) -> None:
+        """Like `beat`, before what may take as long as it likes, such as an upload: it is not called a hang."""
+        self.beat(doing)
+        self.resting = True
 
 
 @dataclass(frozen=True)
@@ -46,10 +52,16 @@ class Pulse:
     doing: str
     stuck_at: str = ""  # file, line and function, once it hasn't moved for half the timeout
     published: int = 0  # how many times it has published: an answering process goes on counting
+    resting: bool = False  # at work that may take long, or finished
 
 
-def who_hangs(pulses: Mapping[int, Pulse], answering: frozenset[int]) -> str:
-    """Which ranks the others wait for: those that are behind, or don't answer where all are alike."""
+def who_hangs(pulses: Mapping[int, Pulse], answering: frozenset[int]) -> str | None:
+    """Which ranks the others wait for: those that are behind, or don't answer where all are alike.
+
+    None where they wait for ranks that are known to take long.
+    """
+    if any(pulse.resting and (rank in answering or pulse.doing == FINISHED) for rank, pulse in pulses.items()):
+        return None
     least = min(pulse.count for pulse in pulses.values())
     behind = sorted(rank for rank, pulse in pulses.items() if pulse.count == least)
     silent = sorted(set(pulses) - answering)
@@ -70,6 +82,7 @@ def _describe(rank: int, pulse: Pulse, answers: bool) -> str:
     return f"rank {rank} hangs in {pulse.doing!r}{place}"
 
 
+FINISHED = "finished"
 _GROUPS_WATCHED = counter()  # the same on all ranks, which all create their watchdogs in the same order
 
 
@@ -100,6 +113,8 @@ class Watchdog:
 
     def __exit__(self, *exc: object) -> None:
         self._ended.set()
+        with suppress(Exception):
+            self._publish(Pulse(self._heart.count, FINISHED, resting=True))
         # Not joined for long: with the peers gone, the store may take its own timeout to say so.
         self._thread.join(timeout=1.0)
 
@@ -115,26 +130,30 @@ class Watchdog:
             published += 1
             stuck_at = self._place() if count and waited > self._timeout_s / 2 else ""
             try:
-                self._publish(Pulse(count, self._heart.doing, stuck_at, published))
-                if not count or waited <= self._timeout_s:
+                self._publish(Pulse(count, self._heart.doing, stuck_at, published, self._heart.resting))
+                if not count or self._heart.resting or waited <= self._timeout_s:
                     continue
                 overdue.append(self._read())
                 if len(overdue) <= _LOOKS:
                     continue
                 first, last = overdue[0], overdue[-1]
                 answering = frozenset(r for r in last if last[r].published > first[r].published)
-                message = f"no progress for {waited:.0f} s (workers.hang_timeout_s): {who_hangs(last, answering)}"
+                culprit = who_hangs(last, answering)
+                if culprit is None:
+                    overdue.clear()
+                    continue
+                message = f"no progress for {waited:.0f} s (workers.hang_timeout_s): {culprit}"
                 # The first verdict is everybody's: the rank that reached it publishes no more.
                 self._alarm(self._store.compare_set("verdict", "", message).decode())
                 return
             except Exception:
                 # The store went with the rank that holds it, as the process group says too; or that rank is stopped.
-                if count and waited > self._timeout_s and not self._ended.is_set():
+                if count and not self._heart.resting and waited > self._timeout_s and not self._ended.is_set():
                     self._alarm(
                         f"no progress for {waited:.0f} s (workers.hang_timeout_s): rank 0 hangs; its process, which "
                         "keeps the group's store, does not answer"
                     )
-                return
+                    return
 
     def _place(self) -> str:
         frame = sys._current_frames().get(self._watched)

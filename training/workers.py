@@ -71,6 +71,12 @@ class Worker:
         """Wait for all ranks."""
         dist.barrier()
 
+    def share(self, number: int) -> int:
+        """Rank 0's `number`, on every rank."""
+        box = torch.tensor([number], device=self.device)
+        dist.broadcast(box, src=0)
+        return int(box.item())
+
     def agree(self, flag: bool) -> bool:
         """Whether `flag` holds on every rank."""
         votes = torch.tensor([int(flag)], device=self.device)

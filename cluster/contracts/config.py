@@ -65,7 +65,7 @@ class WorkerGroup(Resources):
 
     num_workers: Annotated[int, Field(ge=1)] = 1
     max_failures: Annotated[int, Field(ge=0)] = 2  # restarts from the newest checkpoint before giving up
-    hang_timeout_s: Annotated[float, Field(gt=0)] = 900.0  # a rank that stands still so long is named and restarted
+    hang_timeout_s: Annotated[float, Field(gt=0)] = 900.0  # pre-training: a rank that stands still so long is named
 
 
 class ClashingSettings(ValueError):

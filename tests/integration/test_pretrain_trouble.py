@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -23,6 +24,9 @@ from tests.integration.token_fixtures import make_tokenizer, make_tokens
 from training import heldout
 from training.metrics_log import METRICS, read_metrics
 from training.pretrain import run
+from training.pretrain_data import open_training
+from training.pretrain_job import PretrainJob, build_model
+from training.schedules import SCHEDULES
 from training.workers import Worker, run_in_process, run_workers
 
 assert one_rank  # the fixture of that name, for this module too
@@ -88,10 +92,10 @@ def test_skipped_batch_leaves_the_weights_alone(
     assert heard.notes == ["step 5: the training loss is nan; the batch is skipped"]
     rows = read_metrics(output / METRICS)
     assert [row["step"] for row in rows] == list(range(STEPS))
-    assert rows[5]["event"] == "not_finite: the training loss is nan; skip"
+    assert rows[5]["events"] == ["step 5: the training loss is nan; skip"]
     assert rows[5]["loss"] is None
     assert all(math.isfinite(row["loss"]) for row in rows[6:])
-    assert result.metrics["divergence_events"] == 1
+    assert result.metrics["divergence"] == rows[5]["events"]
     assert math.isfinite(result.metrics["heldout_loss"])
     if zero_stage:
         reference = read_metrics(root / "skipped0" / METRICS)
@@ -122,7 +126,7 @@ def test_gradient_that_is_not_finite_stops_the_run_even_where_the_loss_is(
 
     monkeypatch.setattr(heldout, "token_losses_sum", token_losses_sum)
     config = tiny_config(num_workers=1, zero_stage=zero_stage)
-    with pytest.raises(StageFailed, match=r"the gradient's norm is (inf|nan) at step 3; a lower lr"):
+    with pytest.raises(StageFailed, match=r"the gradient's norm is (inf|nan) at step 3; divergence.not_finite: skip"):
         run(config, inputs, str(root / f"exploded{zero_stage}"), context(root), launch=run_in_process)
 
 
@@ -146,8 +150,8 @@ def test_rewound_run_goes_on_from_the_checkpoint_with_the_data_behind_the_spike(
     assert heard.notes[1:] == ["resuming from the checkpoint of step 5"]
     rows = read_metrics(output / METRICS)
     assert [row["step"] for row in rows] == list(range(14))
-    assert "event" in rows[5]
-    assert result.metrics["divergence_events"] == 1
+    assert rows[5]["events"] == result.metrics["divergence"]
+    assert len(rows[5]["events"]) == 1
 
     class Interrupted(Heard):
         def update(self, done: float, total: float | None, unit: str, **figures: float | str) -> None:
@@ -180,6 +184,49 @@ def test_growing_batches_have_the_samples_and_losses_of_any_micro_batch(
         assert result.metrics["tokens"] == (4 + 6 + 8 * 10) * 32
     assert losses(whole) == pytest.approx(losses(halves), rel=1e-4)
     assert [row["batch_size"] for row in read_metrics(whole / METRICS)] == [4, 6] + [8] * 10
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 3])
+def test_growing_batches_are_those_of_a_bare_loop_also_when_killed_on_the_way(
+    zero_stage: int, inputs: dict[str, Artifact], root: Path
+) -> None:
+    """Every pass of a step, and no other, is in the gradient of its optimizer step: the losses of a loop by hand."""
+    settings = {
+        "batch_size_warmup": {"start": 4, "increment": 2, "tokens": 8 * 32},
+        "checkpoint_every_steps": 1,
+        "gradient_clipping": None,
+        "weight_decay": 0.0,
+        "zero_stage": zero_stage,
+        "steps": 6,
+    }
+    config = tiny_config(num_workers=1, **settings)
+    job = PretrainJob(config, inputs["tokens"].uri, "-", inputs["tokenizer"].uri, None, "-", seed=0)
+    torch.manual_seed(0)
+    model = build_model(job, Path(), Path(inputs["tokenizer"].uri))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, betas=config.betas, weight_decay=0.0)
+    sampler, plan, expected = open_training(job), config.batch_plan, []
+    for step in range(6):
+        batch = sampler.batch(np.arange(plan.first_sample(step), plan.first_sample(step + 1)))
+        logits = model(input_ids=torch.from_numpy(batch.input_ids_BT)).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(batch.labels_BT).flatten())
+        loss.backward()
+        optimizer.param_groups[0]["lr"] = SCHEDULES["cosine"](
+            step, lr=config.lr, min_lr=0.0, warmup_steps=config.warmup_steps, total_steps=6
+        )
+        optimizer.step()
+        optimizer.zero_grad()
+        expected.append(loss.item())
+
+    class Interrupted(SilentProgress):
+        def update(self, done: float, total: float | None, unit: str, **figures: float | str) -> None:
+            if done == 3:
+                raise KeyboardInterrupt
+
+    output = str(root / f"grown{zero_stage}")
+    with pytest.raises(KeyboardInterrupt):
+        run(config, inputs, output, context(root, Interrupted()), launch=run_in_process)
+    run(config, inputs, output, context(root), launch=run_in_process)
+    assert [row["loss"] for row in read_metrics(Path(output) / METRICS)] == pytest.approx(expected, rel=1e-4)
 
 
 def test_offloaded_optimizer_has_the_losses_of_one_on_the_device(inputs: dict[str, Artifact], root: Path) -> None:

@@ -121,7 +121,7 @@ def train_rank(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any]:
     checkpoints = CheckpointStore(storage.join(output, CHECKPOINTS))
     restored = worker.scratch / "restored"
     checkpoint = checkpoints.restore(
-        restored, ranks=lambda _: (0, worker.rank), agree=worker.agree, note=worker.progress.note
+        restored, ranks=lambda _: (0, worker.rank), share=worker.share, agree=worker.agree, note=worker.progress.note
     )
     if checkpoint is None:
         version = 0

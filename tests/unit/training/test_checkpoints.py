@@ -192,3 +192,35 @@ def test_state_must_be_json(tmp_path: Path) -> None:
 def test_keeping_none_is_refused() -> None:
     with pytest.raises(ValueError, match="keep is 0"):
         CheckpointStore("anywhere", keep=0)
+
+
+def test_state_saved_after_a_rewind_wins_over_the_one_kept_by_it(tmp_path: Path) -> None:
+    """Back to 40, then to 30, then 40 anew: who resumes at 40 goes on from what was saved last."""
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "part").write_text("x")
+    store = CheckpointStore(str(tmp_path / "store"), keep=9)
+    for step in (30, 40, 50):
+        store.save(step, tmp_path / "local", state={"offset": 0})
+    store.rewind(40, {"offset": 160})
+    assert store.steps() == [30, 40]
+    assert store.rewound(40) == {"offset": 160}
+    store.rewind(30, {"offset": 300})
+    assert store.rewound(40) is None
+    store.save(40, tmp_path / "local", state={"offset": 400})
+    assert (store.rewound(40), store.rewound(30)) == (None, {"offset": 300})
+    store.rewind(40, {"offset": 500})
+    store.save(40, tmp_path / "local", state={"offset": 600})
+    assert store.rewound(40) is None
+
+
+def test_rank_that_sees_an_older_listing_loads_what_rank_zero_chose(tmp_path: Path) -> None:
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "part").write_text("x")
+    store = CheckpointStore(str(tmp_path / "store"), keep=9)
+    for step in (40, 50):
+        store.save(step, tmp_path / "local")
+    chosen = store.restore(tmp_path / "zero")
+    assert chosen is not None
+    behind = store.restore(tmp_path / "one", at_most=40, share=lambda mine: 50)
+    assert behind is not None
+    assert (chosen.step, behind.step) == (50, 50)

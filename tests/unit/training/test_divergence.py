@@ -74,3 +74,4 @@ def test_watch_goes_on_from_its_state() -> None:
     assert resumed.limit() == watch.limit()
     assert resumed.events == 1
     assert watch.rewound(LossWatch(watch.settings).state()).events == 1
+    assert watch.rewound(LossWatch(watch.settings).state()).limit() is None

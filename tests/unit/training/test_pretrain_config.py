@@ -45,6 +45,14 @@ def config(**changes: Any) -> PretrainConfig:
             "batch_size_warmup.start: must be below global_batch_size 64",
         ),
         (
+            {
+                "batch_size_warmup": {"start": 4, "increment": 2, "tokens": 9},
+                "global_batch_size": 8,
+                "workers": {"num_workers": 2},
+            },
+            "micro_batch_size: must be given beside batch_size_warmup",
+        ),
+        (
             {"batch_size_warmup": {"start": 6, "increment": 4, "tokens": 100}, "micro_batch_size": 4},
             "batch_size_warmup: has steps of 6 sequences, no multiple of workers x micro batch = 4",
         ),
@@ -80,6 +88,7 @@ def test_what_does_not_change_results_is_left_out_of_the_fingerprint() -> None:
         "data_cache",
         "data_cache_gib",
         "activation_checkpointing",
+        "divergence",
         "offload",
         "compile",
         "attention_kernel",

@@ -21,11 +21,21 @@ def test_rank_that_is_behind_is_named_with_its_place() -> None:
 
 def test_rank_that_does_not_answer_is_named_even_where_all_are_alike() -> None:
     pulses = {rank: Pulse(9, "backward") for rank in range(3)}
-    assert who_hangs(pulses, frozenset({0, 1})).startswith("rank 2 hangs in 'backward'; its process does not answer")
+    assert str(who_hangs(pulses, frozenset({0, 1}))).startswith(
+        "rank 2 hangs in 'backward'; its process does not answer"
+    )
 
 
 def test_where_all_wait_alike_none_is_blamed() -> None:
-    assert "all 3 ranks wait in 'backward'" in who_hangs({rank: Pulse(9, "backward") for rank in range(3)}, ALL)
+    assert "all 3 ranks wait in 'backward'" in str(who_hangs({rank: Pulse(9, "backward") for rank in range(3)}, ALL))
+
+
+def test_nobody_is_blamed_while_a_rank_uploads_or_has_finished() -> None:
+    pulses = {0: Pulse(9, "checkpoint", resting=True), 1: Pulse(10, "forward"), 2: Pulse(10, "forward")}
+    assert who_hangs(pulses, ALL) is None
+    assert "rank 0 hangs in 'checkpoint'; its process does not" in str(who_hangs(pulses, frozenset({1, 2})))
+    finished = {0: Pulse(9, "export"), 1: Pulse(9, watchdog.FINISHED, resting=True)}
+    assert who_hangs(finished, frozenset({0})) is None
 
 
 def test_watchdogs_of_two_ranks_name_the_one_that_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
