@@ -35,6 +35,7 @@ class Tracker(Protocol):
 
     def rewind(self, step: int) -> None:
         """The run goes back: forget what was logged from `step` on. Where nothing can be taken back, a no-op."""
+        return
 
     def close(self) -> None: ...
 
