@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cluster.contracts.config import StrictModel
 from cluster.contracts.errors import InputError
@@ -143,15 +143,33 @@ class ContextExtension(StrictModel):
     max_position_embeddings: Annotated[int, Field(ge=2)]  # the new longest sequence, in tokens
     rope_theta: Annotated[float | None, Field(gt=0)] = None  # the new base; None: the model's own
 
+    @model_validator(mode="after")
+    def _theta_has_a_new_base(self) -> Self:
+        if self.method == "theta" and self.rope_theta is None:
+            raise ValueError("method theta extends by a higher base alone: give it as rope_theta, or take yarn")
+        return self
+
 
 def extend_context(config: Any, extension: ContextExtension) -> Any:
     """A model's config with positions up to `extension.max_position_embeddings`.
 
-    Raises `InputError` for a model without RoPE, or one whose context is as long already.
+    All else of its positions stays as it is, such as the part of each head that is rotated. Raises `InputError` for a
+    model whose config has no one set of RoPE's parameters, whose context is as long already, or that the method is not
+    for.
     """
+    from huggingface_hub.errors import StrictDataclassError
+
     parameters = getattr(config, "rope_parameters", None)
-    if not parameters or "rope_theta" not in parameters:
-        raise InputError(f"context_extension: a {config.model_type!r} model has no rotary positions (RoPE) to scale")
+    if not parameters:
+        raise InputError(
+            f"context_extension: a {config.model_type!r} model has no rotary positions (RoPE) for its config to scale"
+        )
+    if "rope_theta" not in parameters:
+        raise InputError(
+            f"context_extension: a {config.model_type!r} model has rotary positions (RoPE) of its own for each type of "
+            f"layer ({', '.join(parameters)}), and these can't be scaled as one; write what you want of each into "
+            "rope_parameters, and max_position_embeddings, in the initial model's config.json"
+        )
     original = config.max_position_embeddings
     if extension.max_position_embeddings <= original:
         raise InputError(
@@ -163,7 +181,13 @@ def extend_context(config: Any, extension: ContextExtension) -> Any:
             f"context_extension: the model's positions are scaled already ({parameters['rope_type']}); extend the "
             "model that this one was made from, or set its rope_parameters in a model config"
         )
-    scaled = {"rope_type": "default", "rope_theta": extension.rope_theta or parameters["rope_theta"]}
+    theta = parameters["rope_theta"]
+    if extension.method == "theta" and extension.rope_theta is not None and extension.rope_theta <= theta:
+        raise InputError(
+            f"context_extension.rope_theta is {extension.rope_theta:g}, and the model's is {theta:g} already; only a "
+            "higher one makes room for longer sequences"
+        )
+    scaled = {**parameters, "rope_theta": extension.rope_theta or theta}
     if extension.method != "theta":
         scaled.update(rope_type=extension.method, factor=extension.max_position_embeddings / original)
     if extension.method == "yarn":
@@ -172,24 +196,37 @@ def extend_context(config: Any, extension: ContextExtension) -> Any:
         "rope_parameters": scaled,
         "max_position_embeddings": extension.max_position_embeddings,
     }
-    return type(config).from_dict(settings)
+    try:
+        return type(config).from_dict(settings)
+    except (KeyError, StrictDataclassError, TypeError, ValueError) as error:  # Phi-3, say, has a scaling of its own
+        raise InputError(
+            f"context_extension: a {config.model_type!r} model does not take {extension.method!r} scaling "
+            f"({error.__cause__ or error}); take method theta"
+        ) from error
 
 
-def add_tokens(model: Any, num_tokens: int) -> None:
-    """Give `model` embeddings for `num_tokens` tokens, if it has fewer: each new one is the mean of the old ones.
+def add_tokens(model: Any, *, old_tokens: int, num_tokens: int) -> None:
+    """Give each of the tokens from `old_tokens` up to `num_tokens` the mean of the old ones' embeddings.
 
-    The mean leaves what the model predicts for old tokens nearly as it was (Hewitt 2021); random rows do not.
+    `old_tokens` is the size of the tokenizer that the model was trained with. Its tables may have more rows, which were
+    never trained; they grow where they have fewer than `num_tokens`. The mean leaves what the model predicts for old
+    tokens nearly as it was (Hewitt 2021); random rows do not.
     """
     import torch
 
-    old = model.get_input_embeddings().weight.shape[0]
+    num_rows = model.get_input_embeddings().weight.shape[0]
+    old = min(old_tokens, num_rows)
     if num_tokens <= old:
         return
-    model.resize_token_embeddings(num_tokens, mean_resizing=False)
-    tables = {id(table.weight): table.weight for table in (model.get_input_embeddings(), model.get_output_embeddings())}
+    if num_tokens > num_rows:
+        model.resize_token_embeddings(num_tokens, mean_resizing=False)
+    head = model.get_output_embeddings()
+    tables = [model.get_input_embeddings().weight]
+    if head is not None:
+        tables += [table for table in (head.weight, getattr(head, "bias", None)) if table is not None]
     with torch.no_grad():
-        for weight in tables.values():
-            weight[old:] = weight[:old].mean(dim=0)
+        for table in tables:  # tied ones twice, to the same values
+            table[old:num_tokens] = table[:old].mean(dim=0)
 
 
 def check_same_tokens(model_tokenizer: Any, tokenizer: Any) -> None:

@@ -306,7 +306,7 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         "train_loss": train_loss,
         "steps": num_steps,
         "tokens": num_tokens,
-        "tokens_of": tokens_of_what(job.tokens_uri, num_tokens),
+        "tokens_of": tokens_of_what(job, train_sampler, num_tokens),
         "num_parameters": num_parameters,
         "padding_fraction": train_sampler.padding_fraction,
         **meter.summary(num_tokens),

@@ -6,6 +6,7 @@ import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +19,14 @@ from cluster.contracts.tokens import ShardEntry, TokenShard, read_token_index, s
 from training.packing import STRIPES, WINDOW_SAMPLES, BestFitSampler, PackingWindows, window_sizes
 from training.pretrain_config import PretrainConfig
 from training.pretrain_job import PretrainJob
+from training.sample_order import WindowedOrder
 from training.sampler import Sampler, TokenSampler
 from training.shard_cache import ShardCache, check_budget, default_directory
 from training.token_stream import StoredTokens, TokenStream
 
-MOST_SOURCES = 8  # of held-out documents that are told apart, those with most tokens; the rest are "other"
-OTHER = "other"
+MOST_SOURCES = 8  # of held-out documents that are told apart, those with most tokens; the rest are `OTHER`
+OTHER = "other"  # in brackets if one of them is called that
+_CACHES: WeakValueDictionary[tuple[Path, int | None], ShardCache] = WeakValueDictionary()
 _SILENT = SilentProgress()
 _SHOWN_SOURCES = 100  # in the record of what was trained on; those with most tokens
 
@@ -68,11 +71,16 @@ def open_heldout(job: PretrainJob, progress: Progress = _SILENT) -> dict[str, Sa
         if entry.heldout:
             grouped[entry.source].append(entry)
     by_size = sorted(grouped, key=lambda source: (-sum(entry.num_tokens for entry in grouped[source]), source))
-    for source in by_size[MOST_SOURCES:]:
-        grouped[OTHER] = grouped[OTHER] + grouped.pop(source)
+    told_apart = {source: grouped[source] for source in by_size[:MOST_SOURCES]}
+    rest = [entry for source in by_size[MOST_SOURCES:] for entry in grouped[source]]
+    if rest:
+        name = OTHER
+        while name in told_apart:
+            name = f"({name})"
+        told_apart[name] = rest
     samplers: dict[str, Sampler] = {}
-    for source in [*by_size[:MOST_SOURCES], *([OTHER] if len(by_size) > MOST_SOURCES else [])]:
-        stream = StoredTokens(job.tokens_uri, grouped[source], random_reads=False, localise=cache.localise)
+    for source, entries in told_apart.items():
+        stream = StoredTokens(job.tokens_uri, entries, random_reads=False, localise=cache.localise)
         if stream.num_tokens < 2:
             continue
         cache.fetch_all(stream.shards([(0, stream.num_tokens)]), progress)
@@ -106,9 +114,17 @@ def packing_windows(
 
 
 def shard_cache(config: PretrainConfig) -> ShardCache:
-    """Where this machine keeps copies of remote shards."""
+    """Where this machine keeps copies of remote shards.
+
+    As long as anyone in this process uses it, others get the same one: it knows which copies make no room for others,
+    and held-out shards must not for training ones.
+    """
     directory = Path(config.data_cache) if config.data_cache is not None else default_directory()
-    return ShardCache(directory, budget_bytes=cache_bytes(config))
+    budget_bytes = cache_bytes(config)
+    cache = _CACHES.get((directory, budget_bytes))
+    if cache is None:
+        cache = _CACHES[directory, budget_bytes] = ShardCache(directory, budget_bytes=budget_bytes)
+    return cache
 
 
 def cache_bytes(config: PretrainConfig) -> int | None:
@@ -116,21 +132,49 @@ def cache_bytes(config: PretrainConfig) -> int | None:
     return None if config.data_cache_gib is None else int(config.data_cache_gib * 2**30)
 
 
-def tokens_of_what(tokens_uri: str, num_tokens: int) -> dict[str, dict[str, int]]:
-    """About how many of `num_tokens` trained on are of each source, language and class of lengths, by the index.
+def tokens_of_what(job: PretrainJob, sampler: Sampler, num_tokens: int) -> dict[str, dict[str, int]]:
+    """About how many of the first `num_tokens` trained on are of each source, language and class of lengths.
 
-    Samples are drawn from the whole stream alike, so the index's shares are those of any number of tokens.
+    By the index alone: a row's share in what was trained on is its share in the store, or where the order goes by
+    windows and the last epoch was not finished, in the windows visited. `sampler` is that of `open_training`.
     """
-    entries = [entry for entry in read_token_index(tokens_uri) if not entry.heldout]
-    total = sum(entry.num_tokens for entry in entries)
-    found: dict[str, Counter[str]] = {figure: Counter() for figure in ("source", "language", "min_length")}
-    for entry in entries:
+    entries = [entry for entry in read_token_index(job.tokens_uri) if not entry.heldout]
+    lengths_R = np.array([entry.num_tokens for entry in entries], np.float64)
+    epochs, samples = divmod(-(-num_tokens // sampler.sequence_length), sampler.num_samples)
+    if job.config.shuffle == "windows":
+        order = WindowedOrder(sampler.window_begins(job.config.shuffle_window), job.seed)
+        weights_R = epochs * lengths_R + _tokens_visited(sampler, order, epochs, samples, lengths_R)
+    else:
+        weights_R = lengths_R
+    weights_R *= num_tokens / weights_R.sum()
+    found: dict[str, defaultdict[str, float]] = {
+        figure: defaultdict(float) for figure in ("source", "language", "min_length")
+    }
+    for entry, weight in zip(entries, weights_R.tolist(), strict=True):
         for figure, counts in found.items():
-            counts[str(getattr(entry, figure))] += entry.num_tokens
+            counts[str(getattr(entry, figure))] += weight
     return {
-        figure: {name: round(num_tokens * count / total) for name, count in counts.most_common(_SHOWN_SOURCES)}
+        figure: {name: round(count) for name, count in Counter(counts).most_common(_SHOWN_SOURCES) if round(count) > 0}
         for figure, counts in found.items()
     }
+
+
+def _tokens_visited(
+    sampler: Sampler, order: WindowedOrder, epoch: int, num_samples: int, lengths_R: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """How many tokens of each row the first `num_samples` of an epoch hold, those of the last window in proportion."""
+    ends_R = np.cumsum(lengths_R)
+    begins_R = ends_R - lengths_R
+    visited_R = np.zeros_like(lengths_R)
+    turn = 0
+    while num_samples > 0:
+        first, last = order.samples_of_turn(epoch, turn)
+        fraction = min(1.0, num_samples / (last - first))
+        for start, stop in sampler.positions_of(first, last):
+            rows = slice(int(ends_R.searchsorted(start, side="right")), int(begins_R.searchsorted(stop)))
+            visited_R[rows] += fraction * (np.minimum(ends_R[rows], stop) - np.maximum(begins_R[rows], start))
+        num_samples, turn = num_samples - (last - first), turn + 1
+    return visited_R
 
 
 def check_data(job: PretrainJob, tokens: Artifact, tokenizer: Artifact, tokenizer_size: int) -> None:

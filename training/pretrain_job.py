@@ -49,7 +49,7 @@ def build_model(job: PretrainJob, local: Path, tokenizer: Path) -> Any:
     if job.config.context_extension is not None:
         config = extend_context(load_config(local), job.config.context_extension)
     model = load_model(local, config=config, attention_kernel=kernel)
-    add_tokens(model, len(load_tokenizer(tokenizer)))
+    add_tokens(model, old_tokens=len(load_tokenizer(local)), num_tokens=len(load_tokenizer(tokenizer)))
     return model
 
 
