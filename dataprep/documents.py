@@ -124,6 +124,11 @@ class Shard:
         fields: dict[str, Any] = {k: WrittenFile(**v) if k in _FILE_ROLES and v else v for k, v in row.items()}
         return cls(**fields)
 
+    def part_files(self) -> list[WrittenFile]:
+        """The files in `parts`."""
+        files = (self.documents, self.signatures, self.dropped, self.quarantined, self.contamination)
+        return [file for file in files if file is not None]
+
 
 _FILE_ROLES = ("documents", "signatures", "dropped", "quarantined", "removals", "contamination")
 _FILE_TYPE = pa.struct([("name", pa.string()), ("size", pa.int64()), ("sha256", pa.string())])

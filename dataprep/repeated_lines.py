@@ -106,9 +106,9 @@ def _count_key(shard: Shard) -> str:
 
 
 def _source_key(shard: Shard) -> str:
-    """All that a part is made from."""
-    files = (shard.documents, shard.dropped, shard.quarantined, shard.contamination)
-    return hashlib.sha256(" ".join(file.sha256 if file else "-" for file in files).encode()).hexdigest()[:32]
+    """All that a part is made from; the old signatures stand for the settings of the new ones."""
+    files = " ".join(file.sha256 for file in shard.part_files())
+    return hashlib.sha256(files.encode()).hexdigest()[:32]
 
 
 def _count(row: dict[str, Any], *, output: str, counts: str, config: RepeatedLinesConfig) -> int:

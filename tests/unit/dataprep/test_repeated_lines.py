@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from dataprep.config import CleanConfig, MinHashSettings, RepeatedLinesConfig
 from dataprep.documents import Shard, read_shard_table, write_shard_table
 from dataprep.line_counts import CORPUS, COUNT_SCHEMA, SITE, LineCounter, Thresholds, key_ranges, repeated
 from dataprep.line_keys import NO_KEY, is_among, line_keys, without_lines
+from dataprep.repeated_lines import _source_key
 from dataprep.repeated_lines_part import count_part, keys_of_lines, rewrite_part
 from dataprep.sources.shards import whole_file
 from dataprep.text_column import TextColumn
@@ -191,6 +193,13 @@ def cut(
     part = committed_part(str(root / "out"), "r")
     assert part is not None
     return part, {role: pq.read_table(root / "out" / file.name).to_pylist() for role, file in part.files.items()}
+
+
+def test_a_part_signed_by_other_settings_is_another_part(tmp_path: Path) -> None:
+    _, shard = cleaned(tmp_path, [{"text": prose(1)}])
+    other = replace(shard, signatures=replace(shard.signatures, sha256="0" * 64))
+    assert _source_key(other) != _source_key(shard)
+    assert _source_key(replace(shard, number=3)) == _source_key(shard)
 
 
 def prose(seed: int) -> str:
