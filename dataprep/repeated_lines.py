@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 # Kernels are imported in the functions that tasks run, after `prepare_worker` has said where they are kept compiled.
 
-_ROWS_PER_RANGE = 4_000_000  # counts of lines: 68 MB, and three times as much while they are sorted
+_ROWS_PER_RANGE = 1_500_000  # counts of lines: 68 MB, and three times as much while they are sorted
 _READER_THREADS = 16
 _LISTED_AT_ONCE = 1 << 20  # repeated lines a task holds
 _EXAMPLES = 50  # of the most repeated lines, in the metrics

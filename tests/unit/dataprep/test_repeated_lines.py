@@ -12,17 +12,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
 from cluster.contracts.commit import CommittedPart, committed_part
-from dataprep import signing
 from dataprep.clean_part import clean_part
 from dataprep.config import CleanConfig, MinHashSettings, RepeatedLinesConfig
 from dataprep.documents import Shard, read_shard_table, write_shard_table
-from dataprep.line_counts import CORPUS, COUNT_SCHEMA, SITE, LineCounter, Thresholds, key_ranges, repeated
+from dataprep import line_counts, signing
+from dataprep.line_counts import (
+    CORPUS,
+    COUNT_SCHEMA,
+    NUM_BANDS,
+    SITE,
+    LineCounter,
+    Thresholds,
+    copy_keys,
+    key_ranges,
+    repeated,
+)
 from dataprep.line_keys import NO_KEY, is_among, line_keys, without_lines
 from dataprep.repeated_lines import _source_key
 from dataprep.repeated_lines_part import count_part, keys_of_lines, rewrite_part
@@ -79,15 +90,20 @@ def test_short_lines_and_lines_without_terms_have_no_key() -> None:
     assert keys("Read more", "-----", "", "Read the rest", min_characters=10) == [0, 0, 0, keys("Read the rest")[0]]
 
 
+def bands(copies: Sequence[int]) -> npt.NDArray[np.uint32]:
+    """[D, B] keys of documents that agree in all bands or in none."""
+    return np.repeat(np.array(copies, np.uint32).reshape(-1, 1), NUM_BANDS, axis=1)
+
+
 def count(documents: Sequence[tuple[Sequence[int], int]], *, most_copies: int, scope: int = CORPUS) -> pa.Table:
     """Of documents given as (keys of lines, copy), in two batches."""
-    counter = LineCounter()
+    counter = LineCounter(most_copies=most_copies)
     half = len(documents) // 2
     for batch in (documents[:half], documents[half:]):
         lines = np.array([line for found, _ in batch for line in found], np.uint64)
         of_lines = np.repeat(np.arange(len(batch)), [len(found) for found, _ in batch])
-        counter.add({scope: lines}, of_lines, np.array([copy for _, copy in batch], np.uint32))
-    return counter.table(most_copies=most_copies)
+        counter.add({scope: lines}, of_lines, bands([copy for _, copy in batch]))
+    return counter.table()
 
 
 def test_counts_of_all_parts_together_are_those_of_a_slow_count() -> None:
@@ -111,6 +127,53 @@ def test_counts_of_all_parts_together_are_those_of_a_slow_count() -> None:
 def test_copies_of_a_document_count_as_one() -> None:
     rows = count([([5], 1)] * 10 + [([6], n) for n in range(3)], most_copies=3)
     assert repeated(rows, Thresholds(3, None)).to_pylist() == [{"line": 6, "scope": CORPUS, "documents": 3}]
+
+
+def near_copies(count: int, *, changed: int, seed: int) -> list[str]:
+    """Pages of 300 words, 15 lines; in each so many words are others."""
+    page = [word for number in range(5) for word in prose(5 * seed + number).split()]
+    pages = []
+    for number in range(count):
+        rng, words = random.Random(f"{seed} {number}"), list(page)
+        for at in rng.sample(range(len(words)), changed):
+            words[at] = "zz" + "".join(rng.choices("abcdefghij", k=8))
+        pages.append("\n".join(" ".join(words[first : first + 20]) for first in range(0, 300, 20)))
+    return pages
+
+
+@pytest.mark.parametrize(("copies", "changed"), [(100, 2), (40, 4), (100, 8)])
+def test_many_near_copies_of_a_page_count_as_few_documents(copies: int, changed: int) -> None:
+    for seed in range(6):
+        keys_DB = copy_keys(column(*near_copies(copies, changed=changed, seed=seed)).terms)
+        counter = LineCounter(most_copies=copies)
+        counter.add({CORPUS: np.full(copies, 5, np.uint64)}, np.arange(copies), keys_DB)
+        assert counter.table().num_rows < 7
+
+
+def test_different_pages_with_a_menu_count_one_by_one() -> None:
+    menu = prose(10**6)[:20]
+    keys_DB = copy_keys(column(*(f"{menu}\n{prose(2 * n)}\n{prose(2 * n + 1)}" for n in range(30))).terms)
+    counter = LineCounter(most_copies=30)
+    counter.add({CORPUS: np.full(30, 5, np.uint64)}, np.arange(30), keys_DB)
+    assert counter.table().num_rows == 30
+
+
+def test_counting_is_the_same_however_often_rows_are_collapsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys_DB = copy_keys(column(*near_copies(100, changed=20, seed=0)).terms)
+    lines = np.random.default_rng(0).integers(1, 5, (100, 3), np.uint64)
+
+    def counted() -> pa.Table:
+        counter = LineCounter(most_copies=50)
+        for first in range(0, 100, 10):
+            some = slice(first, first + 10)
+            counter.add({CORPUS: lines[some].reshape(-1)}, np.repeat(np.arange(10), 3), keys_DB[some])
+        return counter.table()
+
+    at_the_end = counted()
+    monkeypatch.setattr(line_counts, "_COLLAPSE_ROWS", 1)
+    assert counted().equals(at_the_end)
+    assert 4 * 3 < at_the_end.num_rows < 4 * 50
+    assert sum(at_the_end.column("documents").to_pylist()) == sum(len(set(row)) for row in lines.tolist())
 
 
 def test_a_parts_table_has_no_more_rows_of_a_line_than_needed_and_counts_all_its_documents() -> None:
@@ -256,6 +319,11 @@ def test_a_page_that_is_there_often_keeps_its_lines(tmp_path: Path) -> None:
     _, tables = cut(tmp_path, [{"text": prose(1)}] * 10)
     assert len(tables["documents"]) == 10
     assert {d["text"] for d in tables["documents"]} == {prose(1)}
+
+
+def test_no_page_is_emptied_for_its_many_near_copies(tmp_path: Path) -> None:
+    part, _ = cut(tmp_path, [{"text": text} for text in near_copies(100, changed=2, seed=0)], min_documents=7)
+    assert (part.metrics["kept"], part.metrics["cut_lines"]) == (100, 0)
 
 
 def test_source_code_is_left_alone(tmp_path: Path) -> None:
