@@ -46,8 +46,8 @@ def artifacts_of(target: str, storage_uri: str) -> dict[str, Artifact]:
 def expected_files(artifacts: Mapping[str, Artifact]) -> tuple[dict[str, WrittenFile], list[BadFile]]:
     """What should be where, by URI, and the lists that can't be read themselves.
 
-    Where an artifact's own file is a table of others', those count as its files: the shards that a mixture's index names,
-    the documents and signatures of a shard table, which lie in parts that artifacts share.
+    Where an artifact's own file is a table of others', those count as its files: the shards that a mixture's index
+    names; the documents, signatures and so on of a shard table, which lie in parts that artifacts share.
     """
     files: dict[str, WrittenFile] = {}
     unlisted = []

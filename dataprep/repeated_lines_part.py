@@ -241,8 +241,7 @@ def _fractions(part_D: npt.NDArray[np.int64], whole_D: npt.NDArray[np.int64]) ->
 
 
 def _document_schema(artifact: str, shard: Shard, config: RepeatedLinesConfig) -> pa.Schema:
-    filesystem, path = storage.locate(check_size(absolute_uri(shard.parts, base=artifact), shard.documents))
-    schema = pq.read_schema(path, filesystem=filesystem)
+    schema = storage.read_schema(check_size(absolute_uri(shard.parts, base=artifact), shard.documents))
     return schema.append(pa.field(SCORES, SCORE_TYPE)) if config.mode == "annotate" else schema
 
 
