@@ -206,9 +206,9 @@ class RepeatedLinesConfig(DataConfig):
     """Lines that stand in many documents are cut, across the corpus and across files: menus, notices, footers.
 
     Llama 3 removes lines that are in more than 6 documents of 30 million (arXiv:2407.21783, section 3.1.1). Near copies
-    of a document count as few here, so that lines of a page that is there often are left to deduplication: 1,000 copies of
-    300 words with 4 of them changed, or 300 copies with 8, keep their lines at the default threshold; of 100 copies
-    with 12 changed some pages lose them, of 100 with 16 all.
+    of a document count as few here, so that lines of a page that is there often are left to deduplication: 1,000 copies
+    of 300 words with 4 of them changed, or 300 copies with 8, keep their lines at the default threshold. 100 copies
+    with 12 changed may lose them, and be dropped; with 16 they do.
     """
 
     stage_version: ClassVar[int] = 2  # 2: copies are told by bands of MinHashes

@@ -2,10 +2,11 @@
 
 A line counts once for each document, and near copies of a document are not counted on their own: else every line of a
 page that is there seven times would be boilerplate, and all copies would be emptied before deduplication could keep
-one. Documents that agree in one of 8 bands of 3 MinHashes are taken for copies, which at Jaccard similarity s happens with
-probability 1 - (1 - s^3)^8: 1.00 at 0.87, 0.99 at 0.76, 0.65 at 0.5, 0.20 at 0.3. Of a line's documents in their order those
-count that are no copy of an earlier one which counts (its *leaders*). So the copies that slip through are compared with
-ever more leaders, and a group of copies counts for few documents however large it is.
+one. Documents that agree in one of 8 bands of 3 MinHashes are taken for copies, which at Jaccard similarity s happens
+with probability 1 - (1 - s^3)^8: 1.00 at 0.87, 0.99 at 0.76, 0.66 at 0.5, 0.20 at 0.3. Of a line's documents in their
+order those count that are no copy of an earlier one which counts (its *leaders*). The copies that slip through become
+leaders too and are compared with by all that come after, so a large group of copies counts for hardly more than a small
+one.
 
 Shape letters: N rows of (line, scope, copies), G different (line, scope), B bands, D documents, L lines.
 """
@@ -112,7 +113,7 @@ _NO_ROWS = _Rows.of(COUNT_SCHEMA.empty_table())
 class LineCounter:
     """Gathers the lines of one part, some documents at a time, and counts them.
 
-    Of a line's leaders it keeps `most_copies`. Rows that add nothing are taken out whenever their number has doubled, so
+    Of a line's leaders it keeps `most_copies`. Rows that add nothing are taken out whenever the rows have doubled, so
     what is held grows with the different lines.
     """
 
@@ -199,7 +200,9 @@ def _leaders(bounds, copies_NB, most, keys, stamps):  # type: ignore[no-untyped-
                 leads_N[row] = True
                 counts_G[group] += 1
                 for band in range(copies_NB.shape[1]):
-                    insert(keys, stamps, mask, np.uint64(band) << np.uint64(32) | np.uint64(copies_NB[row, band]), stamp)
+                    insert(
+                        keys, stamps, mask, np.uint64(band) << np.uint64(32) | np.uint64(copies_NB[row, band]), stamp
+                    )
     return leads_N, counts_G
 
 

@@ -1,11 +1,14 @@
 """Lines that many documents share: what makes two lines the same, how they are counted, what is left of a part."""
 
 import json
+import pickle
 import random
 import re
+import subprocess
+import sys
 import unicodedata
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -18,11 +21,13 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
+from cluster.contracts.artifacts import Artifact, Manifest, StageContext, StageResult
 from cluster.contracts.commit import CommittedPart, committed_part
+from cluster.contracts.progress import SilentProgress
+from dataprep import line_counts, repeated_lines, signing
 from dataprep.clean_part import clean_part
 from dataprep.config import CleanConfig, MinHashSettings, RepeatedLinesConfig
 from dataprep.documents import Shard, read_shard_table, write_shard_table
-from dataprep import line_counts, signing
 from dataprep.line_counts import (
     CORPUS,
     COUNT_SCHEMA,
@@ -34,7 +39,7 @@ from dataprep.line_counts import (
     key_ranges,
     repeated,
 )
-from dataprep.line_keys import NO_KEY, is_among, line_keys, without_lines
+from dataprep.line_keys import NO_KEY, is_among, line_keys, listed_among, without_lines
 from dataprep.repeated_lines import _source_key
 from dataprep.repeated_lines_part import count_part, keys_of_lines, rewrite_part
 from dataprep.sources.shards import whole_file
@@ -337,6 +342,51 @@ def test_no_key_is_among_none_and_never_listed() -> None:
     some = np.array([0, 3, 9], np.uint64)
     assert is_among(some, np.empty(0, np.uint64)).tolist() == [False] * 3
     assert is_among(some, np.array([NO_KEY, 9], np.uint64)).tolist() == [False, False, True]
+
+
+def run_here(
+    root: Path, rows: Sequence[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, **settings: Any
+) -> tuple[StageResult, list[Callable[[dict[str, Any]], int]]]:
+    """The whole stage, its tasks one after another in this process; and these."""
+    tasks = []
+
+    def one_by_one(task: Callable[[dict[str, Any]], int], todo: Sequence[dict[str, Any]], **_: Any) -> None:
+        tasks.append(task)
+        for row in todo:
+            task(json.loads(json.dumps(row)))
+
+    monkeypatch.setattr(repeated_lines, "over_shards", one_by_one)
+    uri, _ = cleaned(root, rows)
+    manifest = Manifest("clean", "c", {"minhash": MINHASH.model_dump()}, {})
+    context = StageContext("lines", SilentProgress(), root, root, parts_directory=str(root / "lines-parts"))
+    config = RepeatedLinesConfig(parts="clean", **settings)
+    return repeated_lines.run(config, {"parts": Artifact(uri, manifest)}, str(root / "lines"), context), tasks
+
+
+def test_lines_of_the_corpus_and_of_sites_are_counted_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"text": f"{prose(n)}\n{NOTICE}", "url": f"http://{'ab'[n % 2]}.org/{n}"} for n in range(6)]
+    result, _ = run_here(tmp_path, rows, monkeypatch, min_documents=6, min_site_documents=3)
+    assert (result.metrics["repeated_lines"], result.metrics["repeated_lines_of_sites"]) == (1, 2)
+    assert result.metrics["cut_lines"] == 6
+    found = [(row["documents"], row["within"], row["text"]) for row in result.metrics["most_repeated"]]
+    assert found == [(6, "corpus", NOTICE), (3, "site", NOTICE), (3, "site", NOTICE)]
+
+
+def test_a_worker_can_take_a_task_before_it_knows_where_kernels_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, tasks = run_here(tmp_path, [{"text": prose(1)}], monkeypatch)
+    assert len(tasks) == 3
+    script = "import pickle, sys; pickle.load(open(sys.argv[1], 'rb')); sys.exit('numba' in sys.modules)"
+    (tmp_path / "tasks").write_bytes(pickle.dumps(tasks))
+    assert subprocess.run([sys.executable, "-c", script, str(tmp_path / "tasks")], check=False).returncode == 0
+
+
+def test_listed_keys_are_found_among_those_of_a_part_by_slices() -> None:
+    rng = np.random.default_rng(0)
+    own = np.unique(rng.integers(1, 1000, 300, np.uint64))
+    for listed in (own[:0], own[3:4], np.arange(200, 300, dtype=np.uint64), np.arange(900, 1100, dtype=np.uint64)):
+        assert listed_among(own, listed).tolist() == np.intersect1d(own, listed).tolist()
 
 
 def test_settings_that_repeat_nothing_are_refused() -> None:
