@@ -7,7 +7,7 @@ artifact's shard table leads to everything that is told here.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -178,12 +178,14 @@ def _contamination(found: Sequence[Chain]) -> dict[str, Any] | None:
     places: dict[tuple[str, int], set[tuple[str, int]]] = {}
     for uri, shard in _some_shards(found):
         for row in read_contamination(uri, shard).to_pylist():
-            key = (row["evaluation_file"].rsplit("/", 1)[-1], row["evaluation_line"])
+            key = (row["evaluation_file"], row["evaluation_line"])
             items.setdefault(
                 key, {"file": key[0], "line": key[1], "passage": row["passage"], "url": row["url"] or row["uri"]}
             )
             places.setdefault(key, set()).add((row["uri"], row["offset"]))
-    rows = [{**item, "documents": len(places[key])} for key, item in items.items()]
+    passages = _sum(chain[0].manifest.metrics.get("contamination", {}) for chain in found)
+    names = _short_names({*passages, *(file for file, _ in items)})
+    rows = [{**item, "file": names[item["file"]], "documents": len(places[key])} for key, item in items.items()]
     rows.sort(key=lambda row: (-row["documents"], row["file"], row["line"]))
     outcomes = {
         "left as they are"
@@ -194,7 +196,8 @@ def _contamination(found: Sequence[Chain]) -> dict[str, Any] | None:
     }
     return {
         "outcome": " or ".join(sorted(outcomes)),
-        "passages": _sum(chain[0].manifest.metrics.get("contamination", {}) for chain in found),
+        "passages": {names[file]: count for file, count in passages.items()},
+        "sampled": any(len(read_shard_table(chain[-1].uri)) > SHARDS_FOR_EXAMPLES for chain in found),
         "documents": len(set().union(*places.values())) if places else 0,
         "dropped": sum(chain[0].manifest.metrics["dropped"].get("contaminated", 0) for chain in found),
         "num_items": len(rows),
@@ -202,10 +205,25 @@ def _contamination(found: Sequence[Chain]) -> dict[str, Any] | None:
     }
 
 
+def _short_names(uris: Set[str]) -> dict[str, str]:
+    """The shortest end of each path that no other has."""
+
+    def end(uri: str, num_components: int) -> str:
+        return "/".join(uri.split("/")[-num_components:])
+
+    names = {}
+    for uri in uris:
+        lengths = range(1, uri.count("/") + 2)
+        unique = (n for n in lengths if all(end(other, n) != end(uri, n) for other in uris if other != uri))
+        names[uri] = end(uri, next(unique, len(lengths)))
+    return names
+
+
 def _repeated(artifact: Artifact) -> dict[str, Any]:
     metrics = artifact.manifest.metrics
     return {
         **{name: metrics[name] for name in ("repeated_lines", "lines", "cut_lines", "cut_documents", "documents")},
+        "repeated_lines_of_sites": metrics.get("repeated_lines_of_sites", 0),  # not in what earlier versions made
         "dropped": sum(metrics["dropped"].values()),
         "annotated": artifact.manifest.config.get("mode") == "annotate",
         "most": metrics["most_repeated"][:MAX_REPEATED],

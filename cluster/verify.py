@@ -14,9 +14,10 @@ from cluster.contracts import storage
 from cluster.contracts.artifacts import FILE_LIST, MANIFEST, Artifact, open_artifact
 from cluster.contracts.commit import WrittenFile, check_content
 from cluster.contracts.errors import CorruptArtifact, InputError, StorageError
-from cluster.contracts.retry import Backoff, is_passing, with_patience
+from cluster.contracts.retry import is_passing, with_patience
 from cluster.contracts.tokens import INDEX, list_token_index, shard_uris
 from cluster.runs import read_run
+from dataprep.documents import SHARD_TABLE, read_shard_table
 
 _READERS = 8  # files read at a time; hashing leaves the interpreter's lock alone
 
@@ -45,7 +46,8 @@ def artifacts_of(target: str, storage_uri: str) -> dict[str, Artifact]:
 def expected_files(artifacts: Mapping[str, Artifact]) -> tuple[dict[str, WrittenFile], list[BadFile]]:
     """What should be where, by URI, and the lists that can't be read themselves.
 
-    A mixture's own file is an index; the shards it names, which are other artifacts', count as its files.
+    Where an artifact's own file is a table of others', those count as its files: the shards that a mixture's index
+    names; the documents, signatures and so on of a shard table, which lie in parts that artifacts share.
     """
     files: dict[str, WrittenFile] = {}
     unlisted = []
@@ -57,13 +59,17 @@ def expected_files(artifacts: Mapping[str, Artifact]) -> tuple[dict[str, Written
                 entries = list_token_index(artifact.uri)
                 for uri, entry in zip(shard_uris(artifact.uri, entries), entries, strict=True):
                     files.setdefault(uri, entry.file)
+            if storage.exists(artifact.path(SHARD_TABLE)):
+                for shard in read_shard_table(artifact.uri):
+                    parts = storage.absolute_uri(shard.parts, base=artifact.uri)
+                    files.update((storage.join(parts, file.name), file) for file in shard.part_files())
         except (FileNotFoundError, OSError, ValueError, StorageError, InputError) as error:
             unlisted.append(BadFile(artifact.path(FILE_LIST), f"the list of files can't be read: {error}"))
     return files, unlisted
 
 
 def bad_files(files: Mapping[str, WrittenFile], on_bytes: Callable[[int], None]) -> Iterator[BadFile]:
-    """Every file of another size or content than listed, as it is found. `on_bytes` hears of what is read."""
+    """Every file of another size or content than listed, as it is found. `on_bytes` hears of what is read, once."""
     lock = threading.Lock()
 
     def read(count: int) -> None:
@@ -73,12 +79,27 @@ def bad_files(files: Mapping[str, WrittenFile], on_bytes: Callable[[int], None])
     def check(uri: str) -> BadFile | None:
         directory = uri.rpartition("/")[0]
         name = WrittenFile(uri.rpartition("/")[2], files[uri].size, files[uri].sha256)
+        furthest = 0
+
+        def attempt() -> None:
+            position = 0
+
+            def read_more(count: int) -> None:
+                nonlocal position, furthest
+                position += count
+                if position > furthest:
+                    read(position - furthest)
+                    furthest = position
+
+            check_content(directory, name, on_bytes=read_more)
+
         try:
-            with_patience(lambda: check_content(directory, name, on_bytes=read), Backoff())
+            attempt() if storage.is_local(uri) else with_patience(attempt, storage.PATIENCE)
         except CorruptArtifact as error:
             return BadFile(uri, str(error).removeprefix(uri).strip())
         except Exception as error:
-            return BadFile(uri, f"can't be read{', after several attempts' if is_passing(error) else ''}: {error}")
+            tried_again = not storage.is_local(uri) and is_passing(error)
+            return BadFile(uri, f"can't be read{', after several attempts' if tried_again else ''}: {error}")
         return None
 
     with ThreadPoolExecutor(_READERS, "verify") as readers:

@@ -65,7 +65,7 @@ class Tally:
     languages_seen: Counter[str] = field(default_factory=Counter)  # of all texts
     pii: Counter[str] = field(default_factory=Counter)  # kind -> placeholders, in the kept
     pii_documents: int = 0  # with any
-    contamination: Counter[str] = field(default_factory=Counter)  # evaluation file -> passages found
+    contamination: Counter[str] = field(default_factory=Counter)  # evaluation file's URI -> passages found
 
     def figures(self) -> dict[str, Any]:
         """The counts as plain values."""
@@ -217,7 +217,7 @@ def _write_contamination(
         for passage in passages
     ]
     tables["contamination"].write_table(pa.Table.from_pylist(rows, schema=CONTAMINATION_SCHEMA))
-    tally.contamination.update(passage.source.file.rsplit("/", 1)[-1] for passage in passages)
+    tally.contamination.update(passage.source.file for passage in passages)
 
 
 def _places(places: Sequence[Provenance]) -> dict[str, list[Any]]:

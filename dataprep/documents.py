@@ -124,6 +124,11 @@ class Shard:
         fields: dict[str, Any] = {k: WrittenFile(**v) if k in _FILE_ROLES and v else v for k, v in row.items()}
         return cls(**fields)
 
+    def part_files(self) -> list[WrittenFile]:
+        """The files in `parts`."""
+        files = (self.documents, self.signatures, self.dropped, self.quarantined, self.contamination)
+        return [file for file in files if file is not None]
+
 
 _FILE_ROLES = ("documents", "signatures", "dropped", "quarantined", "removals", "contamination")
 _FILE_TYPE = pa.struct([("name", pa.string()), ("size", pa.int64()), ("sha256", pa.string())])
@@ -147,7 +152,7 @@ def write_shard_table(artifact: str, shards: Sequence[Shard]) -> WrittenFile:
 
 
 def read_shard_table(artifact: str) -> list[Shard]:
-    """The shards of a clean or dedupe artifact, by number. Raises `InputError` where it is neither."""
+    """The shards of an artifact of documents, by number. Raises `InputError` where it is none."""
     try:
         rows = storage.read_table(storage.join(artifact, SHARD_TABLE)).to_pylist()
     except FileNotFoundError as error:
@@ -182,8 +187,7 @@ def read_signatures(artifact: str, shard: Shard, columns: Sequence[str]) -> pa.T
 def read_columns(artifact: str, shard: Shard, columns: Sequence[str]) -> pa.Table:
     """Some columns of a shard's documents, all rows. Raises `InputError` naming one that is not there."""
     directory = absolute_uri(shard.parts, base=artifact)
-    filesystem, path = storage.locate(check_size(directory, shard.documents))
-    names = pq.read_schema(path, filesystem=filesystem).names
+    names = storage.read_schema(check_size(directory, shard.documents)).names
     if missing := [column for column in columns if column not in names]:
         raise InputError(f"{directory}/{shard.documents.name} has no column {missing[0]!r}; it has {', '.join(names)}")
     return _read(directory, shard.documents, columns)

@@ -1,8 +1,8 @@
 """Lines that say the same have the same key: the pure core of cutting boilerplate across a corpus.
 
 A line is its terms (`dataprep.terms`): runs of letters and numbers in lower case, without accents and punctuation, each
-number as "0". This is CCNet's normal form of a paragraph (Wenzek et al. 2019, arXiv:1911.00359, section 3.1), but
-that a number is one "0" instead of one for each digit. A key is a 64-bit hash of it.
+number as "0". CCNet's normal form of a paragraph (Wenzek et al. 2019, arXiv:1911.00359, section 3.1) is close to it:
+there each digit is a "0", punctuation is deleted instead of parting words. A key is a 64-bit hash of it.
 
 Shape letters: D documents, L lines of them, S spans that stay, B bytes.
 """
@@ -45,6 +45,15 @@ def is_among(keys_L: npt.NDArray[np.uint64], listed: npt.NDArray[np.uint64]) -> 
         return np.zeros(len(keys_L), bool)
     places = np.minimum(np.searchsorted(listed, keys_L), len(listed) - 1)
     return (listed[places] == keys_L) & (keys_L != NO_KEY)
+
+
+def listed_among(own: npt.NDArray[np.uint64], listed: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Those of `own` that are in `listed`, both sorted. Only what lies between the ends of `listed` is looked up."""
+    if len(listed) == 0:
+        return own[:0]
+    begin, end = np.searchsorted(own, listed[0]), np.searchsorted(own, listed[-1], side="right")
+    within = own[begin:end]
+    return within[is_among(within, listed)]
 
 
 def without_lines(column: TextColumn, cut_L: npt.NDArray[np.bool_]) -> KeptSpans:

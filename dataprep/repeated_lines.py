@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,16 +27,15 @@ from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.commit import CommittedPart, WrittenFile, check_size, commit_part, committed_part
 from cluster.contracts.errors import StageFailed
+from cluster.contracts.retry import patient_as_here
 from dataprep.config import MinHashSettings, RepeatedLinesConfig
 from dataprep.documents import Shard, read_shard_table, rebase, write_shard_table
 from dataprep.over_shards import Pace, ShardTask, keep_compiled_kernels, over_shards
 
-if TYPE_CHECKING:
-    from dataprep.line_counts import Thresholds
-
 # Kernels are imported in the functions that tasks run, after `prepare_worker` has said where they are kept compiled.
+# Arguments are unpickled before, so nothing of the kernels' modules is among them.
 
-_ROWS_PER_RANGE = 4_000_000  # counts of lines: 68 MB, and three times as much while they are sorted
+_ROWS_PER_RANGE = 1_500_000  # counts of lines: 68 MB, and three times as much while they are sorted
 _READER_THREADS = 16
 _LISTED_AT_ONCE = 1 << 20  # repeated lines a task holds
 _EXAMPLES = 50  # of the most repeated lines, in the metrics
@@ -57,7 +56,8 @@ def run(config: RepeatedLinesConfig, inputs: Mapping[str, Artifact], output: str
     to_count = {_count_key(shard): row for shard, row in largest_first}
     _over(to_count, counts, partial(_count, output=output, counts=counts, config=config), config, context)
     listed = _find_repeated(shards, counts, lists, config, context)
-    context.progress.note(f"cutting {sum(part.metrics['lines'] for part in listed):,} repeated lines")
+    num_listed = sum(part.metrics["lines"] + part.metrics["lines_of_sites"] for part in listed)
+    context.progress.note(f"cutting {num_listed:,} repeated lines")
     task = partial(
         _rewrite, output=output, counts=counts, lists=lists, names=[part.key for part in listed], chosen=chosen,
         parts=context.parts_directory, config=config, minhash=minhash,
@@ -71,6 +71,7 @@ def run(config: RepeatedLinesConfig, inputs: Mapping[str, Artifact], output: str
     ]
     metrics = _metrics([part.metrics for part in parts]) | {
         "repeated_lines": sum(part.metrics["lines"] for part in listed),
+        "repeated_lines_of_sites": sum(part.metrics["lines_of_sites"] for part in listed),
         "most_repeated": _most_repeated(listed, lists, parts, context.parts_directory),
         "minhash": minhash.model_dump(mode="json"),
     }
@@ -86,6 +87,8 @@ def _over(
     task: ShardTask,
     config: RepeatedLinesConfig,
     context: StageContext,
+    *,
+    unit: str = "shards",
 ) -> None:
     """Run `task` on the descriptions of the units that `directory` does not have yet."""
     todo = [row for key, row in units.items() if committed_part(directory, key) is None]
@@ -97,6 +100,7 @@ def _over(
         progress=context.progress,
         before=Pace(len(units) - len(todo), 0),
         log_directory=context.log_directory,
+        unit=unit,
     )
 
 
@@ -106,9 +110,9 @@ def _count_key(shard: Shard) -> str:
 
 
 def _source_key(shard: Shard) -> str:
-    """All that a part is made from."""
-    files = (shard.documents, shard.dropped, shard.quarantined, shard.contamination)
-    return hashlib.sha256(" ".join(file.sha256 if file else "-" for file in files).encode()).hexdigest()[:32]
+    """All that a part is made from; the old signatures stand for the settings of the new ones."""
+    files = " ".join(file.sha256 for file in shard.part_files())
+    return hashlib.sha256(files.encode()).hexdigest()[:32]
 
 
 def _count(row: dict[str, Any], *, output: str, counts: str, config: RepeatedLinesConfig) -> int:
@@ -123,12 +127,11 @@ def _find_repeated(
 ) -> list[CommittedPart]:
     """Bring the counts together; the repeated lines of each range of keys are one unit of `lists`."""
     from dataprep.line_counts import key_ranges
-    from dataprep.repeated_lines_part import thresholds
 
     keys = sorted({_count_key(shard) for shard in shards})
     context.progress.note("adding up the counts")
     with ThreadPoolExecutor(_READER_THREADS) as pool:
-        num_rows = sum(pool.map(lambda key: _counted(counts, key).metrics["rows"], keys))
+        num_rows = sum(pool.map(patient_as_here(lambda key: _counted(counts, key).metrics["rows"]), keys))
     ranges = {
         _range_name(number): {
             "uri": f"lines {first:016x} to {last:016x}",
@@ -138,9 +141,9 @@ def _find_repeated(
         }
         for number, (first, last) in enumerate(key_ranges(num_rows, rows_per_range=_ROWS_PER_RANGE))
     }
-    enough = thresholds(config, num_documents=sum(shard.num_documents for shard in shards))
-    task = partial(_add_up, counts=counts, keys=keys, lists=lists, enough=enough)
-    _over(ranges, lists, task, config, context)
+    num_documents = sum(shard.num_documents for shard in shards)
+    task = partial(_add_up, counts=counts, keys=keys, lists=lists, config=config, num_documents=num_documents)
+    _over(ranges, lists, task, config, context, unit="ranges of lines")
     parts = [committed_part(lists, name) for name in ranges]
     return [part for part in parts if part is not None]
 
@@ -149,9 +152,18 @@ def _range_name(number: int) -> str:
     return f"range-{number:05d}"
 
 
-def _add_up(row: dict[str, Any], *, counts: str, keys: Sequence[str], lists: str, enough: Thresholds) -> int:
+def _add_up(
+    row: dict[str, Any],
+    *,
+    counts: str,
+    keys: Sequence[str],
+    lists: str,
+    config: RepeatedLinesConfig,
+    num_documents: int,
+) -> int:
     """Find the repeated lines in one range of keys, in the counts of all parts."""
-    from dataprep.line_counts import COUNT_SCHEMA, repeated
+    from dataprep.line_counts import COUNT_SCHEMA, SITE, repeated
+    from dataprep.repeated_lines_part import thresholds
 
     within = [("line", ">=", np.uint64(row["first"])), ("line", "<=", np.uint64(row["last"]))]
 
@@ -159,12 +171,13 @@ def _add_up(row: dict[str, Any], *, counts: str, keys: Sequence[str], lists: str
         return _read(counts, _counted(counts, key).files["counts"], filters=within)
 
     with ThreadPoolExecutor(_READER_THREADS) as pool:
-        rows = pa.concat_tables([COUNT_SCHEMA.empty_table(), *pool.map(read, keys)])
-    found = repeated(rows, enough)
+        rows = pa.concat_tables([COUNT_SCHEMA.empty_table(), *pool.map(patient_as_here(read), keys)])
+    found = repeated(rows, thresholds(config, num_documents=num_documents))
     with commit_part(lists, _range_name(row["number"])) as unit:
         with unit.open("lines", "lines.parquet") as sink:
             pq.write_table(found, sink, compression="zstd")
-        unit.metrics["lines"] = found.num_rows
+        of_sites = pc.sum(pc.equal(found.column("scope"), SITE)).as_py() or 0
+        unit.metrics.update(lines=found.num_rows - of_sites, lines_of_sites=of_sites)
     return 0
 
 
@@ -187,13 +200,14 @@ def _rewrite(
     minhash: MinHashSettings,
 ) -> int:
     """Write a shard's part, unless it is there with the same lines cut; then note which part it is."""
+    from dataprep.line_keys import listed_among
     from dataprep.repeated_lines_part import rewrite_part
 
     shard = Shard.from_row(row)
     own = np.unique(
         _read(counts, _counted(counts, _count_key(shard)).files["counts"], columns=["line"]).column("line").to_numpy()
     )
-    hits = np.concatenate([np.empty(0, np.uint64), *(own[np.isin(own, listed)] for listed in _listed(lists, names))])
+    hits = np.concatenate([np.empty(0, np.uint64), *(listed_among(own, some) for some in _listed(lists, names))])
     hits.sort()
     key = f"{_source_key(shard)}-{hashlib.sha256(hits.tobytes()).hexdigest()[:16]}"
     if committed_part(parts, key) is None:
@@ -204,7 +218,7 @@ def _rewrite(
 
 
 def _listed(lists: str, names: Sequence[str]) -> Iterator[npt.NDArray[np.uint64]]:
-    """The keys of the repeated lines, some at a time."""
+    """The keys of the repeated lines, some at a time, each time ascending."""
     for name in names:
         part = committed_part(lists, name)
         assert part is not None
@@ -254,8 +268,7 @@ def _most_repeated(
 
 
 def _read(directory: str, file: WrittenFile, **options: Any) -> pa.Table:
-    filesystem, path = storage.locate(check_size(directory, file))
-    return pq.read_table(path, filesystem=filesystem, **options)
+    return storage.read_table(check_size(directory, file), **options)
 
 
 def _metrics(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -33,9 +33,8 @@ from dataprep.documents import (
     read_dropped,
     read_quarantined,
 )
-from dataprep.line_counts import CORPUS, COUNT_SCHEMA, SITE, LineCounter, Thresholds
+from dataprep.line_counts import CORPUS, COUNT_SCHEMA, SITE, LineCounter, Thresholds, copy_keys
 from dataprep.line_keys import NO_KEY, is_among, line_keys, site_hashes, site_keys, sums_D, without_lines
-from dataprep.minhash import signatures
 from dataprep.part_tables import open_tables
 from dataprep.sources.code_languages import CODE_LANGUAGES
 from dataprep.text_column import TextColumn
@@ -51,7 +50,7 @@ CUT_SCHEMA = pa.schema(
         ("text", pa.string()),  # its first characters, as the first of them has it
     ]
 )
-_COUNT_ROW_GROUP = 1 << 18  # rows; what a range of keys reads beyond itself at most
+_COUNT_ROW_GROUP = 1 << 14  # rows; what a range of keys reads beyond itself at most
 
 
 def thresholds(config: RepeatedLinesConfig, *, num_documents: int = 0) -> Thresholds:
@@ -62,13 +61,12 @@ def thresholds(config: RepeatedLinesConfig, *, num_documents: int = 0) -> Thresh
 
 def count_part(artifact: str, shard: Shard, *, counts: str, key: str, config: RepeatedLinesConfig) -> int:
     """Count the lines of a shard's documents and commit the table as unit `key` of `counts`; returns its rows."""
-    counter = LineCounter()
+    counter = LineCounter(most_copies=thresholds(config).most_copies)
     for documents in _row_groups(artifact, shard, ["text", "url", "language"]):
         column = TextColumn(documents.column("text"))
         keys = keys_of_lines(column, documents, config)
-        copies_D = signatures(column.terms, num_hashes=1)[:, 0]
-        counter.add(keys, _documents_of_lines(column), copies_D)
-    table = counter.table(most_copies=thresholds(config).most_copies)
+        counter.add(keys, _documents_of_lines(column), copy_keys(column.terms))
+    table = counter.table()
     with commit_part(counts, key) as part:
         with part.open("counts", "counts.parquet") as sink, pq.ParquetWriter(sink, COUNT_SCHEMA) as writer:
             writer.write_table(table, row_group_size=_COUNT_ROW_GROUP)
@@ -243,8 +241,7 @@ def _fractions(part_D: npt.NDArray[np.int64], whole_D: npt.NDArray[np.int64]) ->
 
 
 def _document_schema(artifact: str, shard: Shard, config: RepeatedLinesConfig) -> pa.Schema:
-    filesystem, path = storage.locate(check_size(absolute_uri(shard.parts, base=artifact), shard.documents))
-    schema = pq.read_schema(path, filesystem=filesystem)
+    schema = storage.read_schema(check_size(absolute_uri(shard.parts, base=artifact), shard.documents))
     return schema.append(pa.field(SCORES, SCORE_TYPE)) if config.mode == "annotate" else schema
 
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from cluster.contracts import storage
+from cluster.contracts.retry import patient_as_here
 
 ROW_BYTES = 32  # of a task on a cell: key, member and two arrays to sort by; 8 more for each word
 _READER_THREADS = 16  # of remote files
@@ -78,7 +79,7 @@ def read_cell(uris: Sequence[str], cell: int) -> KeyedRows:
         batches = [read(uri) for uri in uris]
     else:
         with ThreadPoolExecutor(_READER_THREADS) as pool:
-            batches = list(pool.map(read, uris))
+            batches = list(pool.map(patient_as_here(read), uris))
     found = pa.Table.from_batches(batches)
     words = [found.column(name).to_numpy() for name in found.column_names[2:]]
     num_rows = found.num_rows

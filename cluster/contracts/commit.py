@@ -22,6 +22,7 @@ from typing import Any, BinaryIO, cast
 
 from cluster.contracts import storage
 from cluster.contracts.errors import CorruptArtifact
+from cluster.contracts.retry import patient_as_here
 
 MARKERS = "_committed"
 _READER_THREADS = 16  # of markers on a remote store
@@ -140,7 +141,7 @@ def committed_parts(directory: str) -> dict[str, CommittedPart]:
         contents = [storage.read_bytes(uri) for uri in markers]
     else:
         with ThreadPoolExecutor(_READER_THREADS) as pool:
-            contents = list(pool.map(storage.read_bytes, markers))
+            contents = list(pool.map(patient_as_here(storage.read_bytes), markers))
     return {key: _parse_marker(key, content) for key, content in sorted(zip(keys, contents, strict=True))}
 
 

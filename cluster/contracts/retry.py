@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
+import re
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -12,11 +13,15 @@ from typing import TypeVar
 
 from cluster.contracts.errors import CorruptArtifact, StorageError
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 _waited_for: ContextVar[bool] = ContextVar("_waited_for", default=False)  # a caller of this one tries again already
 
 _LASTING_ERRORS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+_LASTING_ANSWERS = re.compile(
+    r"AWS Error (?:ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH)\b"
+)
 _LASTING_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG})
 
 
@@ -35,7 +40,9 @@ class Backoff:
 
 
 def is_passing(error: Exception) -> bool:
-    """Whether an error may go away by itself: the store's, and neither a missing file, a full disk nor a bad URI."""
+    """Whether an error may pass by itself: the store's, but no missing file, refused access, full disk or bad URI."""
+    if _LASTING_ANSWERS.search(str(error)):
+        return False
     if isinstance(error, OSError):
         return not isinstance(error, _LASTING_ERRORS) and error.errno not in _LASTING_ERRNOS
     if isinstance(error, CorruptArtifact) or isinstance(error.__cause__, ValueError):
@@ -48,7 +55,7 @@ def with_patience(operation: Callable[[], T], backoff: Backoff, *, asked: str | 
 
     Raises what its last attempt raised, or, where the caller says what it `asked` of a store ("list s3://b/x"), a
     `StorageError` with that in it. Inside another patient operation it is tried once: the outer one waits, so that
-    attempts don't multiply. (Threads that the outer one starts don't know of it.)
+    attempts don't multiply; threads that the outer one starts only know of it by `patient_as_here`.
     """
     if _waited_for.get():
         return operation()
@@ -57,6 +64,20 @@ def with_patience(operation: Callable[[], T], backoff: Backoff, *, asked: str | 
         return _tried_again(operation, backoff, asked)
     finally:
         _waited_for.reset(token)
+
+
+def patient_as_here(function: Callable[[A], T]) -> Callable[[A], T]:
+    """`function` for threads: inside a patient operation they try once too, since the operation is tried again."""
+    waited_for = _waited_for.get()
+
+    def call(argument: A) -> T:
+        token = _waited_for.set(waited_for)
+        try:
+            return function(argument)
+        finally:
+            _waited_for.reset(token)
+
+    return call
 
 
 def _tried_again(operation: Callable[[], T], backoff: Backoff, asked: str | None) -> T:

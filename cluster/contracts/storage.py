@@ -18,13 +18,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from cluster.contracts.errors import InputError, StorageError
+from cluster.contracts.errors import CorruptArtifact, InputError, StorageError
 from cluster.contracts.retry import Backoff, with_patience
 
 P = ParamSpec("P")
@@ -137,18 +137,24 @@ def file_sizes(uris: Sequence[str]) -> list[int | None]:
     for number, uri in enumerate(uris):
         by_store.setdefault("" if is_local(uri) else "/".join(uri.split("/")[:3]), []).append(number)
     sizes: list[int | None] = [None] * len(uris)
-    for store, numbers in by_store.items():
-        filesystem, first = locate(uris[numbers[0]])
-        if not store:
-            paths = [os.path.abspath(uris[number].removeprefix("file://")) for number in numbers]
-        elif first == uris[numbers[0]].partition("://")[2]:  # s3, gs: finding the bucket's region is a request
-            paths = [uris[number].partition("://")[2] for number in numbers]
-        else:
-            paths = [locate(uris[number])[1] for number in numbers]
-        for number, info in zip(numbers, filesystem.get_file_info(paths), strict=True):
-            if info.type == pafs.FileType.File:
-                sizes[number] = info.size
+    for numbers in by_store.values():
+        of_store = [uris[number] for number in numbers]
+        for number, size in zip(numbers, _sizes_in_store(of_store[0], of_store), strict=True):
+            sizes[number] = size
     return sizes
+
+
+@_patient("look for")
+def _sizes_in_store(first_uri: str, uris: Sequence[str]) -> list[int | None]:
+    filesystem, first = locate(first_uri)
+    if is_local(first_uri):
+        paths = [os.path.abspath(uri.removeprefix("file://")) for uri in uris]
+    elif first == first_uri.partition("://")[2]:  # s3, gs: finding the bucket's region is a request
+        paths = [uri.partition("://")[2] for uri in uris]
+    else:
+        paths = [locate(uri)[1] for uri in uris]
+    found = filesystem.get_file_info(paths)
+    return [info.size if info.type == pafs.FileType.File else None for info in found]
 
 
 @_patient("list")
@@ -242,12 +248,29 @@ def read_bytes(uri: str) -> bytes:
 
 
 @_patient("read")
-def read_table(uri: str, *, columns: Sequence[str] | None = None) -> pa.Table:
-    """A Parquet file, or some of its columns. Raises `FileNotFoundError`."""
+def read_table(uri: str, *, columns: Sequence[str] | None = None, filters: Any = None) -> pa.Table:
+    """A Parquet file, or some of its columns, or the rows that `filters` (as pyarrow's) leave.
+
+    Raises `FileNotFoundError`, and `CorruptArtifact` for columns that are not there.
+    """
     filesystem, path = locate(uri)
-    # Not `pq.read_table`, which loads the dataset library first: a third of a second.
     with pq.ParquetFile(path, filesystem=filesystem) as file:
-        return file.read(columns=None if columns is None else list(columns))
+        names = file.schema_arrow.names
+        if missing := [column for column in columns or () if column not in names]:
+            raise CorruptArtifact(f"{uri} has no column {', '.join(missing)}; it has {', '.join(names)}")
+        if filters is None:
+            return file.read(columns=None if columns is None else list(columns))
+    # Loads the dataset library first, which takes a third of a second.
+    return pq.read_table(
+        path, filesystem=filesystem, columns=None if columns is None else list(columns), filters=filters
+    )
+
+
+@_patient("read")
+def read_schema(uri: str) -> pa.Schema:
+    """The schema of a Parquet file. Raises `FileNotFoundError`."""
+    filesystem, path = locate(uri)
+    return pq.read_schema(path, filesystem=filesystem)
 
 
 @_patient("write")

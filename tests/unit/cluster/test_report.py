@@ -12,7 +12,7 @@ from cluster.contracts.artifacts import Artifact, Manifest, write_manifest
 from cluster.contracts.commit import WrittenFile
 from cluster.contracts.errors import StageFailed
 from cluster.contracts.records import QUARANTINE_SCHEMA
-from cluster.document_report import balance, chains, document_section, length_classes
+from cluster.document_report import SHARDS_FOR_EXAMPLES, balance, chains, document_section, length_classes
 from cluster.report import write_report
 from cluster.runs import RunRecord, RunStage, read_run, write_run
 from dataprep.documents import (
@@ -81,7 +81,7 @@ def _run(root: Path, read: int = 10) -> RunRecord:
                 "quarantined": 1,
                 "quarantine_reasons": {"bad_json": 1},
                 "languages_seen": {"en": 6, "de": 3},
-                "contamination": {"gsm.jsonl": 3},
+                "contamination": {"/data/gsm.jsonl": 3},
             },
             {"decontamination": {"mode": "filter", "action": "cut"}},
         ),
@@ -156,6 +156,7 @@ def test_what_was_hit_of_evaluation_sets_and_how_long_documents_are_is_told(tmp_
     assert section["contamination"] == {
         "outcome": "cut out",
         "passages": {"gsm.jsonl": 3},
+        "sampled": False,
         "documents": 2,
         "dropped": 0,
         "num_items": 1,
@@ -167,6 +168,38 @@ def test_what_was_hit_of_evaluation_sets_and_how_long_documents_are_is_told(tmp_
     }  # fmt: skip
     assert not sampled
     assert "<b>Ann" not in Path(write_report(_run(tmp_path))).read_text()
+
+
+def test_passages_of_parts_that_are_not_read_and_of_files_of_one_name_are_told(tmp_path: Path) -> None:
+    record = _run(tmp_path)
+    clean = record.artifacts()["clean"]
+    (shard,) = read_shard_table(clean.uri)
+    rows = [
+        {"uri": "a", "offset": 1, "evaluation_file": f"/e/{name}/test.jsonl", "evaluation_line": 3, "passage": name}
+        for name in ("gsm", "mmlu")
+    ]
+    hits = write_table(clean.uri, "hits.parquet", pa.Table.from_pylist(rows, schema=CONTAMINATION_SCHEMA))
+    empty = write_table(clean.uri, "empty.parquet", CONTAMINATION_SCHEMA.empty_table())
+    passages = {"/e/gsm/test.jsonl": 1, "/e/mmlu/test.jsonl": 1}
+    manifest = replace(clean.manifest, metrics={**clean.manifest.metrics, "contamination": passages})
+    chain = {"clean": replace(clean, manifest=manifest)}
+    shards = [replace(shard, number=n, contamination=empty) for n in range(SHARDS_FOR_EXAMPLES)]
+
+    write_shard_table(clean.uri, [replace(shard, contamination=hits)])
+    section = document_section(chain, balance({}))
+    assert section is not None
+    assert section["contamination"]["passages"] == {"gsm/test.jsonl": 1, "mmlu/test.jsonl": 1}
+    assert [row["file"] for row in section["contamination"]["items"]] == ["gsm/test.jsonl", "mmlu/test.jsonl"]
+
+    write_shard_table(clean.uri, [*shards, replace(shard, number=len(shards), contamination=hits)])
+    write_shard_table(record.artifacts()["dedupe"].uri, shards)
+    section = document_section(chain, balance({}))
+    assert section is not None
+    assert (section["contamination"]["num_items"], section["contamination"]["sampled"]) == (0, True)
+    write_manifest(clean.uri, manifest, [])
+    page = Path(write_report(record)).read_text()
+    assert "No passage" not in page
+    assert "None\nin the first parts, but some in others" in page
 
 
 def test_a_chain_follows_the_documents_and_repeated_lines_are_in_the_balance(tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
 """Back-off: passing errors are waited out, lasting ones come at once, and waits grow and differ."""
 
 import errno
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from cluster.contracts.errors import CorruptArtifact, InputError, StorageError
-from cluster.contracts.retry import Backoff, with_patience
+from cluster.contracts.retry import Backoff, patient_as_here, with_patience
 
 QUICK = Backoff(attempts=4, first_wait_s=0.001)
 
@@ -50,11 +51,27 @@ def test_attempts_do_not_multiply_where_one_patient_operation_calls_another() ->
     assert with_patience(Store(OSError("once")), QUICK) == "content", "and the next one is patient again"
 
 
+def test_attempts_do_not_multiply_in_threads_of_a_patient_operation() -> None:
+    store = Store(*[OSError(f"{n}") for n in range(100)])
+
+    def in_a_thread() -> list[str]:
+        with ThreadPoolExecutor(1) as pool:
+            return list(pool.map(patient_as_here(lambda _: with_patience(store, QUICK)), [0]))
+
+    with pytest.raises(OSError, match="3"):
+        with_patience(in_a_thread, QUICK)
+    assert store.calls == 4
+    store = Store(OSError("once"))
+    assert in_a_thread() == ["content"], "elsewhere a thread is patient by itself"
+
+
 @pytest.mark.parametrize(
     "error",
     [
         FileNotFoundError(),
         PermissionError(),
+        OSError("When listing objects in bucket 'x': AWS Error ACCESS_DENIED during ListObjectsV2 operation"),
+        StorageError("can't resolve 's3://x': AWS Error NO_SUCH_BUCKET during HeadBucket operation"),
         OSError(errno.ENOSPC, "no space left"),
         CorruptArtifact("x"),
         InputError("x"),

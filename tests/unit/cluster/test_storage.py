@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 import pytest
 
 from cluster.contracts import storage
-from cluster.contracts.errors import InputError
+from cluster.contracts.errors import CorruptArtifact, InputError
+from cluster.contracts.retry import Backoff
 
 
 @pytest.mark.parametrize(
@@ -85,3 +89,25 @@ def test_an_absent_directory_lists_no_files_and_an_absent_file_is_not_found(tmp_
         storage.read_bytes(str(tmp_path / "absent"))
     with pytest.raises(FileNotFoundError):
         storage.stat(str(tmp_path / "absent"))
+
+
+def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": [1, 2], "b": [3, 4]}), tmp_path / "t.parquet")
+    assert storage.read_table(str(tmp_path / "t.parquet"), columns=["b"]).to_pydict() == {"b": [3, 4]}
+    assert storage.read_table(str(tmp_path / "t.parquet"), filters=[("a", ">", 1)]).to_pydict() == {"a": [2], "b": [4]}
+    with pytest.raises(CorruptArtifact, match=r"t\.parquet has no column c, d; it has a, b"):
+        storage.read_table(str(tmp_path / "t.parquet"), columns=["a", "c", "d"])
+
+
+def test_sizes_of_many_files_wait_for_a_remote_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").write_text("four")
+    answers: list[Exception] = [OSError("503 slow down")]
+
+    def locate(uri: str) -> tuple[pafs.FileSystem, str]:
+        if answers:
+            raise answers.pop()
+        return pafs.LocalFileSystem(), uri.removeprefix("far://")
+
+    monkeypatch.setattr(storage, "locate", locate)
+    monkeypatch.setattr(storage, "PATIENCE", Backoff(first_wait_s=0.001))
+    assert storage.file_sizes([f"far://{tmp_path}/a", f"far://{tmp_path}/b"]) == [4, None]

@@ -129,7 +129,7 @@ def test_documents_are_dropped_cut_or_noted_and_the_hits_listed(
     part = committed_part(str(tmp_path / "parts"), "k")
     assert part is not None
     assert part.metrics["dropped"] == dropped
-    assert part.metrics["contamination"] == {"evaluation.jsonl": 2}
+    assert part.metrics["contamination"] == {str(tmp_path / "evaluation.jsonl"): 2}
     documents = pq.read_table(tmp_path / "parts" / part.files["documents"].name).to_pylist()
     assert [document["text"] for document in documents] == kept
     if settings.get("mode") == "annotate":

@@ -1,28 +1,46 @@
 """Lines that many documents share: what makes two lines the same, how they are counted, what is left of a part."""
 
 import json
+import pickle
 import random
 import re
+import subprocess
+import sys
 import unicodedata
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
+from cluster.contracts.artifacts import Artifact, Manifest, StageContext, StageResult
 from cluster.contracts.commit import CommittedPart, committed_part
-from dataprep import signing
+from cluster.contracts.progress import SilentProgress
+from dataprep import line_counts, repeated_lines, signing
 from dataprep.clean_part import clean_part
 from dataprep.config import CleanConfig, MinHashSettings, RepeatedLinesConfig
 from dataprep.documents import Shard, read_shard_table, write_shard_table
-from dataprep.line_counts import CORPUS, COUNT_SCHEMA, SITE, LineCounter, Thresholds, key_ranges, repeated
-from dataprep.line_keys import NO_KEY, is_among, line_keys, without_lines
+from dataprep.line_counts import (
+    CORPUS,
+    COUNT_SCHEMA,
+    NUM_BANDS,
+    SITE,
+    LineCounter,
+    Thresholds,
+    copy_keys,
+    key_ranges,
+    repeated,
+)
+from dataprep.line_keys import NO_KEY, is_among, line_keys, listed_among, without_lines
+from dataprep.repeated_lines import _source_key
 from dataprep.repeated_lines_part import count_part, keys_of_lines, rewrite_part
 from dataprep.sources.shards import whole_file
 from dataprep.text_column import TextColumn
@@ -77,15 +95,20 @@ def test_short_lines_and_lines_without_terms_have_no_key() -> None:
     assert keys("Read more", "-----", "", "Read the rest", min_characters=10) == [0, 0, 0, keys("Read the rest")[0]]
 
 
+def bands(copies: Sequence[int]) -> npt.NDArray[np.uint32]:
+    """[D, B] keys of documents that agree in all bands or in none."""
+    return np.repeat(np.array(copies, np.uint32).reshape(-1, 1), NUM_BANDS, axis=1)
+
+
 def count(documents: Sequence[tuple[Sequence[int], int]], *, most_copies: int, scope: int = CORPUS) -> pa.Table:
     """Of documents given as (keys of lines, copy), in two batches."""
-    counter = LineCounter()
+    counter = LineCounter(most_copies=most_copies)
     half = len(documents) // 2
     for batch in (documents[:half], documents[half:]):
         lines = np.array([line for found, _ in batch for line in found], np.uint64)
         of_lines = np.repeat(np.arange(len(batch)), [len(found) for found, _ in batch])
-        counter.add({scope: lines}, of_lines, np.array([copy for _, copy in batch], np.uint32))
-    return counter.table(most_copies=most_copies)
+        counter.add({scope: lines}, of_lines, bands([copy for _, copy in batch]))
+    return counter.table()
 
 
 def test_counts_of_all_parts_together_are_those_of_a_slow_count() -> None:
@@ -109,6 +132,53 @@ def test_counts_of_all_parts_together_are_those_of_a_slow_count() -> None:
 def test_copies_of_a_document_count_as_one() -> None:
     rows = count([([5], 1)] * 10 + [([6], n) for n in range(3)], most_copies=3)
     assert repeated(rows, Thresholds(3, None)).to_pylist() == [{"line": 6, "scope": CORPUS, "documents": 3}]
+
+
+def near_copies(count: int, *, changed: int, seed: int) -> list[str]:
+    """Pages of 300 words, 15 lines; in each so many words are others."""
+    page = [word for number in range(5) for word in prose(5 * seed + number).split()]
+    pages = []
+    for number in range(count):
+        rng, words = random.Random(f"{seed} {number}"), list(page)
+        for at in rng.sample(range(len(words)), changed):
+            words[at] = "zz" + "".join(rng.choices("abcdefghij", k=8))
+        pages.append("\n".join(" ".join(words[first : first + 20]) for first in range(0, 300, 20)))
+    return pages
+
+
+@pytest.mark.parametrize(("copies", "changed"), [(100, 2), (40, 4), (100, 8)])
+def test_many_near_copies_of_a_page_count_as_few_documents(copies: int, changed: int) -> None:
+    for seed in range(6):
+        keys_DB = copy_keys(column(*near_copies(copies, changed=changed, seed=seed)).terms)
+        counter = LineCounter(most_copies=copies)
+        counter.add({CORPUS: np.full(copies, 5, np.uint64)}, np.arange(copies), keys_DB)
+        assert counter.table().num_rows < 7
+
+
+def test_different_pages_with_a_menu_count_one_by_one() -> None:
+    menu = prose(10**6)[:20]
+    keys_DB = copy_keys(column(*(f"{menu}\n{prose(2 * n)}\n{prose(2 * n + 1)}" for n in range(30))).terms)
+    counter = LineCounter(most_copies=30)
+    counter.add({CORPUS: np.full(30, 5, np.uint64)}, np.arange(30), keys_DB)
+    assert counter.table().num_rows == 30
+
+
+def test_counting_is_the_same_however_often_rows_are_collapsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys_DB = copy_keys(column(*near_copies(100, changed=20, seed=0)).terms)
+    lines = np.random.default_rng(0).integers(1, 5, (100, 3), np.uint64)
+
+    def counted() -> pa.Table:
+        counter = LineCounter(most_copies=50)
+        for first in range(0, 100, 10):
+            some = slice(first, first + 10)
+            counter.add({CORPUS: lines[some].reshape(-1)}, np.repeat(np.arange(10), 3), keys_DB[some])
+        return counter.table()
+
+    at_the_end = counted()
+    monkeypatch.setattr(line_counts, "_COLLAPSE_ROWS", 1)
+    assert counted().equals(at_the_end)
+    assert 4 * 3 < at_the_end.num_rows < 4 * 50
+    assert sum(at_the_end.column("documents").to_pylist()) == sum(len(set(row)) for row in lines.tolist())
 
 
 def test_a_parts_table_has_no_more_rows_of_a_line_than_needed_and_counts_all_its_documents() -> None:
@@ -193,6 +263,13 @@ def cut(
     return part, {role: pq.read_table(root / "out" / file.name).to_pylist() for role, file in part.files.items()}
 
 
+def test_a_part_signed_by_other_settings_is_another_part(tmp_path: Path) -> None:
+    _, shard = cleaned(tmp_path, [{"text": prose(1)}])
+    other = replace(shard, signatures=replace(shard.signatures, sha256="0" * 64))
+    assert _source_key(other) != _source_key(shard)
+    assert _source_key(replace(shard, number=3)) == _source_key(shard)
+
+
 def prose(seed: int) -> str:
     """Three lines of 20 words that no other seed has."""
     rng = random.Random(seed)
@@ -249,6 +326,11 @@ def test_a_page_that_is_there_often_keeps_its_lines(tmp_path: Path) -> None:
     assert {d["text"] for d in tables["documents"]} == {prose(1)}
 
 
+def test_no_page_is_emptied_for_its_many_near_copies(tmp_path: Path) -> None:
+    part, _ = cut(tmp_path, [{"text": text} for text in near_copies(100, changed=2, seed=0)], min_documents=7)
+    assert (part.metrics["kept"], part.metrics["cut_lines"]) == (100, 0)
+
+
 def test_source_code_is_left_alone(tmp_path: Path) -> None:
     texts = column(*(f"import numpy as np\nx = {n}" for n in range(3)))
     table = pa.table({"language": ["python", "en", None], "url": [None] * 3})
@@ -260,6 +342,51 @@ def test_no_key_is_among_none_and_never_listed() -> None:
     some = np.array([0, 3, 9], np.uint64)
     assert is_among(some, np.empty(0, np.uint64)).tolist() == [False] * 3
     assert is_among(some, np.array([NO_KEY, 9], np.uint64)).tolist() == [False, False, True]
+
+
+def run_here(
+    root: Path, rows: Sequence[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, **settings: Any
+) -> tuple[StageResult, list[Callable[[dict[str, Any]], int]]]:
+    """The whole stage, its tasks one after another in this process; and these."""
+    tasks = []
+
+    def one_by_one(task: Callable[[dict[str, Any]], int], todo: Sequence[dict[str, Any]], **_: Any) -> None:
+        tasks.append(task)
+        for row in todo:
+            task(json.loads(json.dumps(row)))
+
+    monkeypatch.setattr(repeated_lines, "over_shards", one_by_one)
+    uri, _ = cleaned(root, rows)
+    manifest = Manifest("clean", "c", {"minhash": MINHASH.model_dump()}, {})
+    context = StageContext("lines", SilentProgress(), root, root, parts_directory=str(root / "lines-parts"))
+    config = RepeatedLinesConfig(parts="clean", **settings)
+    return repeated_lines.run(config, {"parts": Artifact(uri, manifest)}, str(root / "lines"), context), tasks
+
+
+def test_lines_of_the_corpus_and_of_sites_are_counted_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"text": f"{prose(n)}\n{NOTICE}", "url": f"http://{'ab'[n % 2]}.org/{n}"} for n in range(6)]
+    result, _ = run_here(tmp_path, rows, monkeypatch, min_documents=6, min_site_documents=3)
+    assert (result.metrics["repeated_lines"], result.metrics["repeated_lines_of_sites"]) == (1, 2)
+    assert result.metrics["cut_lines"] == 6
+    found = [(row["documents"], row["within"], row["text"]) for row in result.metrics["most_repeated"]]
+    assert found == [(6, "corpus", NOTICE), (3, "site", NOTICE), (3, "site", NOTICE)]
+
+
+def test_a_worker_can_take_a_task_before_it_knows_where_kernels_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, tasks = run_here(tmp_path, [{"text": prose(1)}], monkeypatch)
+    assert len(tasks) == 3
+    script = "import pickle, sys; pickle.load(open(sys.argv[1], 'rb')); sys.exit('numba' in sys.modules)"
+    (tmp_path / "tasks").write_bytes(pickle.dumps(tasks))
+    assert subprocess.run([sys.executable, "-c", script, str(tmp_path / "tasks")], check=False).returncode == 0
+
+
+def test_listed_keys_are_found_among_those_of_a_part_by_slices() -> None:
+    rng = np.random.default_rng(0)
+    own = np.unique(rng.integers(1, 1000, 300, np.uint64))
+    for listed in (own[:0], own[3:4], np.arange(200, 300, dtype=np.uint64), np.arange(900, 1100, dtype=np.uint64)):
+        assert listed_among(own, listed).tolist() == np.intersect1d(own, listed).tolist()
 
 
 def test_settings_that_repeat_nothing_are_refused() -> None:
