@@ -42,6 +42,8 @@ class MetricsLog:
         """Drop the rows from `first_step` on: the run went back there."""
         self._stream.close()
         self._stream = self._rewritten(first_step)
+        if self._trackers is not None:
+            self._trackers.rewind(first_step)
 
     def _rewritten(self, first_step: int) -> IO[str]:
         kept = [row for row in read_metrics(self.path) if row["step"] < first_step]
@@ -70,12 +72,16 @@ class MetricsLog:
         if self._remote:
             storage.upload_file(self.path, self._uri)
 
+    def close_trackers(self) -> None:
+        """Have the trackers send what they hold; may be called twice."""
+        if self._trackers is not None:
+            self._trackers.close()
+
     def close(self) -> WrittenFile:
         """End the log; what it is as a file of the artifact."""
         self._stream.close()
         self.publish()
-        if self._trackers is not None:
-            self._trackers.close()
+        self.close_trackers()
         content = self.path.read_bytes()
         return WrittenFile(METRICS, len(content), hashlib.sha256(content).hexdigest())
 

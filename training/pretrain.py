@@ -135,6 +135,8 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         watch = LossWatch(config.divergence, **state["watch"])
         meter.seconds.update(state["seconds"])
     log = open_log(job, worker, first_step=step) if worker.is_main else None
+    if log is not None:
+        worker.closing.callback(log.close_trackers)
     num_steps, plan, schedule = config.num_steps, config.batch_plan, SCHEDULES[config.schedule]
 
     def measure(max_tokens: int | None = None) -> dict[str, Any]:
