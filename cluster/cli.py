@@ -1,4 +1,4 @@
-"""The `raymill` command: run, plan, submit, serve, chat, report, inspect, verify, explain."""
+"""The `raymill` command: run, train, plan, submit, export, serve, chat, report, inspect, verify, explain."""
 
 from __future__ import annotations
 
