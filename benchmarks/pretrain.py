@@ -98,7 +98,7 @@ def beside_a_bare_loop(scratch: Path, *, quick: bool) -> list[Any]:
     """Bar 1: tokens per second against a bare loop, one process of two threads, by precision and ZeRO stage."""
     from benchmarks.figures import Figure
 
-    steps, rounds = (4, 1) if quick else (24, 3)
+    steps, rounds = (4, 1) if quick else (16, 3)
     wall: dict[tuple[str, int], list[float]] = {}
     cpu: dict[tuple[str, int], list[float]] = {}
     for _ in range(rounds):
@@ -129,7 +129,7 @@ def two_workers(scratch: Path, *, quick: bool) -> list[Any]:
     """Bar 2: two workers of one thread against one, the same global batch."""
     from benchmarks.figures import Figure
 
-    steps, rounds = (4, 1) if quick else (20, 3)
+    steps, rounds = (4, 1) if quick else (12, 3)
     ratios = []
     for _ in range(rounds):
         job = {"kind": "ours", "precision": "fp32", "zero_stage": 1, "steps": steps, "threads": 1}
