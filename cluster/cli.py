@@ -193,7 +193,7 @@ def report(run_name: RunName, storage: RunStorage = "runs") -> None:
 
 @app.command()
 def inspect(
-    corpus: Annotated[str, typer.Argument(metavar="CORPUS", help="a run's name, or a clean or dedupe artifact's URI")],
+    corpus: Annotated[str, typer.Argument(metavar="CORPUS", help="a run's name, or the URI of a documents artifact")],
     storage: RunStorage = "runs",
     url: Annotated[str | None, typer.Option(help="only say what became of this URL")] = None,
     examples: Annotated[int, typer.Option(min=0, help="rows to show for each reason")] = 2,

@@ -1,6 +1,6 @@
 """What is in a corpus: counts, reasons, a few examples of each, and what became of one URL.
 
-Reads a clean or dedupe artifact through its shard table, a column of a part at a time. Nothing of a page reaches the
+Reads an artifact of documents through its shard table, a column of a part at a time. Nothing of a page reaches the
 terminal as it is: control characters, escape sequences and invisible characters are shown as their codes.
 """
 
@@ -77,7 +77,7 @@ class Fate:
 
 
 def open_corpus(target: str, storage_uri: str) -> Artifact:
-    """The clean or dedupe artifact at the URI `target`, or the newest of the run of that name. Raises `InputError`."""
+    """The artifact of documents at the URI `target`, or the newest of the run of that name. Raises `InputError`."""
     if storage.exists(storage.join(target, MANIFEST)):
         artifact = open_artifact(target)
         if artifact.manifest.kind not in CORPUS_KINDS:

@@ -42,36 +42,39 @@ def write_clusters(
     if not packs:
         return []
     first_clusters_R = _cut(counts, -(-removals.corpora.num_documents // _BLOCKS))
-    done = committed_parts(work)
-    shell = partial(over_shards, workers=config.workers, max_workers=config.max_workers, progress=context.progress)
-    shell(
-        partial(_write_keys, work=work, first_clusters_R=first_clusters_R, num_hashes=num_hashes),
-        [
-            {"uri": f"{key} (from {pack[0].shard.uri})", "key": key, "pieces": [asdict(piece) for piece in pack]}
-            for key, pack in packs.items()
-            if key not in done
-        ],
-        before=Pace(sum(key in done for key in packs), 0),
-        unit="packs",
-    )
-    keys = {key: part for key, part in committed_parts(work).items() if key in packs}
-    uris = [storage.join(work, part.files["keys"].name) for part in keys.values()]
-    done = committed_parts(output)
     names = [f"clusters-{number:06d}" for number in range(len(first_clusters_R))]
-    shell(
-        partial(
-            _write_clusters, uris=uris, output=output, corpora=removals.corpora, reasons=list(removals.labels),
-            num_hashes=num_hashes,
-        ),
-        [{"uri": name, "key": name, "cell": cell} for cell, name in enumerate(names) if name not in done],
-        before=Pace(sum(name in done for name in names), 0),
-        unit="files of clusters",
-    )  # fmt: skip
-    done = committed_parts(output)
-    for key in keys:
+    written = committed_parts(output)
+    missing = [(cell, name) for cell, name in enumerate(names) if name not in written]
+    if missing:
+        done = committed_parts(work)
+        shell = partial(over_shards, workers=config.workers, max_workers=config.max_workers, progress=context.progress)
+        shell(
+            partial(_write_keys, work=work, first_clusters_R=first_clusters_R, num_hashes=num_hashes),
+            [
+                {"uri": f"{key} (from {pack[0].shard.uri})", "key": key, "pieces": [asdict(piece) for piece in pack]}
+                for key, pack in packs.items()
+                if key not in done
+            ],
+            before=Pace(sum(key in done for key in packs), 0),
+            unit="packs",
+        )
+        done = committed_parts(work)
+        uris = [storage.join(work, done[key].files["keys"].name) for key in packs]
+        shell(
+            partial(
+                _write_clusters, uris=uris, output=output, corpora=removals.corpora, reasons=list(removals.labels),
+                num_hashes=num_hashes,
+            ),
+            [{"uri": name, "key": name, "cell": cell} for cell, name in missing],
+            before=Pace(len(names) - len(missing), 0),
+            unit="files of clusters",
+        )  # fmt: skip
+        written = committed_parts(output)
+    for key in packs:
         remove_part(work, key)
+        storage.delete_file(storage.join(work, f"{key}.parquet"))
     sweep(work)
-    return [done[name].files["clusters"] for name in names]
+    return [written[name].files["clusters"] for name in names]
 
 
 def _write_members(work: str, removals: Removals) -> tuple[dict[str, list[Piece]], npt.NDArray[np.int64]]:
@@ -117,10 +120,10 @@ def _write_keys(row: dict[str, Any], *, work: str, first_clusters_R: npt.NDArray
     found = storage.read_table(storage.join(work, f"{row['key']}.parquet"))
     members, reasons = found.column("member").to_numpy(), found.column("reason").to_numpy()
     words = []
-    for piece in map(Piece.from_row, row["pieces"]):
-        begin, end = np.searchsorted(members, (piece.first, piece.end))
+    for first, signatures_DH in (found for piece in row["pieces"] for found in signatures_of(Piece.from_row(piece))):
+        begin, end = np.searchsorted(members, (first, first + len(signatures_DH)))
         if begin < end:
-            words.append(sketches(signatures_of(piece)[members[begin:end] - piece.first, :num_hashes]))
+            words.append(sketches(signatures_DH[members[begin:end] - first, :num_hashes]))
     words_MW = np.column_stack([reasons.astype(np.uint64), np.concatenate(words)])
     clusters = found.column("cluster").to_numpy().astype(np.uint64).reshape(-1, 1)
     with commit_part(work, row["key"]) as part, part.open("keys", "arrow") as sink:

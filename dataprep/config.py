@@ -1,4 +1,4 @@
-"""The settings of the four data stages. Importing this costs Pydantic only, since `raymill plan` loads it."""
+"""The settings of the data stages. Importing this costs Pydantic only, since `raymill plan` loads it."""
 
 from __future__ import annotations
 
@@ -282,7 +282,7 @@ class DedupeConfig(DataConfig):
     task_gib: Annotated[float, Field(gt=0)] = execution(
         default=0.25,
         description="memory of a task for the keys and sketches it works on, beside its program; less means more tasks"
-        " and smaller reads",
+        " and smaller reads. Documents that share a key, such as copies of a text, are one task however many they are",
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,14 @@ OWN = 0  # the number of the corpus that is deduplicated; the k-th of `against` 
 
 @dataclass(frozen=True)
 class Piece:
-    """A shard of one of the corpora."""
+    """A shard of one of the corpora, or some of its rows."""
 
     artifact: str  # that its paths are relative to
     corpus: int
     shard: Shard
     first: int  # the index of its first document, counting through all pieces
+    begin_row: int = 0  # of the shard, where the piece is a part of it
+    end_row: int | None = None  # None: the shard's end
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Piece:
@@ -32,7 +34,22 @@ class Piece:
     @property
     def end(self) -> int:
         """One more than the index of its last document."""
-        return self.first + self.shard.num_documents
+        return self.first + self.num_documents
+
+    @property
+    def num_documents(self) -> int:
+        """Of the piece."""
+        return (self.shard.num_documents if self.end_row is None else self.end_row) - self.begin_row
+
+    def cut(self, *, most_documents: int) -> list[Piece]:
+        """The piece in pieces of at most so many documents."""
+        if self.num_documents <= most_documents:
+            return [self]
+        ends = [min(at + most_documents, self.num_documents) for at in range(0, self.num_documents, most_documents)]
+        return [
+            replace(self, first=self.first + begin, begin_row=self.begin_row + begin, end_row=self.begin_row + end)
+            for begin, end in zip([0, *ends], ends, strict=False)
+        ]
 
 
 @dataclass(frozen=True)
@@ -69,10 +86,10 @@ class Corpora:
         return self.own[0].first if self.own else self.num_documents
 
     def packs(self, *, most_documents: int) -> list[list[Piece]]:
-        """Neighbouring pieces in packs of at most so many documents, or of one piece; empty pieces left out."""
+        """Neighbouring pieces in packs of at most so many documents, large ones cut; empty pieces left out."""
         packs: list[list[Piece]] = []
-        for piece in self.pieces:
-            if piece.shard.num_documents == 0:
+        for piece in (part for whole in self.pieces for part in whole.cut(most_documents=most_documents)):
+            if piece.num_documents == 0:
                 continue
             if not packs or len(packs[-1]) == _MOST_PIECES or piece.end - packs[-1][0].first > most_documents:
                 packs.append([])

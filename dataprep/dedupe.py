@@ -45,6 +45,8 @@ def run(config: DedupeConfig, inputs: Mapping[str, Artifact], output: str, conte
     clean = inputs["parts"]
     against = [inputs[role] for role in sorted(inputs, key=_list_position) if role != "parts"]
     settings = _common_signatures(clean, against)
+    if (warning := _mixed_signatures(clean, against)) is not None:
+        context.progress.note(warning)
     shards = [rebase(shard, old=clean.uri, new=output) for shard in read_shard_table(clean.uri)]
     corpora = Corpora.of((output, shards), [(earlier.uri, read_shard_table(earlier.uri)) for earlier in against])
     if corpora.num_documents == corpora.own_first:
@@ -62,7 +64,10 @@ def run(config: DedupeConfig, inputs: Mapping[str, Artifact], output: str, conte
             output, work, removals, num_hashes=settings.num_hashes, config=config, context=context
         )
     files = [shard.removals for shard in written if shard.removals is not None] + clusters
-    metrics = _metrics(removals, written, counts) | {"minhash": settings.model_dump(mode="json")}
+    metrics = _metrics(removals, written, counts) | {
+        "minhash": settings.model_dump(mode="json"),
+        "signed_after_pii": _signed_after_pii(clean),
+    }
     if config.fuzzy is not None:
         metrics["bands"], metrics["rows"] = bands_and_rows(config.fuzzy, settings.num_hashes)
     return StageResult(metrics, [write_shard_table(output, written), *files])
@@ -94,8 +99,25 @@ def _common_signatures(clean: Artifact, against: list[Artifact]) -> MinHashSetti
 def _signature_settings(artifact: Artifact) -> MinHashSettings:
     found = artifact.manifest.config.get("minhash") or artifact.manifest.metrics.get("minhash")
     if found is None:
-        raise InputError(f"{artifact.uri} is no clean or dedupe artifact: its manifest names no minhash settings")
+        raise InputError(f"{artifact.uri} holds no signed documents: its manifest names no minhash settings")
     return MinHashSettings.model_validate(found)
+
+
+def _signed_after_pii(artifact: Artifact) -> bool:
+    """Whether signatures are of texts with placeholders; clean's never are."""
+    return bool(artifact.manifest.metrics.get("signed_after_pii", False))
+
+
+def _mixed_signatures(clean: Artifact, against: list[Artifact]) -> str | None:
+    """What to tell where some corpora were signed before personal data was replaced and others after."""
+    others = [earlier.uri for earlier in against if _signed_after_pii(earlier) != _signed_after_pii(clean)]
+    if not others:
+        return None
+    when, otherwise = ("after", "before") if _signed_after_pii(clean) else ("before", "after")
+    return (
+        f"{clean.uri} was signed {when} personal data was replaced, {', '.join(others)} {otherwise} that:"
+        " copies with personal data in them may be missed"
+    )
 
 
 def _survivors(config: DedupeConfig, corpora: Corpora, labels: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:

@@ -184,6 +184,36 @@ def read_signatures(artifact: str, shard: Shard, columns: Sequence[str]) -> pa.T
     return _read(absolute_uri(shard.parts, base=artifact), shard.signatures, columns)
 
 
+def signature_groups(
+    artifact: str, shard: Shard, columns: Sequence[str], *, begin_row: int = 0, end_row: int | None = None
+) -> Iterator[tuple[int, pa.Table]]:
+    """Some columns of a shard's signatures, as many rows at a time as were written at once: (first row, table)."""
+    yield from _groups(absolute_uri(shard.parts, base=artifact), shard.signatures, columns, begin_row, end_row)
+
+
+def column_groups(
+    artifact: str, shard: Shard, columns: Sequence[str], *, begin_row: int = 0, end_row: int | None = None
+) -> Iterator[tuple[int, pa.Table]]:
+    """Some columns of a shard's documents, as many rows at a time as were written at once: (first row, table)."""
+    yield from _groups(absolute_uri(shard.parts, base=artifact), shard.documents, columns, begin_row, end_row)
+
+
+def _groups(
+    directory: str, file: WrittenFile, columns: Sequence[str], begin_row: int, end_row: int | None
+) -> Iterator[tuple[int, pa.Table]]:
+    """Rows `begin_row` to `end_row` - 1; other row groups are not read."""
+    filesystem, path = storage.locate(check_size(directory, file))
+    with pq.ParquetFile(path, filesystem=filesystem) as parquet:
+        first = 0
+        for number in range(parquet.num_row_groups):
+            count = parquet.metadata.row_group(number).num_rows
+            begin = max(begin_row - first, 0)
+            end = count if end_row is None else min(end_row - first, count)
+            if begin < end:
+                yield first + begin, parquet.read_row_group(number, columns=list(columns)).slice(begin, end - begin)
+            first += count
+
+
 def read_columns(artifact: str, shard: Shard, columns: Sequence[str]) -> pa.Table:
     """Some columns of a shard's documents, all rows. Raises `InputError` naming one that is not there."""
     directory = absolute_uri(shard.parts, base=artifact)

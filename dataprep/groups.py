@@ -149,10 +149,10 @@ def _write_keys(row: dict[str, Any], *, plan: Sequence[Search], num_ranges: Mapp
     pieces = [Piece.from_row(piece) for piece in row["pieces"]]
     with commit_part(work, row["key"]) as part:
         for search in plan:
-            rows = KeyedRows.concatenated([search.rows(piece) for piece in pieces])
+            rows = KeyedRows.concatenated([rows for piece in pieces for rows in search.rows(piece)])
             with part.open(search.name, f"{search.name}.arrow") as sink:
                 write_cells(sink, rows, even_ranges(num_ranges[search.name]))
-    return sum(piece.shard.num_documents for piece in pieces)
+    return sum(piece.num_documents for piece in pieces)
 
 
 def _write_forest(row: dict[str, Any], *, plan: Sequence[Search], files: Mapping[str, Sequence[str]], work: str) -> int:

@@ -74,6 +74,7 @@ def run(config: RepeatedLinesConfig, inputs: Mapping[str, Artifact], output: str
         "repeated_lines_of_sites": sum(part.metrics["lines_of_sites"] for part in listed),
         "most_repeated": _most_repeated(listed, lists, parts, context.parts_directory),
         "minhash": minhash.model_dump(mode="json"),
+        "signed_after_pii": clean.manifest.config.get("pii") is not None,  # signatures have seen placeholders
     }
     files = [
         WrittenFile(f"{_LISTS}/{file.name}", file.size, file.sha256) for part in listed for file in part.files.values()

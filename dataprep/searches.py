@@ -6,9 +6,10 @@ functions that tasks run, after `prepare_worker` has said where they are kept co
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from cluster.contracts.errors import InputError
 from dataprep.config import DedupeConfig, FuzzySettings
 from dataprep.corpora import Piece
-from dataprep.documents import read_columns, read_signatures
+from dataprep.documents import Shard, column_groups, signature_groups
 from dataprep.removals import EXACT, NEAR, URL
 from dataprep.shuffle import KeyedRows
 
@@ -31,7 +32,7 @@ class Search:
     reason: str
     num_keys: int  # of a document
     num_words: int  # that go with each key
-    rows: Callable[[Piece], KeyedRows]
+    rows: Callable[[Piece], Iterator[KeyedRows]]  # some thousand documents at a time
     edges: Callable[[KeyedRows], npt.NDArray[np.int64]]  # [E, 2] of the rows that share their one key
 
 
@@ -66,37 +67,50 @@ def bands_and_rows(fuzzy: FuzzySettings, num_hashes: int) -> tuple[int, int]:
     return fuzzy.bands, fuzzy.rows
 
 
-def signatures_of(piece: Piece) -> np.ndarray:
-    """[D, H] the MinHash signatures of a piece."""
-    column = read_signatures(piece.artifact, piece.shard, ["minhash"]).column("minhash").combine_chunks()
-    signatures_DH: np.ndarray = column.flatten().to_numpy().reshape(len(column), column.type.list_size)
-    return signatures_DH
+def signatures_of(piece: Piece) -> Iterator[tuple[int, npt.NDArray[np.uint32]]]:
+    """The MinHash signatures of a piece, some thousand at a time: (index of the first document, [D, H])."""
+    for first, table in signature_groups(*_rows_of(piece), ["minhash"], **_range_of(piece)):
+        column = table.column("minhash").combine_chunks()
+        yield _index(piece, first), column.flatten().to_numpy().reshape(len(column), column.type.list_size)
 
 
-def _text_rows(piece: Piece) -> KeyedRows:
-    hashes = read_signatures(piece.artifact, piece.shard, ["hash_high", "hash_low"])
-    high, low = (column.to_numpy().reshape(-1, 1) for column in hashes.columns)
-    return KeyedRows(high, np.arange(piece.first, piece.first + len(high)), low)
+def _text_rows(piece: Piece) -> Iterator[KeyedRows]:
+    for first, hashes in signature_groups(*_rows_of(piece), ["hash_high", "hash_low"], **_range_of(piece)):
+        high, low = (column.to_numpy().reshape(-1, 1) for column in hashes.columns)
+        yield KeyedRows(high, _index(piece, first) + np.arange(len(high)), low)
 
 
-def _url_rows(piece: Piece) -> KeyedRows:
+def _url_rows(piece: Piece) -> Iterator[KeyedRows]:
     from dataprep.url_key import url_hashes
 
-    urls = read_columns(piece.artifact, piece.shard, ["url"]).column("url").to_pylist()
-    high, low, known = url_hashes(urls)
-    members = piece.first + np.flatnonzero(known)
-    return KeyedRows(high[known].reshape(-1, 1), members, low[known].reshape(-1, 1))
+    for first, documents in column_groups(*_rows_of(piece), ["url"], **_range_of(piece)):
+        high, low, known = url_hashes(documents.column("url").to_pylist())
+        members = _index(piece, first) + np.flatnonzero(known)
+        yield KeyedRows(high[known].reshape(-1, 1), members, low[known].reshape(-1, 1))
 
 
-def _band_rows(piece: Piece, *, bands: int, rows: int, sketch: bool) -> KeyedRows:
+def _band_rows(piece: Piece, *, bands: int, rows: int, sketch: bool) -> Iterator[KeyedRows]:
     from dataprep.minhash import NO_BAND, band_hashes
     from dataprep.sketches import sketches
 
-    signatures_DH = signatures_of(piece)
-    keys_DB = band_hashes(signatures_DH, bands=bands, rows=rows)
-    usable = keys_DB[:, 0] != NO_BAND  # in all bands or none
-    words_DW = sketches(signatures_DH[:, : bands * rows]) if sketch else np.empty((len(keys_DB), 0), np.uint64)
-    return KeyedRows(keys_DB[usable], piece.first + np.flatnonzero(usable), words_DW[usable])
+    for first, signatures_DH in signatures_of(piece):
+        keys_DB = band_hashes(signatures_DH, bands=bands, rows=rows)
+        usable = keys_DB[:, 0] != NO_BAND  # in all bands or none
+        words_DW = sketches(signatures_DH[:, : bands * rows]) if sketch else np.empty((len(keys_DB), 0), np.uint64)
+        yield KeyedRows(keys_DB[usable], first + np.flatnonzero(usable), words_DW[usable])
+
+
+def _rows_of(piece: Piece) -> tuple[str, Shard]:
+    return piece.artifact, piece.shard
+
+
+def _range_of(piece: Piece) -> dict[str, Any]:
+    return {"begin_row": piece.begin_row, "end_row": piece.end_row}
+
+
+def _index(piece: Piece, row: int) -> int:
+    """The document index of a row of the piece's shard."""
+    return piece.first + row - piece.begin_row
 
 
 def _equal_edges(rows: KeyedRows) -> npt.NDArray[np.int64]:

@@ -3,7 +3,9 @@
 Keys are divided into ranges. Each writer makes one file of its rows, with one batch for each of their keys and each
 range (a *cell*); whoever works on a cell reads that batch of every writer's file. Both sides are tasks with a commit
 each, so a killed stage loses what was under way and no more. On a local disk a batch is mapped, not read. What a cell
-holds doesn't depend on how the rows were divided among writers, nor on how many tasks run.
+holds doesn't depend on how the rows were divided among writers, nor on how many tasks run. Rows of one key are never
+parted: a key that ten million rows share (a page that is there so often) makes its task as large, whatever its memory
+was meant to be.
 
 Shape letters: N rows, K keys of a row, W words that are carried along, R ranges.
 """
@@ -50,7 +52,10 @@ def even_ranges(num_ranges: int) -> npt.NDArray[np.uint64]:
 
 
 def num_ranges_for(num_rows: int, *, num_words: int, memory_bytes: float) -> int:
-    """Into how many ranges the keys of so many rows are divided, so that a task on one keeps to its memory."""
+    """Into how many ranges the keys of so many rows are divided, so that a task on one keeps to its memory.
+
+    For keys that are spread evenly; a frequent one stays in one piece.
+    """
     return max(1, -(-num_rows * (ROW_BYTES + 8 * num_words) // max(1, int(memory_bytes))))
 
 

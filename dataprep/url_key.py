@@ -34,7 +34,11 @@ def normal_url(url: str) -> str:
 
 
 def site(url: str) -> str:
-    """The host of a URL as in its normal form; "" where it has none."""
+    """The host of a URL as in its normal form; "" where it has none or can't be parsed."""
+    try:
+        urlsplit(url.strip())
+    except ValueError:
+        return ""
     return re.split("[/?]", normal_url(url), maxsplit=1)[0]
 
 

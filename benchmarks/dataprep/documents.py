@@ -40,21 +40,25 @@ def load_documents(path: Path | None, *, limit: int | None, seed: int = 0) -> li
 
     Before that, documents that are like an earlier one are left out: what counts as unique must be so. A row is
     `{"text": ...}`; with `id`, `kind`, `source_id` and `edits` it says itself what is a copy of what. `limit` keeps
-    the first so many documents and the copies of those.
+    the first so many documents and the copies of those, or plants in the first so many unlike ones.
     """
     if path is None:
         found = [Document(f"u{n}", text) for n, text in enumerate(_sample_texts())]
     else:
         found = [_document(orjson.loads(line), n) for n, line in enumerate(_lines(path)) if line.strip()]
+    if all(document.kind == "unique" for document in found):
+        return plant_duplicates(unlike(found, limit=limit), seed=seed)
     if limit is not None:
         found = found[:limit]
         ids = {document.id for document in found}
         found = [d for d in found if d.source_id is None or d.source_id in ids]
-    return found if any(d.kind != "unique" for d in found) else plant_duplicates(unlike(found), seed=seed)
+    return found
 
 
-def unlike(documents: Sequence[Document], *, most: float = _MOST_ALIKE, ngram: int = 5) -> list[Document]:
-    """The documents whose word shingles have a Jaccard similarity of at most `most` to those of every earlier one.
+def unlike(
+    documents: Sequence[Document], *, limit: int | None = None, most: float = _MOST_ALIKE, ngram: int = 5
+) -> list[Document]:
+    """The first `limit` documents whose word shingles have a Jaccard similarity of at most `most` to all earlier ones'.
 
     Exact, by an inverted index; neither side's code is used.
     """
@@ -62,6 +66,8 @@ def unlike(documents: Sequence[Document], *, most: float = _MOST_ALIKE, ngram: i
     sizes: list[int] = []
     having: dict[int, list[int]] = {}  # hash of a shingle -> which of those kept have it
     for document in documents:
+        if len(kept) == limit:
+            break
         words = document.text.lower().split()
         shingles = {hash(tuple(words[at : at + ngram])) for at in range(max(1, len(words) - ngram + 1))}
         common = Counter(number for shingle in shingles for number in having.get(shingle, ()))

@@ -65,7 +65,7 @@ _EXTENSIONS = {
     "zig": "zig",
 }
 _BY_EXTENSION = {extension: language for language, listed in _EXTENSIONS.items() for extension in listed.split()}
-CODE_LANGUAGES = frozenset(_EXTENSIONS) | {"dockerfile"}  # all that `code_language` gives; no ISO 639 code among them
+CODE_LANGUAGES = frozenset(_EXTENSIONS) | {"dockerfile"}  # all that `code_language` gives; none is a code of lid.176
 _BY_NAME = {"makefile": "makefile", "gnumakefile": "makefile", "dockerfile": "dockerfile", "cmakelists.txt": "cmake"}
 
 

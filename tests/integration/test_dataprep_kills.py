@@ -1,7 +1,8 @@
 """Same bytes whatever happens: workers, their extraction processes and the driver killed with -9 at random points.
 
-The driver is a process of its own, as a user starts it. What it must come to is made undisturbed: the clean parts
-without Ray, shard by shard, what follows on another number of CPUs and with tasks of another size.
+The driver is a process of its own, as a user starts it: at first with its own Ray, then joined to the tests', which
+starts sooner. What it must come to is made undisturbed: the clean parts without Ray, shard by shard, what follows with
+another number of tasks at a time and of another size.
 """
 
 import json
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 import yaml
 import zstandard
 
@@ -78,14 +80,26 @@ def reference(inputs: Path, parts: Path) -> list[dict[str, str]]:
     return checksums
 
 
-def start(spec: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "cluster", "run", str(spec)], cwd=ROOT, stdout=subprocess.DEVNULL)
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts drivers; those that a failed test leaves are killed."""
+    drivers = []
+
+    def started(spec: Path, *options: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "cluster", "run", str(spec), *options]
+        drivers.append(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL))
+        return drivers[-1]
+
+    yield started
+    for driver in drivers:
+        driver.kill()
+        driver.wait()
 
 
-def busy_processes(driver: int) -> list[psutil.Process]:
-    """Ray's workers at a task, and the extraction processes below them."""
+def busy_processes() -> list[psutil.Process]:
+    """Ray's workers at a task, of the driver's Ray and the tests', and the extraction processes below them."""
     found = []
-    for process in psutil.Process(driver).children(recursive=True):
+    for process in psutil.Process().children(recursive=True):
         try:
             command = " ".join(process.cmdline())
         except psutil.Error:
@@ -98,10 +112,10 @@ def busy_processes(driver: int) -> list[psutil.Process]:
 def kill_some(driver: subprocess.Popen[bytes], rng: random.Random, *, times: int) -> int:
     """Kill that many busy processes, one after another; returns how many there were to kill."""
     killed = 0
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while killed < times and driver.poll() is None and time.monotonic() < deadline:
         time.sleep(rng.uniform(0.05, 0.5))
-        processes = busy_processes(driver.pid)
+        processes = busy_processes()
         if processes:
             rng.choice(processes).kill()
             killed += 1
@@ -162,7 +176,9 @@ def expected(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Expec
     return Expected(root / "inputs", place, parts, undisturbed(root / "inputs", place))
 
 
-def test_the_same_bytes_come_out_whatever_is_killed(tmp_path: Path, expected: Expected) -> None:
+def test_the_same_bytes_come_out_whatever_is_killed(
+    tmp_path: Path, expected: Expected, start: Callable[..., subprocess.Popen[bytes]]
+) -> None:
     print(f"seed {SEED}")
     rng = random.Random(SEED)
     spec, runs = tmp_path / "spec.yaml", tmp_path / "runs"
@@ -184,14 +200,15 @@ def test_the_same_bytes_come_out_whatever_is_killed(tmp_path: Path, expected: Ex
     time.sleep(rng.uniform(0, 0.5))
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
-    again = start(spec)
-    killed += kill_some(again, rng, times=2)
+    joined = ("--address", ray.get_runtime_context().gcs_address)
+    again = start(spec, *joined)
+    killed += kill_some(again, rng, times=1)
     assert killed >= 2, "there was something to kill"
     kill_driver_after_commit(again, "dedupe/*/work/_committed/near-*", root=runs, wait_s=rng.uniform(0, 0.3))
     assert not any(runs.glob("dedupe/*/manifest.json")), "killed in its midst"
-    third = start(spec)
+    third = start(spec, *joined)
     kill_driver_after_commit(third, "tokenize/*/_committed/part-*", root=runs, wait_s=rng.uniform(0, 0.1))
-    last = start(spec)
+    last = start(spec, *joined)
     kill_some(last, rng, times=1)
     assert last.wait(timeout=200) == 0
 

@@ -148,6 +148,7 @@ def test_a_killed_stage_goes_on_with_the_forests_that_are_missing(
     assert list(committed_parts(work)) == units
     assert before == storage.stat(before.uri), "it was not written again"
     assert not storage.expand(f"{work}/keys-*"), "keys go when all forests are there"
+    assert not storage.expand(f"{work}/members-*"), "members go when all clusters are there"
     assert {path.name for path in tmp_path.iterdir()} == {"parents", "parents.labels-1", "parents.labels-2"}
     fresh = place.run(dedupe.run, config(max_workers=1), "fresh", parts=new)
     assert checksums(found) == checksums(fresh)

@@ -98,7 +98,9 @@ def test_dedupe_takes_what_is_left_and_finds_copies_that_only_the_lines_kept_apa
     assert fate.survivor.startswith("http://a.org/0,")
 
 
-def test_killed_at_any_pass_the_same_bytes_come_out(made: tuple[Storage, Path, Artifact, Artifact]) -> None:
+def test_units_that_are_missing_are_made_again_with_the_same_bytes(
+    made: tuple[Storage, Path, Artifact, Artifact],
+) -> None:
     place, _, cleaned, cut = made
     expected = checksums(cut)
     parts = place.root / "parts" / "repeated_lines"

@@ -32,6 +32,7 @@ def test_unlike_documents_are_those_that_share_few_shingles_with_earlier_ones() 
     far = Document("far", " ".join([*words[:20], *(f"far{k}" for k in range(40))]))  # 16 of 96
     assert unlike([*UNIQUE, near, far]) == [*UNIQUE, far]
     assert unlike([near, *UNIQUE[1:]]) == [near, *UNIQUE[1:]]
+    assert unlike([*UNIQUE, near, far], limit=len(UNIQUE) + 1) == [*UNIQUE, far], "near takes no place"
 
 
 def test_recombined_documents_are_unlike_but_for_the_copies() -> None:

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
+from cluster.contracts.artifacts import Artifact, Manifest
 from cluster.contracts.records import doc_id
 from dataprep.corpora import Corpora
+from dataprep.dedupe import _mixed_signatures
 from dataprep.removals import EXACT, NEAR, Removals, best_survivors, grouped
 from tests.unit.dataprep.small_documents import write_documents
 
@@ -56,3 +58,13 @@ def test_the_best_score_stays_ties_go_to_the_lowest_and_earlier_corpora_win() ->
     assert best_survivors(labels, members, scores, own_first=0).tolist() == [0, 2, 2, 0, 5, 5, 5, 7]
     assert best_survivors(labels, members, scores, own_first=2).tolist() == [0, 1, 1, 0, 5, 5, 5, 7]
     assert best_survivors(np.arange(3), grouped(np.arange(3)), np.empty(0), own_first=0).tolist() == [0, 1, 2]
+
+
+def test_corpora_signed_before_and_after_personal_data_was_replaced_are_told() -> None:
+    before = Artifact("old", Manifest("clean", "c", {"pii": {}}, {}))
+    after = Artifact("new", Manifest("repeated_lines", "r", {}, {}, {"signed_after_pii": True}))
+    assert _mixed_signatures(before, [before]) is None
+    assert _mixed_signatures(after, [after]) is None
+    told = _mixed_signatures(after, [after, before])
+    assert told is not None
+    assert told.startswith("new was signed after personal data was replaced, old before that")

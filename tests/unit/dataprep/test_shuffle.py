@@ -1,14 +1,17 @@
 """The shuffle by way of the store, against a slow twin; and how a search is divided into tasks."""
 
 from collections import defaultdict
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from dataprep.config import DedupeConfig
+from dataprep.config import DedupeConfig, FuzzySettings
 from dataprep.corpora import Corpora
+from dataprep.documents import read_signatures
 from dataprep.groups import _tasks
 from dataprep.searches import searches
 from dataprep.shuffle import KeyedRows, even_ranges, num_ranges_for, read_cell, write_cells
@@ -59,9 +62,30 @@ def test_tasks_cover_every_band_and_range_once_whatever_the_memory() -> None:
     assert numbers == [1, 1, 20, 20 * 6]
 
 
+def test_a_search_has_the_same_rows_however_a_part_is_cut(tmp_path: Path) -> None:
+    uri, (shard,) = write_documents(tmp_path, [["x"] * 9])
+    table = read_signatures(uri, shard, ["hash_high", "hash_low", "num_characters", "minhash"])
+    path = Path(uri).parent / "f00d" / shard.parts / shard.signatures.name
+    pq.write_table(table, path, row_group_size=4)
+    shard = replace(shard, signatures=replace(shard.signatures, size=path.stat().st_size))
+    corpora = Corpora.of((uri, [shard]), [])
+    fuzzy = FuzzySettings(bands=2, rows=1)
+    for search in searches(DedupeConfig(parts="clean", url=True, fuzzy=fuzzy), num_hashes=2):
+        rows = [
+            KeyedRows.concatenated(
+                [r for pack in corpora.packs(most_documents=most) for p in pack for r in search.rows(p)]
+            )
+            for most in (100, 3)
+        ]
+        for name in KeyedRows.__dataclass_fields__:
+            assert np.array_equal(getattr(rows[0], name), getattr(rows[1], name))
+        assert len(rows[0].members_N) == (0 if search.name == "url" else 9)
+
+
 def test_packs_are_neighbouring_pieces_of_bounded_size(tmp_path: Path) -> None:
     corpora = Corpora.of(write_documents(tmp_path, [["x"] * count for count in (3, 0, 2, 9, 1, 1)]), [])
     packs = corpora.packs(most_documents=5)
-    assert [[piece.shard.num_documents for piece in pack] for pack in packs] == [[3, 2], [9], [1, 1]]
-    assert [(pack[0].first, pack[-1].end) for pack in packs] == [(0, 5), (5, 14), (14, 16)]
+    assert [[piece.num_documents for piece in pack] for pack in packs] == [[3, 2], [5], [4, 1], [1]]
+    assert [(piece.begin_row, piece.end_row) for piece in (packs[1][0], packs[2][0])] == [(0, 5), (5, 9)]
+    assert [(pack[0].first, pack[-1].end) for pack in packs] == [(0, 5), (5, 10), (10, 15), (15, 16)]
     assert all(a[-1].end == b[0].first for a, b in pairwise(packs))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dataprep.url_key import normal_url, url_hashes
+from dataprep.url_key import normal_url, site, url_hashes
 
 SAME = [
     ("http://Example.org/a", "https://www.example.org/a/"),
@@ -28,6 +28,14 @@ def test_the_same_page(first: str, second: str) -> None:
 @pytest.mark.parametrize(("first", "second"), DIFFERENT)
 def test_different_pages(first: str, second: str) -> None:
     assert normal_url(first) != normal_url(second)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [("https://www.a.org/x?y", "a.org"), ("http://A.org:80", "a.org"), ("http://[broken/x", ""), ("", "")],
+)
+def test_the_site_is_the_host(url: str, expected: str) -> None:
+    assert site(url) == expected
 
 
 def test_hashes_follow_the_normal_form_and_rows_without_a_url_are_marked() -> None:
