@@ -9,12 +9,13 @@ STAMP := $(VENV)/.installed
 # As many threads as a process needs; spinning threads of one starve the others on the same cores.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup quickstart test lint bench clean help
+.PHONY: setup quickstart test soak lint bench clean help
 
 help:
 	@echo "make setup       create $(VENV) and install everything"
 	@echo "make quickstart  run job_specs/quickstart.yaml through every stage"
-	@echo "make test        run all tests"
+	@echo "make test        run the tests"
+	@echo "make soak        run the tests that kill again and again, and lose machines (minutes each)"
 	@echo "make lint        formatting, lint rules, types"
 	@echo "make bench       run the benchmarks"
 	@echo "make clean       remove $(VENV) and caches; runs/ is yours and stays"
@@ -35,6 +36,9 @@ quickstart: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+soak: $(STAMP)
+	$(BIN)/python -m pytest -m soak
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -248,6 +248,7 @@ class Deadly:
         return self.task(row)
 
 
+@pytest.mark.soak
 def test_tasks_killed_in_their_midst_leave_the_same_bytes(
     tmp_path: Path, expected: Expected, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,6 +100,7 @@ def kill_machine(node: Any) -> None:
         os.kill(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.soak
 def test_a_killed_driver_and_a_killed_and_replaced_raylet_change_no_loss(
     root: Path, two_raylets: tuple[Cluster, Any]
 ) -> None:

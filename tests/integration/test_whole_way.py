@@ -30,7 +30,7 @@ from ray.cluster_utils import Cluster
 from cluster.contracts.artifacts import open_artifact
 from cluster.runs import RunRecord, read_run
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEC = ROOT / "job_specs" / "smoke.yaml"
@@ -54,7 +54,7 @@ class Workspace:
 
 
 def _raymill(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*RAYMILL, *arguments], cwd=cwd, capture_output=True, text=True, check=False, timeout=400)
+    return subprocess.run([*RAYMILL, *arguments], cwd=cwd, capture_output=True, text=True, check=False, timeout=800)
 
 
 def _first_records(source: Path, target: Path, count: int) -> None:
