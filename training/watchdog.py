@@ -133,6 +133,9 @@ class Watchdog:
                 self._publish(Pulse(count, self._heart.doing, stuck_at, published, self._heart.resting))
                 if not count or self._heart.resting or waited <= self._timeout_s:
                     continue
+                if self._store.check(["verdict"]):  # of another rank, which may have left since
+                    self._alarm(self._store.get("verdict").decode())
+                    return
                 overdue.append(self._read())
                 if len(overdue) <= _LOOKS:
                     continue

@@ -280,7 +280,8 @@ def run_in_process(
     pass through as they are; there are no restarts. Raises `StageFailed` if `group.num_workers` isn't the
     number of processes there are.
     """
-    under_torchrun = "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    # Libraries leave RANK and WORLD_SIZE behind in the environment; the address is torchrun's own.
+    under_torchrun = {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys()
     rank, world_size = (int(os.environ[k]) for k in ("RANK", "WORLD_SIZE")) if under_torchrun else (0, 1)
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if world_size != group.num_workers:

@@ -176,6 +176,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Expec
     return Expected(root / "inputs", place, parts, undisturbed(root / "inputs", place))
 
 
+@pytest.mark.soak
 def test_the_same_bytes_come_out_whatever_is_killed(
     tmp_path: Path, expected: Expected, start: Callable[..., subprocess.Popen[bytes]]
 ) -> None:

@@ -38,7 +38,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_tokenizer(root / "tokenizer")
     seed = random.Random(os.getpid()).randrange(10**6)
     command = [sys.executable, "-m", "tests.integration.killed_process_job", str(root), str(seed), str(KILLS)]
-    job = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=180)
+    # Without what other tests' libraries left in the environment.
+    environment = {k: v for k, v in os.environ.items() if k not in {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"}}
+    job = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=180)
     print(f"seed {seed}\n{job.stdout}")
     assert job.returncode == 0, job.stderr[-3000:]
     (root / "shown").write_text(job.stdout)

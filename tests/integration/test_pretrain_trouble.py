@@ -248,6 +248,7 @@ def stand_still(worker: Worker, settings: Mapping[str, Any]) -> None:
         dist.all_reduce(torch.ones(1))
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures("local_ray")
 def test_rank_that_hangs_is_named_with_its_place_in_the_code(root: Path) -> None:
     group = WorkerGroup(num_workers=2, cpus=0.5, max_failures=0, hang_timeout_s=3.0)
