@@ -199,14 +199,21 @@ def inspect(
     examples: Annotated[int, typer.Option(min=0, help="rows to show for each reason")] = 2,
 ) -> None:
     """Show what a corpus holds, what was dropped and why, with examples; or what became of one URL."""
-    from cluster.inspect import find_url, open_corpus, print_fates, print_summary, summarise
+    from cluster.inspect import (
+        count_quarantined_without_url,
+        find_url,
+        open_corpus,
+        print_fates,
+        print_summary,
+        summarise,
+    )
 
     artifact = open_corpus(corpus, storage)
     if url is None:
         print_summary(artifact, summarise(artifact, examples=examples), Console())
         return
     fates = list(find_url(artifact, url))
-    quarantined = 0 if fates else summarise(artifact, examples=0).quarantined.total()
+    quarantined = 0 if fates else count_quarantined_without_url(artifact)
     print_fates(url, fates, quarantined, Console())
     raise typer.Exit(0 if fates else 1)
 

@@ -184,7 +184,8 @@ def _contamination(found: Sequence[Chain]) -> dict[str, Any] | None:
             )
             places.setdefault(key, set()).add((row["uri"], row["offset"]))
     passages = _sum(chain[0].manifest.metrics.get("contamination", {}) for chain in found)
-    names = _short_names({*passages, *(file for file, _ in items)})
+    too_short = _sum(chain[0].manifest.metrics.get("evaluation_texts_too_short", {}) for chain in found)
+    names = _short_names({*passages, *too_short, *(file for file, _ in items)})
     rows = [{**item, "file": names[item["file"]], "documents": len(places[key])} for key, item in items.items()]
     rows.sort(key=lambda row: (-row["documents"], row["file"], row["line"]))
     outcomes = {
@@ -197,6 +198,7 @@ def _contamination(found: Sequence[Chain]) -> dict[str, Any] | None:
     return {
         "outcome": " or ".join(sorted(outcomes)),
         "passages": {names[file]: count for file, count in passages.items()},
+        "too_short": {names[file]: count for file, count in too_short.items()},
         "sampled": any(len(read_shard_table(chain[-1].uri)) > SHARDS_FOR_EXAMPLES for chain in found),
         "documents": len(set().union(*places.values())) if places else 0,
         "dropped": sum(chain[0].manifest.metrics["dropped"].get("contaminated", 0) for chain in found),

@@ -65,7 +65,7 @@ class Summary:
 class Fate:
     """What became of one record with the URL that was asked for."""
 
-    outcome: str  # "kept", "dropped", "removed"
+    outcome: str  # "kept", "dropped", "removed", "quarantined"
     reason: str
     url: str
     uri: str
@@ -124,6 +124,18 @@ def find_url(artifact: Artifact, url: str) -> Iterator[Fate]:
                 "dropped", values["reason"], values["url"], values["uri"], values["offset"], shard.dropped.name, row,
                 values["head"] or "",
             )  # fmt: skip
+        quarantined = read_quarantined(artifact.uri, shard)
+        for row in _matches(quarantined.column("url").to_pylist(), wanted):
+            values = quarantined.slice(row, 1).to_pylist()[0]
+            yield Fate(
+                "quarantined", values["reason"], values["url"], values["uri"], values["offset"],
+                shard.quarantined.name, row, values["detail"] or "",
+            )  # fmt: skip
+
+
+def count_quarantined_without_url(artifact: Artifact) -> int:
+    """How many records were quarantined of which no URL is known: no search for one can find them."""
+    return sum(read_quarantined(artifact.uri, shard)["url"].null_count for shard in read_shard_table(artifact.uri))
 
 
 def print_summary(artifact: Artifact, summary: Summary, console: Console) -> None:
@@ -150,7 +162,7 @@ def print_fates(url: str, fates: Sequence[Fate], quarantined: int, console: Cons
     if not fates:
         console.print(Text(f"{printable(url)}: no record of this corpus has it"))
         if quarantined:
-            console.print(f"{quarantined:,} records were quarantined before their URL was known; see the counts")
+            console.print(f"{quarantined:,} records were quarantined without a URL that could be told; see the counts")
     for fate in fates:
         outcome = Text(f"{fate.outcome}" + (f": {fate.reason}" if fate.reason else ""), style="bold")
         outcome.append(f"  {printable(fate.url)}", style="dim")
@@ -185,7 +197,7 @@ def _examples(
     for reason in {*found.quarantined}:
         mine = quarantined.filter(pc.equal(quarantined.column("reason"), reason)).slice(0, count - shown[reason])
         for row in mine.to_pylist():
-            yield Example(reason, None, row["uri"], row["offset"], row["detail"] or "")
+            yield Example(reason, row["url"], row["uri"], row["offset"], row["detail"] or "")
     wanted: dict[int, str] = {}
     for reason in {*found.removed}:
         mine = removals.filter(pc.equal(removals.column("reason").cast(pa.string()), reason))

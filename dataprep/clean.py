@@ -16,10 +16,12 @@ from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.commit import CommittedPart, committed_part
 from cluster.contracts.errors import InputError, StageFailed
+from cluster.contracts.source_names import common_directory
 from cluster.contracts.storage import FileStat, relative_uri
 from dataprep.config import CleanConfig
 from dataprep.documents import Shard, write_shard_table
-from dataprep.over_shards import Pace, over_shards
+from dataprep.filters.settings import DecontaminationSettings
+from dataprep.over_shards import Pace, keep_compiled_kernels, over_shards
 from dataprep.sources.formats import Format
 from dataprep.sources.shards import SourceShard, plan_shards, sources_of
 
@@ -27,8 +29,9 @@ from dataprep.sources.shards import SourceShard, plan_shards, sources_of
 def run(config: CleanConfig, inputs: Mapping[str, Artifact], output: str, context: StageContext) -> StageResult:
     """Make the parts that are not there yet, then the artifact's shard table."""
     files = input_files(config.inputs)
-    shards = plan_shards(files, config.format)
+    shards = plan_shards(files, config.format, directories=input_directories(config.inputs))
     check_libraries(config, {source.format for shard in shards for source in shard.sources})
+    too_short = {} if config.decontamination is None else _too_short_items(config.decontamination, context)
     parts, classifier = context.parts_directory, None
     if "classifier" in inputs:  # parts are shared by settings, to which a trained model does not belong
         parts = storage.join(parts, inputs["classifier"].manifest.fingerprint)
@@ -51,11 +54,29 @@ def run(config: CleanConfig, inputs: Mapping[str, Artifact], output: str, contex
         assert part is not None, "over_shards raises for a shard without a part"
         committed.append(part)
     table = [
-        _shard(number, shard.uri, part, relative_uri(parts, base=output))
+        _shard(number, shard.source, part, relative_uri(parts, base=output))
         for number, (shard, part) in enumerate(zip(shards, committed, strict=True))
     ]
     metrics = _metrics([part.metrics for part in committed], bytes_in=sum(file.size for file in files))
+    if config.decontamination is not None:
+        metrics["evaluation_texts_too_short"] = too_short
     return StageResult(metrics, [write_shard_table(output, table)])
+
+
+def _too_short_items(settings: DecontaminationSettings, context: StageContext) -> dict[str, int]:
+    """URI of an evaluation file -> how many of its texts are too short to be looked for; tells of them."""
+    keep_compiled_kernels()
+    from dataprep.decontaminate import too_short_items  # after that: it has kernels
+
+    found = too_short_items(settings)
+    for file, (count, short) in found.items():
+        if short:
+            what = f"WARNING: all {count:,}" if short == count else f"{short:,} of the {count:,}"
+            context.progress.note(
+                f"decontamination: {what} texts of {file} have under {settings.min_terms} words (min_terms) and are not"
+                " looked for"
+            )
+    return {file: short for file, (_, short) in found.items() if short}
 
 
 def check_libraries(config: CleanConfig, formats: Set[Format]) -> None:
@@ -79,6 +100,15 @@ def input_files(patterns: Sequence[str]) -> list[FileStat]:
             raise InputError(f"inputs: {pattern} matches no file")
         found.update((file.uri, file) for file in matched)
     return [found[uri] for uri in sorted(found)]
+
+
+def input_directories(patterns: Sequence[str]) -> dict[str, str]:
+    """The URI of each file -> the directory that holds all files of the first pattern that matches it."""
+    found: dict[str, str] = {}
+    for pattern in patterns:
+        matched = [file.uri for file in storage.expand(pattern)]
+        found = dict.fromkeys(matched, common_directory(matched)) | found
+    return found
 
 
 def _clean(row: dict[str, Any], *, parts: str, config: CleanConfig, classifier: str | None) -> int:

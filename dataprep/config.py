@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from cluster.contracts.config import InputFiles, InputOf, Resources, StageConfig, StrictModel, execution
 from dataprep.filters.settings import (
+    MAX_INT,
     BadWordsSettings,
     C4Settings,
     DecontaminationSettings,
@@ -26,6 +27,7 @@ from dataprep.sources.formats import Format, format_of
 Fraction = Annotated[float, Field(ge=0, le=1)]
 ExtractorName = Literal["resiliparse", "trafilatura"]
 ProfileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+MAX_INT32 = 2**31 - 1  # fastText's counts
 MIN_CLASSIFIER_MIB = 33  # above glibc's largest threshold for fresh memory, 32 MiB
 Weight = Annotated[float, Field(ge=0)]
 NUM_BASE_TOKENS = 256  # a byte-level vocabulary holds every byte
@@ -44,18 +46,22 @@ class MinHashSettings(StrictModel):
     """Signatures for near-duplicates. Corpora can be deduplicated together only where these agree."""
 
     num_hashes: Annotated[int, Field(ge=1, le=1024)] = 160  # per document; dedupe cuts them into 20 bands of 8 rows
-    ngram: Annotated[int, Field(ge=1)] = 5  # terms of a shingle
+    ngram: Annotated[int, Field(ge=1, le=MAX_INT)] = 5  # terms of a shingle
     seed: Annotated[int, Field(ge=0)] = 1  # chooses the hash functions
 
 
 class ReadLimits(StrictModel):
     """Beyond these a record is quarantined instead of read."""
 
-    max_record_bytes: Annotated[int, Field(ge=1)] = 16 * 2**20  # of a page, a text, a JSON line or a Parquet row's text
-    max_html_depth: Annotated[int, Field(ge=1)] = 2_000  # elements open at once; extraction is quadratic in it
-    max_html_attributes: Annotated[int, Field(ge=1)] = 2_000  # of one tag; parsing is quadratic in them
-    extract_timeout_s: Annotated[float, Field(gt=0)] = 10.0  # CPU time of a page's extraction, in a process of its own
-    extract_memory_gib: Annotated[float, Field(gt=0)] = 1.0  # what that process may grow by
+    max_record_bytes: Annotated[int, Field(ge=1, le=2**40)] = (
+        16 * 2**20
+    )  # of a page, a text, a JSON line or a Parquet row's text
+    # Elements open at once; extraction is quadratic in it.
+    max_html_depth: Annotated[int, Field(ge=1, le=MAX_INT)] = 2_000
+    max_html_attributes: Annotated[int, Field(ge=1, le=MAX_INT)] = 2_000  # of one tag; parsing is quadratic in them
+    # CPU time of a page's extraction, in a process of its own.
+    extract_timeout_s: Annotated[float, Field(ge=1e-3, le=1e6)] = 10.0
+    extract_memory_gib: Annotated[float, Field(gt=0, le=2**20)] = 1.0  # what that process may grow by
 
 
 class DataConfig(StageConfig):
@@ -94,7 +100,7 @@ class LanguageProfile(FilterFamilies):
 class CleanConfig(DataConfig, FilterFamilies):
     """Raw files to documents: read, extract, normalise, identify the language, filter, sign."""
 
-    stage_version: ClassVar[int] = 2
+    stage_version: ClassVar[int] = 4  # 4: a pack is of one input; more kinds of URLs and personal data are found
 
     kind: Literal["clean"] = "clean"
     # Files, directories, globs, or `.list` files with one of these a line; the README has the formats.
@@ -111,9 +117,8 @@ class CleanConfig(DataConfig, FilterFamilies):
     profiles: dict[ProfileName, LanguageProfile] = Field(
         default_factory=dict, description="name to languages and the filter settings that differ for them"
     )
-    classifier: Annotated[str | None, InputOf(("quality_classifier",))] = (
-        None  # None: off; judges what the filters left
-    )
+    # None: off; judges what the filters left.
+    classifier: Annotated[str | None, InputOf(("quality_classifier",))] = None
     quality: QualitySettings = QualitySettings()  # the threshold on the classifier's score
     decontamination: DecontaminationSettings | None = None  # None: off; runs last, on what the filters left
     minhash: MinHashSettings = MinHashSettings()
@@ -175,11 +180,12 @@ class QualityClassifierConfig(StageConfig):
     positive: Annotated[list[str], InputFiles(), Field(min_length=1)]  # files of good documents, as clean's inputs
     negative: Annotated[list[str], InputFiles(), Field(min_length=1)]  # files of others: a sample of the raw data
     columns: Columns = Columns()  # which fields of JSON Lines, or columns of Parquet, hold what
-    word_ngrams: Annotated[int, Field(ge=1)] = 2  # words of the longest n-gram that is a feature
-    dimensions: Annotated[int, Field(ge=1)] = 100  # of a feature's vector
-    buckets: Annotated[int, Field(ge=1)] = 500_000  # for hashes of n-grams; each takes 4 x dimensions bytes
-    min_count: Annotated[int, Field(ge=1)] = 1  # occurrences of a word, to be a feature
-    epochs: Annotated[int, Field(ge=1)] = 5  # passes over the documents
+    word_ngrams: Annotated[int, Field(ge=1, le=MAX_INT32)] = 2  # words of the longest n-gram that is a feature
+    dimensions: Annotated[int, Field(ge=1, le=MAX_INT32)] = 100  # of a feature's vector
+    # For hashes of n-grams; each takes 4 x `dimensions` bytes.
+    buckets: Annotated[int, Field(ge=1, le=MAX_INT32)] = 500_000
+    min_count: Annotated[int, Field(ge=1, le=MAX_INT32)] = 1  # occurrences of a word, to be a feature
+    epochs: Annotated[int, Field(ge=1, le=MAX_INT32)] = 5  # passes over the documents
     lr: Annotated[float, Field(gt=0)] = 0.1  # learning rate at the beginning; it falls to 0
     heldout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of the documents, kept back to measure on
     worker: Resources = execution(default_factory=Resources, description="what the training process gets")
@@ -219,13 +225,14 @@ class RepeatedLinesConfig(DataConfig):
         "filter", description="annotate: cut and drop nothing, store the fractions that would be cut"
     )
     # A line is cut that is in so many different documents; None: only `min_site_documents` counts.
-    min_documents: Annotated[int | None, Field(ge=2)] = 7
+    min_documents: Annotated[int | None, Field(ge=2, le=MAX_INT)] = 7
     min_documents_fraction: Fraction = 0.0  # of all documents, copies counted, that it must be in as well
     # A line is cut, too, that is in so many different documents of one site (host without `www.`; documents without URL
     # are one site); None: off.
-    min_site_documents: Annotated[int | None, Field(ge=2)] = None
-    min_line_characters: Annotated[int, Field(ge=0)] = 20  # shorter lines stay: headings, answers, items of lists
-    min_words_left: Annotated[int, Field(ge=0)] = 50  # a document that lost lines and has fewer is dropped
+    min_site_documents: Annotated[int | None, Field(ge=2, le=MAX_INT)] = None
+    # Shorter lines stay: headings, answers, items of lists.
+    min_line_characters: Annotated[int, Field(ge=0, le=MAX_INT)] = 20
+    min_words_left: Annotated[int, Field(ge=0, le=MAX_INT)] = 50  # a document that lost lines and has fewer is dropped
 
     def clashes(self) -> Iterator[tuple[str, str]]:
         if self.min_documents is None and self.min_site_documents is None:
@@ -260,7 +267,7 @@ class FuzzySettings(StrictModel):
 class DedupeConfig(DataConfig):
     """Exact, URL and near duplicates across all documents, and against earlier corpora."""
 
-    stage_version: ClassVar[int] = 3  # 3: clusters are cut into files by their number of members
+    stage_version: ClassVar[int] = 5  # 5: `#!` tells pages apart
 
     kind: Literal["dedupe"] = "dedupe"
     parts: Annotated[str, InputOf(("clean", "repeated_lines"))]  # the documents
@@ -270,9 +277,13 @@ class DedupeConfig(DataConfig):
         " are left alone",
     )
     exact: bool = True  # remove documents of the same normalised text
-    url: bool = False  # remove documents of the same page: URLs equal but for scheme, www., fragment and tracking
+    # Remove documents of the same page: URLs equal but for scheme, `www.`, fragment (unless `#!`) and tracking.
+    url: bool = False
     fuzzy: FuzzySettings | None = FuzzySettings()  # None: near duplicates stay
-    keep_best: str | None = None  # of a group, keep the document with the most in this column; None: the lowest doc_id
+    # Of a group, keep the document with the most of this: a column of numbers (`language_score`) or a score of a filter
+    # family that annotated (`gopher_quality.num_words`). Documents without the score (null, NaN) come after all others;
+    # of equals the lowest doc_id stays. None: the lowest doc_id.
+    keep_best: str | None = None
     clusters: bool = True  # write the groups too, clusters-*.parquet, to look at
     union_find_gib: Annotated[float, Field(ge=0)] = execution(
         default=4.0,
@@ -311,7 +322,7 @@ class TokenizerConfig(StageConfig):
     kind: Literal["tokenizer"] = "tokenizer"
     documents: Annotated[str, InputOf(("dedupe",))]
     vocab_size: Annotated[int, Field(ge=NUM_BASE_TOKENS + 8, le=1 << 20)] = 32_768  # tokens, special ones included
-    min_frequency: Annotated[int, Field(ge=1)] = 2  # of a pair, to be merged
+    min_frequency: Annotated[int, Field(ge=1, le=MAX_INT)] = 2  # of a pair, to be merged
     sample_characters: Annotated[int, Field(ge=1)] = 200_000_000  # trained on about so many, drawn by document
     # language code -> weight in the sample; those not named have 1
     languages: dict[str, Weight] = Field(default_factory=dict)
@@ -326,16 +337,16 @@ class TokenizerConfig(StageConfig):
 class TokenizeConfig(DataConfig):
     """What dedupe left, as token shards."""
 
-    stage_version: ClassVar[int] = 2  # 2: documents of a shard are ordered by language and length
+    stage_version: ClassVar[int] = 3  # 3: sources are told by their URI
 
     kind: Literal["tokenize"] = "tokenize"
     documents: Annotated[str, InputOf(("dedupe",))]
     tokenizer: Annotated[str, InputOf(("tokenizer",))]
     end_of_text: str = "<|endoftext|>"  # the tokenizer's token that ends each document
     heldout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.01  # of documents, kept out of training for evaluation
-    split_seed: Annotated[int, Field(ge=0)] = 0  # chooses which
+    split_seed: Annotated[int, Field(ge=0, le=MAX_INT)] = 0  # chooses which
     # Lower ends of the classes of lengths (tokens of a document), besides 0; a mixture can weigh them.
-    length_classes: list[Annotated[int, Field(ge=1)]] = Field(default=[2048, 8192, 32_768], max_length=16)
+    length_classes: list[Annotated[int, Field(ge=1, le=MAX_INT)]] = Field(default=[2048, 8192, 32_768], max_length=16)
 
     @model_validator(mode="after")
     def _ascending(self) -> TokenizeConfig:
@@ -355,7 +366,8 @@ class MixtureConfig(StageConfig):
     kind: Literal["mixture"] = "mixture"
     tokens: Annotated[list[str], InputOf(("tokenize",)), Field(min_length=1)]
     tokenizer: Annotated[str, InputOf(("tokenizer",))]  # the one that all of the shards were made with
-    # pattern of input files' names (`web-*`) -> weight; the first that fits; else 1
+    # Pattern of input files' names (`web-*`), with directories where names recur (`books/*`) -> weight; the first that
+    # fits; else 1. Files of one document each (HTML, text, code) go by the directory that clean's input covers.
     sources: dict[str, Weight] = Field(default_factory=dict)
     languages: dict[str, Weight] = Field(default_factory=dict)  # language code -> weight; those not named have 1
     # lower end of a class of lengths (0, 2048, ...) -> weight; those not named have 1

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from cluster.contracts.errors import InputError
 from dataprep.evaluation_sets import EvaluationText, read_evaluation_sets
 from dataprep.filters.scores import Scores
 from dataprep.filters.settings import DecontaminationSettings
@@ -59,8 +60,32 @@ class Hits:
         return KeptSpans(kept_offsets, starts, ends, np.zeros(len(starts), np.bool_), counts == 0)
 
 
+def too_short_items(settings: DecontaminationSettings) -> dict[str, tuple[int, int]]:
+    """URI of an evaluation file -> (its texts, how many of them have too few terms to be looked for).
+
+    Raises `InputError` for a file that can't be read, and where all texts of all files are too short.
+    """
+    texts = read_evaluation_sets(settings.files, settings.fields)
+    terms = TextColumn(pa.array([text.text for text in texts], pa.large_string())).terms
+    is_short_D = np.minimum(terms.counts_D(), settings.ngram) < settings.min_terms
+    if is_short_D.all():
+        raise InputError(
+            f"decontamination: none of the {len(texts)} texts of {', '.join(settings.files)} has min_terms"
+            f" ({settings.min_terms}) words within ngram ({settings.ngram}), so nothing would be found;"
+            " name other fields or lower min_terms"
+        )
+    found: dict[str, tuple[int, int]] = {}
+    for text, is_short in zip(texts, is_short_D.tolist(), strict=True):
+        count, short = found.get(text.file, (0, 0))
+        found[text.file] = count + 1, short + is_short
+    return found
+
+
 class EvaluationIndex:
-    """The n-grams of evaluation sets."""
+    """The n-grams of evaluation sets, but for those of more numbers than words.
+
+    A number is a term whatever its digits, so those would find any other table or list of numbers.
+    """
 
     def __init__(self, texts: Sequence[EvaluationText], *, ngram: int, min_terms: int) -> None:
         self.texts = list(texts)
@@ -73,9 +98,11 @@ class EvaluationIndex:
         self._keys, self._stamps = new_table(num_ngrams)
         self._owners = np.zeros(len(self._keys), np.int32)
         self._bits = np.zeros(len(self._keys), np.uint8)  # 16 bits an n-gram, since the table is at most half full
+        number = TextColumn(pa.array(["0"], pa.large_string())).terms.hashes[0]
         _index(
-            terms.doc_offsets, terms.hashes, lengths_D, min_terms, self._keys, self._stamps, self._owners, self._bits
-        )
+            terms.doc_offsets, terms.hashes, lengths_D, min_terms, number, self._keys, self._stamps, self._owners,
+            self._bits,
+        )  # fmt: skip
 
     @classmethod
     def read(cls, settings: DecontaminationSettings) -> EvaluationIndex:
@@ -105,7 +132,9 @@ class EvaluationIndex:
 
 
 @numba.njit(cache=True)
-def _index(doc_offsets, hashes, lengths_D, min_terms, keys_array, stamps_array, owners, bits):  # type: ignore[no-untyped-def]
+def _index(  # type: ignore[no-untyped-def]
+    doc_offsets, hashes, lengths_D, min_terms, number, keys_array, stamps_array, owners, bits
+):
     keys, stamps = pointer_to(keys_array), pointer_to(stamps_array)
     mask, bit_mask = np.uint64(keys_array.size - 1), np.uint64(8 * bits.size - 1)
     for d in range(lengths_D.size):
@@ -114,8 +143,12 @@ def _index(doc_offsets, hashes, lengths_D, min_terms, keys_array, stamps_array, 
             continue
         for p in range(doc_offsets[d], doc_offsets[d + 1] - n + 1):
             h = np.uint64(n)
+            numbers = 0
             for k in range(p, p + n):
                 h = h * NGRAM_BASE + hashes[k]
+                numbers += hashes[k] == number
+            if 2 * numbers > n:
+                continue
             key = mix(h)
             if insert(keys, stamps, mask, key, 1):
                 owners[find_slot(keys, stamps, mask, key, 1)] = d

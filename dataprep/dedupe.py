@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
@@ -24,6 +25,7 @@ from dataprep.config import DedupeConfig, MinHashSettings
 from dataprep.corpora import OWN, Corpora, Piece
 from dataprep.documents import (
     Shard,
+    document_columns,
     read_columns,
     read_shard_table,
     rebase,
@@ -48,6 +50,8 @@ def run(config: DedupeConfig, inputs: Mapping[str, Artifact], output: str, conte
     if (warning := _mixed_signatures(clean, against)) is not None:
         context.progress.note(warning)
     shards = [rebase(shard, old=clean.uri, new=output) for shard in read_shard_table(clean.uri)]
+    if config.keep_best is not None and shards:
+        _check_score(config.keep_best, document_columns(output, shards[0]), clean.uri)
     corpora = Corpora.of((output, shards), [(earlier.uri, read_shard_table(earlier.uri)) for earlier in against])
     if corpora.num_documents == corpora.own_first:
         raise InputError(f"{clean.uri} has no documents; `raymill inspect` on it tells what was dropped and why")
@@ -133,10 +137,27 @@ def _survivors(config: DedupeConfig, corpora: Corpora, labels: Mapping[str, npt.
     return best_survivors(final, members, np.concatenate(scores), own_first=corpora.own_first)
 
 
-def _scores(piece: Piece, column: str) -> npt.NDArray[np.float64]:
-    found = read_columns(piece.artifact, piece.shard, [column]).column(column)
-    if not (pa.types.is_floating(found.type) or pa.types.is_integer(found.type)):
-        raise InputError(f"keep_best: the column {column!r} holds {found.type}; a number is needed")
+def _check_score(name: str, columns: pa.Schema, uri: str) -> None:
+    """Raise `InputError` unless `name` is a column of numbers, or `family.score` of a family that annotated."""
+    types: dict[str, pa.DataType] = {}
+    for field in columns:
+        types[field.name] = field.type
+        if pa.types.is_struct(field.type):
+            types |= {f"{field.name}.{score.name}": score.type for score in field.type}
+    numbers = [n for n, kind in types.items() if pa.types.is_floating(kind) or pa.types.is_integer(kind)]
+    if name not in numbers:
+        wrong = f"{name!r} holds {types[name]}" if name in types else f"{uri} has no {name!r}"
+        raise InputError(
+            f"keep_best: {wrong}; a number is needed: {', '.join(numbers)} (a filter family in annotate mode adds its"
+            " scores)"
+        )
+
+
+def _scores(piece: Piece, name: str) -> npt.NDArray[np.float64]:
+    column, _, score = name.partition(".")
+    found = read_columns(piece.artifact, piece.shard, [column]).column(column).combine_chunks()
+    if score:
+        found = pc.struct_field(found, score)
     scores: npt.NDArray[np.float64] = found.cast(pa.float64()).to_numpy(zero_copy_only=False)  # null becomes NaN
     return scores
 

@@ -105,7 +105,7 @@ class Shard:
     """A row of the shard table. Files lie in `parts`, removals in the artifact that holds the table."""
 
     number: int
-    uri: str  # the input file
+    uri: str  # the input file; of small ones packed together, the directory that the spec's input covers
     key: str  # of the part's commit
     parts: str  # the parts' directory, relative to the artifact where both are on the same store
     num_documents: int
@@ -214,6 +214,11 @@ def _groups(
             first += count
 
 
+def document_columns(artifact: str, shard: Shard) -> pa.Schema:
+    """The columns of a shard's documents."""
+    return storage.read_schema(check_size(absolute_uri(shard.parts, base=artifact), shard.documents))
+
+
 def read_columns(artifact: str, shard: Shard, columns: Sequence[str]) -> pa.Table:
     """Some columns of a shard's documents, all rows. Raises `InputError` naming one that is not there."""
     directory = absolute_uri(shard.parts, base=artifact)
@@ -230,7 +235,11 @@ def read_dropped(artifact: str, shard: Shard) -> pa.Table:
 
 def read_quarantined(artifact: str, shard: Shard) -> pa.Table:
     """A shard's quarantined records (`cluster.contracts.records.QUARANTINE_SCHEMA`)."""
-    return _read(absolute_uri(shard.parts, base=artifact), shard.quarantined, QUARANTINE_SCHEMA.names)
+    directory = absolute_uri(shard.parts, base=artifact)
+    table = storage.read_table(check_size(directory, shard.quarantined))
+    if "url" not in table.column_names:  # written before it was kept
+        table = table.append_column("url", pa.nulls(len(table), pa.string()))
+    return table.select(QUARANTINE_SCHEMA.names)
 
 
 def read_contamination(artifact: str, shard: Shard) -> pa.Table:
@@ -257,15 +266,19 @@ def removed_rows(artifact: str, shard: Shard) -> npt.NDArray[np.bool_]:
 def read_kept(
     artifact: str, shard: Shard, columns: Sequence[str]
 ) -> Iterator[tuple[pa.RecordBatch, npt.NDArray[np.int64]]]:
-    """The documents of a shard that dedupe left, in order: batches of `columns`, with each row's number in the part."""
+    """The documents of a shard that dedupe left, in order: batches of `columns`, with each row's number in the part.
+
+    No batch spans row groups, which hold as many characters as the clean stage has in memory at once.
+    """
     kept = ~removed_rows(artifact, shard)
     filesystem, path = storage.locate(check_size(absolute_uri(shard.parts, base=artifact), shard.documents))
     row = 0
     with pq.ParquetFile(path, filesystem=filesystem) as file:
-        for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns)):
-            rows = row + np.flatnonzero(kept[row : row + batch.num_rows])
-            yield batch.filter(pa.array(kept[row : row + batch.num_rows])), rows
-            row += batch.num_rows
+        for number in range(file.num_row_groups):
+            for batch in file.iter_batches(_BATCH_ROWS, row_groups=[number], columns=list(columns)):
+                rows = row + np.flatnonzero(kept[row : row + batch.num_rows])
+                yield batch.filter(pa.array(kept[row : row + batch.num_rows])), rows
+                row += batch.num_rows
 
 
 def write_table(directory: str, name: str, table: pa.Table) -> WrittenFile:

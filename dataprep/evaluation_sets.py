@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -9,9 +10,11 @@ import orjson
 
 from cluster.contracts import storage
 from cluster.contracts.errors import InputError
+from dataprep.sources.compression import DamagedStream, decompressed
+from dataprep.sources.formats import Codec
 
 _JSON_ENDINGS = (".jsonl", ".ndjson")
-_CODECS = (".gz", ".bz2", ".zst")
+_CODECS: dict[str, Codec] = {".gz": "gz", ".bz2": "bz2", ".zst": "zst"}
 
 
 class EvaluationText(NamedTuple):
@@ -38,16 +41,18 @@ def read_evaluation_sets(patterns: Sequence[str], fields: Sequence[str] | None) 
             except UnicodeDecodeError as error:
                 raise InputError(f"decontamination: {file.uri} is not UTF-8: {error}") from error
             name = file.uri.lower()
-            stem = name.rsplit(".", 1)[0] if name.endswith(_CODECS) else name
+            stem = name.rsplit(".", 1)[0] if name.endswith(tuple(_CODECS)) else name
             pieces = _rows(file.uri, content, fields) if stem.endswith(_JSON_ENDINGS) else _paragraphs(content)
             texts += [EvaluationText(file.uri, line, text) for line, text in pieces]
     return texts
 
 
 def _read(uri: str) -> bytes:
-    filesystem, path = storage.locate(uri)
-    with filesystem.open_input_stream(path, compression="detect") as stream:
-        return bytes(stream.read())
+    codec = next((codec for ending, codec in _CODECS.items() if uri.lower().endswith(ending)), None)
+    try:
+        return b"".join(decompressed(io.BytesIO(storage.read_bytes(uri)), codec))
+    except DamagedStream as error:
+        raise InputError(f"decontamination: {uri} can't be read ({error}); copy it again") from error
 
 
 def _rows(uri: str, content: str, fields: Sequence[str] | None) -> Iterator[tuple[int, str]]:

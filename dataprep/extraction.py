@@ -14,8 +14,8 @@ from dataprep.killable import Failure, KillableMap
 from dataprep.sources.records import HtmlPage, PlainText, Provenance, SourceRecord, Unwanted, WikiPage
 from dataprep.wikitext import plain_text
 
-_BATCH_RECORDS = 256
-_BATCH_BYTES = 4 << 20
+_BATCH_RECORDS = 256  # that wait for the first page of them at most
+_BATCH_SIZE = 4 << 20  # bytes of pages and characters of texts; a batch ends with the record that reaches it
 _SMALL_PAGE = (b"<html><body><p>A page to load all code with.</p></body></html>", None)
 
 Markup = tuple[bytes, str | None] | str  # HTML: body and charset; wiki markup
@@ -70,15 +70,29 @@ def extracted(records: Iterable[SourceRecord], config: CleanConfig) -> Iterator[
     extractor = PageExtractor(config.extractor, limits.max_html_depth, limits.max_html_attributes)
     extraction = page_extraction(extractor, limits.extract_timeout_s, int(limits.extract_memory_gib * 2**30))
     batch: list[SourceRecord] = []
-    num_bytes = 0
+    size = 0
     for record in records:
+        if not batch and not isinstance(record, HtmlPage | WikiPage):
+            yield record  # waits for no page
+            continue
         batch.append(record)
-        if isinstance(record, HtmlPage | WikiPage):
-            num_bytes += len(record.body if isinstance(record, HtmlPage) else record.wikitext)
-        if num_bytes >= _BATCH_BYTES or len(batch) >= _BATCH_RECORDS:
+        size += _size(record)
+        if size >= _BATCH_SIZE or len(batch) >= _BATCH_RECORDS:
             yield from _with_texts(batch, extraction)
-            batch, num_bytes = [], 0
+            batch, size = [], 0
     yield from _with_texts(batch, extraction)
+
+
+def _size(record: SourceRecord) -> int:
+    """About how much a record holds: bytes of a page, characters of a text."""
+    match record:
+        case HtmlPage():
+            return len(record.body)
+        case WikiPage():
+            return len(record.wikitext)
+        case PlainText():
+            return len(record.text)
+    return 0
 
 
 def _with_texts(batch: list[SourceRecord], extraction: PageExtraction) -> Iterator[PlainText | Unwanted | Quarantined]:
@@ -96,7 +110,7 @@ def _markup(page: HtmlPage | WikiPage) -> Markup:
 
 def _with_text(place: Provenance, outcome: Extracted | UnreadablePage | Failure) -> PlainText | Quarantined:
     if not isinstance(outcome, Extracted):
-        return Quarantined(place.uri, place.offset, outcome.reason, outcome.detail)
+        return Quarantined(place.uri, place.offset, outcome.reason, outcome.detail, place.url)
     about = replace(
         place, url=place.url or outcome.url, date=place.date or outcome.date, title=place.title or outcome.title
     )

@@ -23,7 +23,7 @@ from dataprep.config import DedupeConfig
 from dataprep.corpora import Corpora, Piece
 from dataprep.over_shards import Pace, over_shards
 from dataprep.removals import NEAR
-from dataprep.searches import Search
+from dataprep.searches import Search, keyed_rows
 from dataprep.shuffle import KeyedRows, even_ranges, num_ranges_for, read_cell, write_cells
 
 _FOREST_SCHEMA = pa.schema([("a", pa.int64()), ("b", pa.int64())])
@@ -149,7 +149,7 @@ def _write_keys(row: dict[str, Any], *, plan: Sequence[Search], num_ranges: Mapp
     pieces = [Piece.from_row(piece) for piece in row["pieces"]]
     with commit_part(work, row["key"]) as part:
         for search in plan:
-            rows = KeyedRows.concatenated([rows for piece in pieces for rows in search.rows(piece)])
+            rows = KeyedRows.concatenated([rows for piece in pieces for rows in keyed_rows(search, piece)])
             with part.open(search.name, f"{search.name}.arrow") as sink:
                 write_cells(sink, rows, even_ranges(num_ranges[search.name]))
     return sum(piece.num_documents for piece in pieces)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy as np
 from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.errors import InputError
+from cluster.contracts.source_names import fits, short_names
 from cluster.contracts.storage import relative_uri
 from cluster.contracts.tokens import INDEX, ShardEntry, TokenShard, read_token_index, shard_directory, write_token_index
 from dataprep.config import MixtureConfig
@@ -24,6 +24,7 @@ from dataprep.documents import written_file
 from dataprep.shares import epochs, temperature_factors
 
 Group = tuple[str, str, int]  # the pattern of the source ("" for none), language, least length
+_SHOWN_NAMES = 20  # of sources, in an error
 
 
 def run(config: MixtureConfig, inputs: Mapping[str, Artifact], output: str, context: StageContext) -> StageResult:
@@ -40,6 +41,7 @@ def run(config: MixtureConfig, inputs: Mapping[str, Artifact], output: str, cont
     for entry in entries:
         if not entry.heldout:
             groups[_group(entry, config)].append(entry)
+    _check_weights([entry for members in groups.values() for entry in members], config)
     often = group_epochs({group: sum(e.num_tokens for e in members) for group, members in groups.items()}, config)
     taken = [entry for group in sorted(groups) for entry in _taken(groups[group], often[group], output)]
     if not taken:
@@ -53,6 +55,27 @@ def run(config: MixtureConfig, inputs: Mapping[str, Artifact], output: str, cont
         "epochs": {_name(group): round(often[group], 4) for group in sorted(groups)},
     }
     return StageResult(metrics, [written_file(INDEX, index)])
+
+
+def _check_weights(entries: Sequence[ShardEntry], config: MixtureConfig) -> None:
+    """Raise `InputError` for weights of what the shards don't have: one misspelt would leave all as it comes."""
+    sources = {entry.source for entry in entries}
+    languages, lengths = {entry.language for entry in entries}, {entry.min_length for entry in entries}
+    fitting = {key for key in config.sources if any(fits(source, key) for source in sources)}
+    problems = []
+    for setting, weights, usable, there in (
+        ("sources", config.sources, fitting, set(short_names(sources).values())),
+        ("languages", config.languages, languages, languages),
+        ("lengths", config.lengths, lengths, lengths),
+    ):
+        # A weight of 0 leaves out what may not be there anyway.
+        missing = [str(key) for key, weight in weights.items() if weight and key not in usable]
+        if missing:
+            names = sorted(str(key) for key in there if key != "")
+            shown = ", ".join(names[:_SHOWN_NAMES]) or "none that is told apart"
+            problems.append(f"{setting}: {', '.join(missing)} fits no training document (there is {shown})")
+    if problems:
+        raise InputError("; ".join(problems))
 
 
 def group_epochs(tokens: Mapping[Group, int], config: MixtureConfig) -> dict[Group, float]:
@@ -91,7 +114,7 @@ def tokens_of_what(entries: Sequence[ShardEntry], config: MixtureConfig) -> dict
 
 
 def _group(entry: ShardEntry, config: MixtureConfig) -> Group:
-    pattern = next((pattern for pattern in config.sources if fnmatchcase(entry.source, pattern)), "")
+    pattern = next((pattern for pattern in config.sources if fits(entry.source, pattern)), "")
     return pattern, entry.language, entry.min_length
 
 

@@ -8,6 +8,7 @@ what kills it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -170,9 +171,23 @@ def keep_compiled_kernels() -> None:
     os.environ.setdefault("NUMBA_CACHE_DIR", str(_cache_directory()))
 
 
+def _kernel_sources() -> str:
+    """A digest of the modules that have compiled code in them."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        content = path.read_bytes()
+        if b"numba" in content:
+            digest.update(content)
+    return digest.hexdigest()[:12]
+
+
 def _cache_directory() -> Path:
-    """The user's own cache directory, since compiled code is loaded from it; else a private temporary one."""
-    directory = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "raymill" / "numba"
+    """The user's own cache directory, since compiled code is loaded from it; else a private temporary one.
+
+    It is named after the kernels' sources: Numba looks at the file that a kernel is in, not at those it calls.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    directory = base / "raymill" / f"numba-{_kernel_sources()}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
         if os.access(directory, os.W_OK):

@@ -54,13 +54,12 @@ def train(config: QualityClassifierConfig, output: str, seed: int) -> tuple[dict
                 yield text, is_positive
 
     with tempfile.TemporaryDirectory() as scratch:
-        model = quality_model.train(training_rows(), config=config, seed=seed, scratch=Path(scratch))
+        path = quality_model.train(training_rows(), config=config, seed=seed, scratch=Path(scratch))
         if not counts[True] or not counts[False]:
             missing = "positive" if not counts[True] else "negative"
             raise InputError(f"{missing}: {', '.join(getattr(config, missing))} has no documents to train on")
-        path = Path(scratch) / quality_model.MODEL_FILE
-        model.save_model(str(path))
         content = path.read_bytes()
+        model = quality_model.load(path)
     storage.write_bytes(storage.join(output, quality_model.MODEL_FILE), content)
     scores = quality_model.probabilities(model, (text for text, _ in heldout))
     labels = np.array([is_positive for _, is_positive in heldout], bool)

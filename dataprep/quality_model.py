@@ -9,6 +9,12 @@ Shape letter: D documents.
 
 from __future__ import annotations
 
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterable
 from functools import lru_cache
@@ -19,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster.contracts import storage
-from cluster.contracts.errors import InputError
+from cluster.contracts.errors import InputError, StageFailed
 from dataprep.config import QualityClassifierConfig
 from dataprep.filters.scores import Judged, Limit, Scores, first_failing
 from dataprep.filters.settings import QualitySettings
@@ -30,6 +36,10 @@ REASONS: tuple[str, ...] = ("low_quality",)
 MODEL_FILE = "model.bin"
 _LABEL = "__label__"
 POSITIVE, NEGATIVE = f"{_LABEL}positive", f"{_LABEL}negative"
+_TRAIN = "import sys; from dataprep.quality_model import _train_here; _train_here(*sys.argv[1:])"
+_FRESH_MEMORY = {"MALLOC_MMAP_MAX_": "65536", "MALLOC_MMAP_THRESHOLD_": str(2**25)}  # glibc's own, whatever was set
+_REFUSED = 3  # the process's exit status
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def one_line(text: str) -> str:
@@ -37,29 +47,53 @@ def one_line(text: str) -> str:
     return " ".join(text.replace(_LABEL, "__label ").split())
 
 
-def train(rows: Iterable[tuple[str, bool]], *, config: QualityClassifierConfig, seed: int, scratch: Path) -> Any:
-    """The model of (text, whether it is a good one) rows. On one thread, since with more no two runs are the same."""
-    import fasttext
+def train(rows: Iterable[tuple[str, bool]], *, config: QualityClassifierConfig, seed: int, scratch: Path) -> Path:
+    """The file of the model of (text, whether it is a good one) rows. Raises `InputError` where fastText can't.
 
-    path = scratch / "train.txt"
-    with open(path, "w", encoding="utf-8") as file:
+    On one thread, since with more no two runs are the same. In a process of its own: fastText fills a tenth of its
+    table on one thread and takes the rest as it comes, and only new memory comes as zeros.
+    """
+    inputs, output = scratch / "train.txt", scratch / MODEL_FILE
+    with open(inputs, "w", encoding="utf-8") as file:
         for text, is_positive in rows:
             file.write(f"{POSITIVE if is_positive else NEGATIVE} {one_line(text)}\n")
+    settings = {
+        "input": str(inputs),
+        "dim": config.dimensions,
+        "wordNgrams": config.word_ngrams,
+        "epoch": config.epochs,
+        "lr": config.lr,
+        "minCount": config.min_count,
+        "bucket": config.buckets,
+        "seed": seed,
+        "thread": 1,
+        "verbose": 0,
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", _TRAIN, json.dumps(settings), str(output)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), **_FRESH_MEMORY},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == _REFUSED:
+        raise InputError(f"fastText could not train on these documents: {done.stderr.strip()}")
+    if done.returncode != 0:
+        raise StageFailed(f"fastText's process ended with status {done.returncode}: {done.stderr.strip()[-2000:]}")
+    return output
+
+
+def _train_here(settings: str, output: str) -> None:
+    """What the process does: train, save and end, or end with its parent."""
+    import fasttext
+
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
-        return fasttext.train_supervised(
-            str(path),
-            dim=config.dimensions,
-            wordNgrams=config.word_ngrams,
-            epoch=config.epochs,
-            lr=config.lr,
-            minCount=config.min_count,
-            bucket=config.buckets,
-            seed=seed,
-            thread=1,
-            verbose=0,
-        )
+        fasttext.train_supervised(**json.loads(settings)).save_model(output)
     except (ValueError, RuntimeError) as error:
-        raise InputError(f"fastText could not train on these documents: {error}") from error
+        print(error, file=sys.stderr)
+        sys.exit(_REFUSED)
 
 
 @lru_cache(maxsize=1)

@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from cluster.contracts.errors import InputError
 from dataprep.config import DedupeConfig, FuzzySettings
-from dataprep.corpora import Piece
-from dataprep.documents import Shard, column_groups, signature_groups
+from dataprep.corpora import OWN, Piece
+from dataprep.documents import Shard, column_groups, removed_rows, signature_groups
 from dataprep.removals import EXACT, NEAR, URL
 from dataprep.shuffle import KeyedRows
 
@@ -51,6 +51,22 @@ def searches(config: DedupeConfig, *, num_hashes: int) -> list[Search]:
         edges = partial(_band_edges, similarity=similarity, num_hashes=bands * rows)
         found.append(Search("near", NEAR, bands, num_words, make, edges))
     return found
+
+
+def keyed_rows(search: Search, piece: Piece) -> Iterator[KeyedRows]:
+    """The rows of a piece under a search's keys, without documents that an earlier deduplication removed.
+
+    Those are in no corpus any longer: whoever lost to one of them would be lost altogether.
+    """
+    removed = None
+    if piece.corpus != OWN and piece.shard.removals is not None:
+        removed = removed_rows(piece.artifact, piece.shard)
+    for rows in search.rows(piece):
+        if removed is None:
+            yield rows
+        else:
+            there_N = ~removed[rows.members_N - piece.first + piece.begin_row]
+            yield KeyedRows(rows.keys_NK[there_N], rows.members_N[there_N], rows.words_NW[there_N])
 
 
 def bands_and_rows(fuzzy: FuzzySettings, num_hashes: int) -> tuple[int, int]:

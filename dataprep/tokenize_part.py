@@ -2,13 +2,14 @@
 
 A shard's documents are ordered by language, then class of lengths, then the hash of their text. So each group of them
 is one range, which a mixture can weigh without touching the shard, and any beginning of a range is a fair sample of it.
+However large the part, one batch of its documents is in memory (`token_spool`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ from dataprep.documents import Shard, doc_ids, read_kept, read_signatures
 from dataprep.encoder import Encoded, Encoder, encoders, fastest_of
 from dataprep.split import drawn
 from dataprep.text_column import TextColumn
+from dataprep.token_spool import PiecewiseSink, TokenSpool
 
 TRAIN, HELDOUT = "train", "heldout"  # the roles of a part's files; absent where it has no such documents
 _SAMPLE_DOCUMENTS = 32  # on which the fast encoder must agree
@@ -79,18 +81,19 @@ def _open_tokenizer(content: bytes, num_threads: int) -> tuple[Tokenizer, list[E
 
 
 def source_name(shard: Shard) -> str:
-    """The name of the input file that a shard came from."""
-    return shard.uri.rsplit("/", 1)[-1]
+    """The URI of the input file that a shard came from, or of the directory of the files that were packed into it."""
+    return shard.uri
 
 
 class _Side:
     """The documents of one side of the split, gathered."""
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
-        self._tokens: list[npt.NDArray[Any]] = [np.empty(0, dtype)]
-        self._lengths: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
+        self._spool = TokenSpool(dtype)
+        self._dtype = dtype
         self._rows: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
-        self._languages: list[npt.NDArray[Any]] = [np.empty(0, object)]
+        self._languages: list[npt.NDArray[np.int32]] = [np.empty(0, np.int32)]  # numbers in `_numbers`
+        self._numbers: dict[str, int] = {}
         self.num_bytes = 0  # of text
 
     def add(
@@ -104,14 +107,14 @@ class _Side:
         """Take the documents of this side, each with the separator behind it."""
         counts_D = np.diff(encoded.offsets)
         lengths = counts_D[is_mine_D] + 1
-        tokens = np.full(int(lengths.sum()), separator, self._tokens[0].dtype)
+        tokens = np.full(int(lengths.sum()), separator, self._dtype)
         is_text = np.ones(len(tokens), bool)
         is_text[np.cumsum(lengths) - 1] = False
         tokens[is_text] = encoded.ids_T[np.repeat(is_mine_D, counts_D)]
-        self._tokens.append(tokens)
-        self._lengths.append(lengths)
+        self._spool.add(tokens, lengths)
         self._rows.append(rows_D[is_mine_D])
-        self._languages.append(languages_D.fill_null("").to_numpy(zero_copy_only=False)[is_mine_D])
+        names = languages_D.filter(pa.array(is_mine_D)).fill_null("").to_pylist()
+        self._languages.append(np.array([self._numbers.setdefault(n, len(self._numbers)) for n in names], np.int32))
 
     def __len__(self) -> int:
         return sum(map(len, self._rows))
@@ -126,19 +129,21 @@ class _Side:
         length_classes: Sequence[int],
     ) -> None:
         """Write the shard and count; `hashes`: of all rows of the part."""
-        lengths, rows, languages = (np.concatenate(x) for x in (self._lengths, self._rows, self._languages))
+        lengths, rows = self._spool.lengths_D, np.concatenate(self._rows)
         part.metrics[role] = {"documents": len(rows), "tokens": int(lengths.sum()), "bytes": self.num_bytes}
         if not len(rows):
             return
+        names = sorted(self._numbers)
+        places = np.argsort([self._numbers[name] for name in names])  # of each number's name among the sorted
+        languages = places[np.concatenate(self._languages)]
         ends = np.array([0, *length_classes])
         classes = ends[np.searchsorted(ends, lengths, side="right") - 1]
         order = np.lexsort((hashes[rows], classes, languages))
-        part.metrics[role]["groups"] = _groups(languages[order], classes[order], lengths[order])
-        documents = np.split(np.concatenate(self._tokens), np.cumsum(lengths)[:-1])
-        with part.open(role, f"{role}.arrow") as sink:
+        part.metrics[role]["groups"] = _groups(languages[order], names, classes[order], lengths[order])
+        with part.open(role, f"{role}.arrow") as sink, self._spool.in_order(order) as (tokens_T, mapping):
             write_token_shard(
-                sink,
-                np.concatenate([documents[row] for row in order]),
+                cast(BinaryIO, PiecewiseSink(sink, mapping)),
+                tokens_T,
                 np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths[order])]),
                 doc_ids(shard_number, rows[order]),
                 [source] * len(rows),
@@ -146,9 +151,12 @@ class _Side:
 
 
 def _groups(
-    languages_D: npt.NDArray[Any], classes_D: npt.NDArray[np.int64], lengths_D: npt.NDArray[np.int64]
+    languages_D: npt.NDArray[np.int64],
+    names: Sequence[str],
+    classes_D: npt.NDArray[np.int64],
+    lengths_D: npt.NDArray[np.int64],
 ) -> list[dict[str, Any]]:
-    """The ranges of equal language and class of lengths, as fields of `ShardEntry`."""
+    """The ranges of equal language and class of lengths, as fields of `ShardEntry`; `names`: of the languages."""
     changes = (languages_D[1:] != languages_D[:-1]) | (classes_D[1:] != classes_D[:-1])
     firsts = np.concatenate([[0], np.flatnonzero(changes) + 1])
     tokens = np.add.reduceat(lengths_D, firsts)
@@ -157,7 +165,7 @@ def _groups(
             "first_document": int(first),
             "num_documents": int(last - first),
             "num_tokens": int(count),
-            "language": str(languages_D[first]),
+            "language": names[languages_D[first]],
             "min_length": int(classes_D[first]),
         }
         for first, last, count in zip(firsts, [*firsts[1:], len(lengths_D)], tokens, strict=True)

@@ -1,8 +1,9 @@
 """What two URLs must share to count as the same page: a normal form, by rules that hardly ever join different pages.
 
 RFC 3986, section 6.2.2 and 6.2.3 (case of scheme and host, default port, empty path), and beyond it what crawls differ
-in: http or https, a leading `www.`, the fragment, a slash at the end, and parameters that only track the visitor. The
-path's case and the order of other parameters stay, since servers may tell them apart.
+in: http or https, a leading `www.`, the fragment (but for `#!`, which names a page of its own), a slash at the end, and
+parameters that only track the visitor. The path's case and the order of other parameters stay, since servers may tell
+them apart.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def normal_url(url: str) -> str:
     for port in _DEFAULT_PORTS:
         host = host.removesuffix(port)
     query = "&".join(p for p in parts.query.split("&") if p and not _TRACKING.match(p))
-    return host.removeprefix("www.") + parts.path.rstrip("/") + ("?" + query if query else "")
+    page = "#" + parts.fragment if parts.fragment.startswith("!") else ""
+    return host.removeprefix("www.") + parts.path.rstrip("/") + ("?" + query if query else "") + page
 
 
 def site(url: str) -> str:
@@ -39,7 +41,7 @@ def site(url: str) -> str:
         urlsplit(url.strip())
     except ValueError:
         return ""
-    return re.split("[/?]", normal_url(url), maxsplit=1)[0]
+    return re.split("[/?#]", normal_url(url), maxsplit=1)[0]
 
 
 def url_hashes(

@@ -28,6 +28,7 @@ from dataprep.language import identify
 from dataprep.text_column import TextColumn
 
 EMPTY, LANGUAGE, LANGUAGE_SCORE, CONTAMINATED = "empty_text", "language", "language_score", "contaminated"
+NOTHING_LEFT = "nothing_left"  # of a text whose lines were all cut
 URL_BLOCKLIST = "url_blocklist"
 
 
@@ -93,6 +94,9 @@ class Judge:
                 reasons_D[rows] = found.reasons_D
                 parts.append((rows[found.rows_K], found))
         kept, annotations = _in_order(parts)
+        left_K = kept.num_chars_D > 0
+        if not left_K.all():  # cut line by line
+            kept = _drop(kept, reasons_D, annotations, left_K, NOTHING_LEFT)
         if self._classifier is not None:
             kept = _judge_quality(kept, reasons_D, annotations, self._classifier, config.quality)
         passages: list[Passage] = []

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 _SCRIPT = Path(__file__).with_name("peer.py")
+_NEWS_S = 30.0
 _TAIL_LINES = 20  # of a failed peer's output
 
 
@@ -36,14 +38,32 @@ class Peer:
         }
         job.write_text(json.dumps(content))
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [self.python, str(_SCRIPT), str(job)], env=environment, capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            tail = "\n".join(done.stderr.splitlines()[-_TAIL_LINES:])
-            raise SystemExit(f"the peer failed at {command} (exit code {done.returncode}):\n{tail}")
+        log = self.scratch / f"{command}.log"
+        with open(log, "wb") as sink:
+            process = subprocess.Popen(
+                [self.python, str(_SCRIPT), str(job)], env=environment, stdout=sink, stderr=subprocess.STDOUT
+            )
+            try:
+                _wait(process, f"the peer, {command}")
+            finally:
+                process.kill()
+                process.wait()
+        if process.returncode:
+            tail = "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
+            raise SystemExit(f"the peer failed at {command} (exit code {process.returncode}):\n{tail}")
         found: dict[str, Any] = json.loads(result.read_text())
         return found
+
+
+def _wait(process: subprocess.Popen[bytes], what: str) -> None:
+    """Until it ends, with a line now and then to show that it runs."""
+    started = time.perf_counter()
+    while True:
+        try:
+            process.wait(timeout=_NEWS_S)
+            return
+        except subprocess.TimeoutExpired:
+            print(f"{what}: {time.perf_counter() - started:.0f} s so far", flush=True)
 
 
 def find_peer(python: str | None, scratch: Path) -> Peer | None:

@@ -64,7 +64,7 @@ class WorkerGroup(Resources):
     """The workers of a training stage."""
 
     num_workers: Annotated[int, Field(ge=1)] = 1
-    max_failures: Annotated[int, Field(ge=0)] = 2  # restarts from the newest checkpoint before giving up
+    max_failures: Annotated[int, Field(ge=0)] = 2  # restarts in a row without a newer checkpoint before giving up
     hang_timeout_s: Annotated[float, Field(gt=0)] = 900.0  # pre-training: a rank that stands still so long is named
 
 

@@ -36,10 +36,17 @@ class Quarantined:
     offset: int  # byte offset (WARC, text) or record number (row formats) in `uri`; -1 for the whole file
     reason: str  # a short fixed word, counted in reports: "bad_json", "truncated_gzip"
     detail: str = ""
+    url: str | None = None  # what the page was fetched from, where that was known
 
 
 QUARANTINE_SCHEMA = pa.schema(
-    [("uri", pa.string()), ("offset", pa.int64()), ("reason", pa.string()), ("detail", pa.string())]
+    [
+        ("uri", pa.string()),
+        ("offset", pa.int64()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("url", pa.string()),
+    ]
 )
 
 

@@ -33,6 +33,7 @@ T = TypeVar("T")
 LIST_SUFFIX = ".list"
 PATIENCE = Backoff()  # pyarrow's S3 client has 6 s of its own in each attempt: some 80 s until a store is given up
 _GLOB_CHARACTERS = frozenset("*?[")
+_SHOWN_NAMES = 5  # of files whose names are no text
 
 
 @dataclass(frozen=True)
@@ -159,15 +160,60 @@ def _sizes_in_store(first_uri: str, uris: Sequence[str]) -> list[int | None]:
 
 @_patient("list")
 def list_files(uri: str, *, recursive: bool = False) -> list[FileStat]:
-    """The files under a directory, sorted by URI; an absent directory has none."""
+    """The files under a directory, sorted by URI; an absent directory has none.
+
+    Raises `InputError` naming those whose name is not UTF-8.
+    """
+    _check_name(uri)
     filesystem, path = locate(uri)
     selector = pafs.FileSelector(path, recursive=recursive, allow_not_found=True)
-    found = [
-        FileStat(join(uri, posixpath.relpath(info.path, path)), info.size, info.mtime_ns or 0)
-        for info in filesystem.get_file_info(selector)
-        if info.type == pafs.FileType.File
-    ]
+    try:
+        found = [
+            FileStat(join(uri, posixpath.relpath(info.path, path)), info.size, info.mtime_ns or 0)
+            for info in filesystem.get_file_info(selector)
+            if info.type == pafs.FileType.File
+        ]
+    except UnicodeDecodeError as error:  # Arrow's paths are text
+        raise InputError(_unreadable_names(path, recursive, error)) from error
     return sorted(found, key=lambda file: file.uri)
+
+
+def _check_name(uri: str) -> None:
+    """Raise `InputError` for a path that holds bytes which are not UTF-8, as Python escapes them in paths."""
+    try:
+        uri.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{_escaped(uri)}: the name is not UTF-8; rename the file or folder") from error
+
+
+def _unreadable_names(path: str, recursive: bool, problem: UnicodeDecodeError) -> str:
+    """What is wrong with the files below a local directory: some have names that are no UTF-8."""
+    bad: list[str] = []
+    for folder, folders, files in os.walk(path):  # names as Python escapes them
+        bad += [_escaped(os.path.join(folder, name)) for name in folders + files if not _is_utf8(name)]
+        if not recursive:
+            break
+    if not bad:
+        return f"{path}: a name in it is not UTF-8 ({problem}); rename it"
+    bad.sort()
+    more = f" and {len(bad) - _SHOWN_NAMES} more" if len(bad) > _SHOWN_NAMES else ""
+    return f"{', '.join(bad[:_SHOWN_NAMES])}{more}: names that are not UTF-8; rename these files or folders"
+
+
+def _escaped(path: str) -> str:
+    """A path for a message, bytes that are no text as `\\xe9`."""
+    try:
+        return repr(os.fsencode(path)).removeprefix("b")
+    except UnicodeEncodeError:  # other surrogates, which stand for no bytes
+        return ascii(path)
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @_patient("list")
@@ -178,8 +224,9 @@ def expand(pattern: str) -> list[FileStat]:
     `s3://b/crawl/*.warc.gz` also matches in deeper folders. As in a shell, neither a glob nor a directory stands
     for what is hidden: files and folders below it whose name begins with a dot. A name that ends in `.list` is a
     text file with one path, directory or glob a line (blank lines and those with `#` in front apart), relative
-    ones relative to the list; raises `InputError` for a line that matches nothing.
+    ones relative to the list; raises `InputError` for a line that matches nothing. So does a name that is not UTF-8.
     """
+    _check_name(pattern)
     if pattern.endswith(LIST_SUFFIX):
         return _expand_list(pattern)
     if not _GLOB_CHARACTERS & set(pattern):

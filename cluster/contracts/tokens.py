@@ -40,7 +40,7 @@ class ShardEntry:
     num_tokens: int
     heldout: bool = False  # kept out of training; read by evaluation
     first_document: int = 0
-    source: str = ""  # the input file's name
+    source: str = ""  # URI of the input file or, of small files together, of their directory
     language: str = ""  # ISO 639 code; "" where it is unknown
     min_length: int = 0  # tokens that each of its documents has at least: the lower end of its class of lengths
     directory: str = ""  # where the shard lies, relative to the index; "": beside it

@@ -17,7 +17,7 @@ from dataprep.kept_spans import KeptSpans
 from dataprep.pointers import pointer_to
 from dataprep.text_column import TextColumn
 from dataprep.word_pieces import ABBREVIATION_HASHES
-from dataprep.words import ENDS_SENTENCE, IS_PUNCTUATION, words_between
+from dataprep.words import ENDS_SENTENCE, IS_PUNCTUATION, IS_UNSPACED, words_between
 
 SCORES: tuple[str, ...] = (
     "num_lines",
@@ -125,7 +125,9 @@ def _c4(  # type: ignore[no-untyped-def]
             start, end = line_starts[line], line_starts[line]
             if first < word:
                 start, end = starts_of_words[first], ends_of_words[word - 1]  # the line, stripped
-            spaced_words, longest = _spaced_words(starts_of_words, ends_of_words, chars_of_words, first, word)
+            spaced_words, longest = _spaced_words(
+                starts_of_words, ends_of_words, chars_of_words, kinds_of_words, first, word
+            )
             if longest > max_word_length:
                 continue
             found = _find_phrases(data, start, end, phrases)
@@ -183,11 +185,15 @@ def _c4(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _spaced_words(starts, ends, chars, first, last):  # type: ignore[no-untyped-def]
-    """(words between white space, code points of the longest) among the words first:last of a line."""
+def _spaced_words(starts, ends, chars, kinds, first, last):  # type: ignore[no-untyped-def]
+    """(words between white space, code points of the longest) among the words first:last of a line.
+
+    In scripts without spaces each letter is a word, as everywhere (`dataprep.words`, rule 6).
+    """
     count = longest = length = 0
     for w in range(first, last):
-        if w == first or ends[w - 1] != starts[w]:
+        is_apart = kinds[w] & IS_UNSPACED or (w > first and kinds[w - 1] & IS_UNSPACED)
+        if w == first or ends[w - 1] != starts[w] or is_apart:
             count += 1
             length = 0
         length += chars[w]

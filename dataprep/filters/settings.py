@@ -5,15 +5,39 @@ Kept apart from the kernels so that a job spec is checked without loading Numba.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from cluster.contracts.config import ReferenceFiles, StrictModel
 from dataprep.pii.kinds import KINDS, PiiKind
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
+MAX_INT = 2**63 - 1  # what the kernels compute with
+Count = Annotated[int, Field(ge=0, le=MAX_INT)]
+WORD = re.compile(r"[a-z0-9]+")  # of a URL
+_NO_DOMAIN = re.compile(r"[\s/:*?#@]")
+_MIN_PHRASE_BYTES = 2  # C4's phrases are looked for by their first two
+
+
+def _encodable(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{value!a} is no text: it holds half of a surrogate pair; leave that out") from error
+    return value
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
+
+
+def domain_of(entry: str) -> str:
+    """The host name that an entry of a list of domains stands for. Raises `ValueError` where it is none."""
+    domain = entry.removeprefix("*.").strip(".")
+    if not domain or _NO_DOMAIN.search(domain):
+        raise ValueError(f"{entry!a} is no domain; give a host name like example.org")
+    return domain
 
 
 class FamilySettings(StrictModel):
@@ -27,12 +51,36 @@ class FamilySettings(StrictModel):
 class UrlBlocklistSettings(FamilySettings):
     """Pages of listed sites, or with listed words in their URL. Documents without a URL pass."""
 
-    domains: tuple[str, ...] = Field((), description="Host names, each with all its subdomains")
+    domains: tuple[Text, ...] = Field((), description="Host names, each with all its subdomains")
     domain_files: Annotated[tuple[str, ...], ReferenceFiles()] = Field(
         (), description='Files of such names, one a line; "#" begins a comment'
     )
-    words: tuple[str, ...] = Field((), description="Words: runs of letters and digits in the URL, whatever their case")
+    words: tuple[Text, ...] = Field((), description="Words: runs of letters and digits in the URL, whatever their case")
     word_files: Annotated[tuple[str, ...], ReferenceFiles()] = Field((), description="Files of such words")
+
+    @field_validator("domains")
+    @classmethod
+    def _are_domains(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = [entry for entry in value if _is_refused(entry)]
+        if wrong:
+            raise ValueError(f"{', '.join(map(ascii, wrong))}: no domain; give host names like example.org")
+        return value
+
+    @field_validator("words")
+    @classmethod
+    def _are_words(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = [entry for entry in value if not WORD.fullmatch(entry.lower())]
+        if wrong:
+            raise ValueError(f"{', '.join(map(ascii, wrong))}: no word; give letters a to z and digits alone")
+        return value
+
+
+def _is_refused(entry: str) -> bool:
+    try:
+        domain_of(entry.lower())
+    except ValueError:
+        return True
+    return False
 
 
 class GopherQualitySettings(FamilySettings):
@@ -51,7 +99,7 @@ class GopherQualitySettings(FamilySettings):
     max_ellipsis_lines_fraction: Fraction | None = Field(0.3, description="Most lines that end with an ellipsis")
     min_alpha_words_fraction: Fraction | None = Field(0.8, description="Fewest words with a letter in them")
     min_stop_words: Count | None = Field(2, description="Fewest different stop words that must occur")
-    stop_words: tuple[str, ...] = Field(
+    stop_words: tuple[Text, ...] = Field(
         ("the", "be", "to", "of", "and", "that", "have", "with"),
         description="Stop words, in the case in which they must occur",
     )
@@ -102,13 +150,21 @@ class C4Settings(FamilySettings):
     min_words_per_line: Count | None = Field(3, description="Cut lines of fewer words between white space")
     max_word_length: Count | None = Field(1000, description="Cut lines with a longer word, in characters")
     cut_javascript_lines: bool = Field(True, description='Cut lines that mention "javascript"')
-    policy_phrases: tuple[str, ...] = Field(
+    policy_phrases: tuple[Text, ...] = Field(
         ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies"),
         description="Cut lines that hold one of these, whatever the case of A to Z",
     )
     drop_lorem_ipsum: bool = Field(True, description='Drop documents that hold "lorem ipsum" in a line so far kept')
     drop_curly_bracket: bool = Field(True, description='Drop documents that hold "{" in a line so far kept')
     min_num_sentences: Count | None = Field(5, description="Drop documents with fewer sentences in the lines kept")
+
+    @field_validator("policy_phrases")
+    @classmethod
+    def _long_enough(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        short = [phrase for phrase in value if len(phrase.encode()) < _MIN_PHRASE_BYTES]
+        if short:
+            raise ValueError(f"{', '.join(map(ascii, short))}: too short; a phrase has two bytes or more")
+        return value
 
 
 class FineWebSettings(FamilySettings):
@@ -135,15 +191,15 @@ class RefinedWebSettings(FamilySettings):
 
     max_uppercase_fraction: Fraction | None = Field(0.5, description="Cut lines with more capitals, of all characters")
     cut_numeric_lines: bool = Field(True, description="Cut lines of digits alone")
-    counter_words: tuple[str, ...] = Field(
+    counter_words: tuple[Text, ...] = Field(
         ("likes", "shares", "comments", "replies", "retweets", "reposts", "views", "followers", "downloads", "votes"),
         description='Cut lines that are a number and one of these: "3 likes"',
     )
     min_words_per_line: Count | None = Field(2, description="Cut lines of fewer words between white space")
     short_line_words: Count = Field(10, description="Words up to which a line may lose the phrases below")
-    start_phrases: tuple[str, ...] = Field(("sign-in", "sign in"), description="Cut from the start of short lines")
-    end_phrases: tuple[str, ...] = Field(("read more...", "read more…"), description="Cut from the end of short lines")
-    inner_phrases: tuple[str, ...] = Field(("items in cart",), description="Cut from anywhere in short lines")
+    start_phrases: tuple[Text, ...] = Field(("sign-in", "sign in"), description="Cut from the start of short lines")
+    end_phrases: tuple[Text, ...] = Field(("read more...", "read more…"), description="Cut from the end of short lines")
+    inner_phrases: tuple[Text, ...] = Field(("items in cart",), description="Cut from anywhere in short lines")
     max_cut_words_fraction: Fraction | None = Field(0.05, description="Drop documents that lose more of their words")
 
 
@@ -182,8 +238,8 @@ class DecontaminationSettings(FamilySettings):
     fields: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
         None, description="Fields of a JSON row to take; null: every string in it"
     )
-    ngram: Annotated[int, Field(ge=1)] = Field(13, description="Words in a row that count as an overlap")
-    min_terms: Annotated[int, Field(ge=1)] = Field(
+    ngram: Annotated[int, Field(ge=1, le=MAX_INT)] = Field(13, description="Words in a row that count as an overlap")
+    min_terms: Annotated[int, Field(ge=1, le=MAX_INT)] = Field(
         8, description="An item of fewer words than `ngram` is looked for whole, if it has so many"
     )
     action: Literal["drop", "cut"] = Field("drop", description="Drop the document, or cut the passages out of it")
@@ -196,10 +252,10 @@ class PiiSettings(StrictModel):
     """
 
     kinds: Annotated[tuple[PiiKind, ...], Field(min_length=1)] = Field(KINDS, description="What is replaced")
-    placeholders: dict[PiiKind, str] = Field(
+    placeholders: dict[PiiKind, Text] = Field(
         default_factory=dict, description='What stands for a kind, where it is not its name: "<EMAIL_ADDRESS>"'
     )
     source_code: bool = Field(
         False,
-        description="In source code too, told by the ending of the file's name or URL; most matches there are none",
+        description="In source code too (inputs of format code); most matches there are none",
     )

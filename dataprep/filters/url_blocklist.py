@@ -14,14 +14,14 @@ import numpy as np
 
 from cluster.contracts.errors import InputError
 from dataprep.filters.scores import Judged, Limit, Scores, first_failing
-from dataprep.filters.settings import UrlBlocklistSettings
+from dataprep.filters.settings import WORD, UrlBlocklistSettings, domain_of
 from dataprep.word_lists import listed
 
 SCORES: tuple[str, ...] = ("blocked_domain", "blocked_words")  # 0 or 1; how many different ones
 REASONS: tuple[str, ...] = ("url_domain", "url_word")
 _LIMITS = [Limit(reason, score, most=0) for reason, score in zip(REASONS, SCORES, strict=True)]
 _HOST = re.compile(r"(?:[a-z][a-z0-9+.-]*:)?//(?:[^/?#@]*@)?(\[[^\]]*\]|[^/?#:]*)")
-_WORD = re.compile(r"[a-z0-9]+")
+_BARE_HOST = re.compile(r"((?:[\w-]+\.)+[\w-]+)\.?(?::\d+)?(?=[/?#]|$)")  # as in "example.org/x", without a scheme
 
 
 class UrlBlocklist:
@@ -31,7 +31,7 @@ class UrlBlocklist:
         """Raises `InputError` for an entry that is no domain or no word."""
         self.domains = frozenset(map(_domain, listed(settings.domains, settings.domain_files)))
         self.words = listed(settings.words, settings.word_files)
-        wrong = sorted(word for word in self.words if not _WORD.fullmatch(word))
+        wrong = sorted(word for word in self.words if not WORD.fullmatch(word))
         if wrong:
             raise InputError(f"url_blocklist: {wrong[0]!r} is no word; give letters a to z and digits alone")
 
@@ -42,7 +42,7 @@ class UrlBlocklist:
             if url:
                 url = url.lower()
                 scores.values_SD[0, d] = self._lists_domain_of(url)
-                scores.values_SD[1, d] = len(self.words.intersection(_WORD.findall(unquote(url)))) if self.words else 0
+                scores.values_SD[1, d] = len(self.words.intersection(WORD.findall(unquote(url)))) if self.words else 0
         return Judged(first_failing(scores, _LIMITS), REASONS, scores)
 
     def _lists_domain_of(self, url: str) -> bool:
@@ -55,13 +55,28 @@ class UrlBlocklist:
 
 
 def host_of(url: str) -> str:
-    """The host name of a URL in lower case, without user, port and final dot; "" where there is none."""
-    match = _HOST.match(url.lower())
-    return match[1].rstrip(".") if match else ""
+    """The host name of a URL in lower case, without user, port and final dot; "" where there is none.
+
+    White space around it is left out, a scheme may be missing, and letters beyond ASCII are in punycode, so that the
+    two ways to write an international name are one.
+    """
+    url = url.strip().lower()
+    match = _HOST.match(url) or _BARE_HOST.match(url)
+    return _punycode(match[1].rstrip(".")) if match else ""
+
+
+def _punycode(host: str) -> str:
+    """A host name in ASCII (RFC 3492); as it is where it can't be one."""
+    if host.isascii():
+        return host
+    try:
+        return host.encode("idna").decode()
+    except UnicodeError:
+        return host
 
 
 def _domain(entry: str) -> str:
-    domain = entry.removeprefix("*.").strip(".")
-    if not domain or re.search(r"[\s/:*?#@]", domain):
-        raise InputError(f"url_blocklist: {entry!r} is no domain; give a host name like example.org")
-    return domain
+    try:
+        return _punycode(domain_of(entry))
+    except ValueError as error:
+        raise InputError(f"url_blocklist: {error}") from error

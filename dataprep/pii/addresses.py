@@ -5,8 +5,9 @@ punctuation other than `_`, "@", then a host name whose last label is of two let
 
 **IP**: addresses that are reachable from the whole internet; private, loopback, link-local, documentation, multicast
 and reserved ranges name no person and stay (the IANA special-purpose registries, RFC 6890). IPv4 is four decimal
-numbers without leading zeros that no digit, letter or further dotted number touches, one of them 100 or more: most
-others are versions and sections ("3.8.11.1"), and only 2% of all addresses are lost. IPv6 is any form of RFC 4291,
+numbers without leading zeros that no digit, letter or further dotted number touches. One of them must be 100 or more,
+since most others are versions and sections ("3.8.11.1"), or a word for addresses ("IP", "DNS", "server", ...) must
+stand shortly before on the line, with no word for versions after it: "ping 8.8.8.8". IPv6 is any form of RFC 4291,
 section 2.2, but with a final IPv4 part, within 2000::/3, all that is assigned.
 
 Each function gives the end of the match that begins at a byte, or -1; `email` gives both its ends.
@@ -15,11 +16,21 @@ Each function gives the end of the match that begins at a byte, or -1; `email` g
 from __future__ import annotations
 
 import numba
+import numpy as np
 
 from dataprep.pii.bytes import hex_value, is_alnum, is_digit, is_letter, is_word
 
-_DOT, _DASH, _COLON, _UNDERSCORE = 0x2E, 0x2D, 0x3A, 0x5F
+_DOT, _DASH, _COLON, _UNDERSCORE, _NEWLINE = 0x2E, 0x2D, 0x3A, 0x5F, 0x0A
 _LEAST_LARGEST_OCTET = 100
+_CONTEXT_BYTES = 32  # before an address of small numbers, in which a word must tell that it is one
+_ADDRESS_WORDS, _VERSION_WORDS = (
+    np.frombuffer(b"".join(b"\0" + word for word in words.encode().split()) + b"\0", np.uint8)
+    for words in (
+        "ip ips ipv4 address addresses addr dns server servers nameserver nameservers resolver resolvers ping host"
+        " hosts gateway traceroute",
+        "v ver version versions release releases firmware section sections build",
+    )
+)
 _MAX_LOCAL_PART, _MAX_HOST = 64, 253  # RFC 5321, section 4.5.3.1
 
 
@@ -70,6 +81,7 @@ def ipv4(data, i, begin, stop):  # type: ignore[no-untyped-def]
     """The end of a public IPv4 address at byte `i`, or -1."""
     if i > begin and (is_word(data[i - 1]) or data[i - 1] == _DOT):
         return -1
+    start = i
     address = largest = 0
     for octet in range(4):
         if octet:
@@ -86,7 +98,45 @@ def ipv4(data, i, begin, stop):  # type: ignore[no-untyped-def]
         largest = max(largest, value)
     if i < stop and (is_word(data[i]) or (data[i] == _DOT and i + 1 < stop and is_digit(data[i + 1]))):
         return -1
-    return i if largest >= _LEAST_LARGEST_OCTET and _is_public_v4(address) else -1
+    if not _is_public_v4(address):
+        return -1
+    return i if largest >= _LEAST_LARGEST_OCTET or _is_announced(data, start, begin) else -1
+
+
+@numba.njit(cache=True)
+def _is_announced(data, i, begin):  # type: ignore[no-untyped-def]
+    """Whether of the words before byte `i` the last one that is for addresses or for versions is for addresses."""
+    first = max(begin, i - _CONTEXT_BYTES)
+    end = i
+    while end > first:
+        if data[end - 1] == _NEWLINE:
+            return False
+        start = end
+        while start > begin and end - start < _CONTEXT_BYTES and is_alnum(data[start - 1]):
+            start -= 1
+        if start == end:
+            end -= 1
+            continue
+        if _is_listed(data, start, end, _ADDRESS_WORDS):
+            return True
+        if _is_listed(data, start, end, _VERSION_WORDS):
+            return False
+        end = start
+    return False
+
+
+@numba.njit(cache=True)
+def _is_listed(data, start, end, words):  # type: ignore[no-untyped-def]
+    """Whether `data[start:end]`, in lower case, is one of the words, each of which has a zero byte before and after."""
+    length = end - start
+    for at in range(1, words.size - length):
+        if words[at - 1] == 0 and words[at + length] == 0:
+            k = 0
+            while k < length and data[start + k] | 0x20 == words[at + k]:
+                k += 1
+            if k == length:
+                return True
+    return False
 
 
 @numba.njit(cache=True)

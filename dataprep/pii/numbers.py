@@ -2,7 +2,8 @@
 
 **Phone**: international numbers ("+", a country code, 8 to 15 digits in all as in ITU-T E.164, in groups parted by
 single spaces, dots, dashes or brackets) and North American ones ("(415) 555-2671", "415-555-2671", "1.415.555.2671":
-area code and exchange begin with 2 to 9). Other national forms look like any number and are left alone.
+area code and exchange begin with 2 to 9; parted by spaces alone, "415 555 2671", where no further number stands beside
+it, as it would in a row of a table). Other national forms look like any number and are left alone.
 
 **Card**: 13 to 19 digits, unbroken or in groups of three to six parted alike by spaces or dashes, of the prefix and
 length of a card scheme (ISO/IEC 7812), whose Luhn checksum holds.
@@ -81,6 +82,7 @@ def american_phone(data, i, begin, stop):  # type: ignore[no-untyped-def]
     """The end of a North American number that begins at byte `i` (a digit or a bracket), or -1."""
     if i > begin and (is_word(data[i - 1]) or data[i - 1] in (_DOT, _DASH, _PLUS)):
         return -1
+    first = i
     if data[i] == 0x31 and i + 1 < stop and data[i + 1] in (_SPACE, _DASH, _DOT):
         i += 2
     bracketed = i < stop and data[i] == _OPEN
@@ -95,11 +97,14 @@ def american_phone(data, i, begin, stop):  # type: ignore[no-untyped-def]
         i += 1
         i += i < stop and data[i] == _SPACE
     else:
-        if i >= stop or data[i] not in (_DASH, _DOT):
+        if i >= stop or data[i] not in (_SPACE, _DASH, _DOT):
             return -1
         separator = np.int64(data[i])
         i += 1
-    if i + 8 > stop or not _is_code(data, i) or data[i + 3] not in (_DASH, _DOT):
+    if i + 8 > stop or not _is_code(data, i) or data[i + 3] not in (_SPACE, _DASH, _DOT):
+        return -1
+    spaced = data[i + 3] == _SPACE
+    if spaced and first - 1 > begin and data[first - 1] == _SPACE and is_digit(data[first - 2]):
         return -1
     if separator and data[i + 3] != separator:
         return -1
@@ -109,6 +114,8 @@ def american_phone(data, i, begin, stop):  # type: ignore[no-untyped-def]
             return -1
     i += 4
     if i < stop and (is_word(data[i]) or (data[i] in (_DASH, _DOT) and i + 1 < stop and is_digit(data[i + 1]))):
+        return -1
+    if spaced and i + 1 < stop and data[i] == _SPACE and is_digit(data[i + 1]):
         return -1
     return i
 

@@ -26,6 +26,7 @@ from dataprep.pii.secrets import (
     PREFIX_DATA,
     PREFIX_OFFSETS,
     PREFIX_RULES,
+    aws_secret_key,
     private_key,
     service_key,
     web_token,
@@ -140,6 +141,8 @@ def _at_digit(data, i, done, begin, stop, wanted, prefixes, iban_lengths):  # ty
         token -= 1
     if wanted & 1 << SECRET:
         start, end = _secret(data, token, i, begin, stop, prefixes)
+        if end < 0:
+            start, end = aws_secret_key(data, i, done, begin, stop)
         if end > 0:
             return SECRET, start, end
     if wanted & 1 << IBAN_CODE and i - token == 2:

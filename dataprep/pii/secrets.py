@@ -1,8 +1,9 @@
 """Secrets: keys and tokens of known services, JSON web tokens and private keys.
 
 A key is a known prefix and so many characters of its alphabet, as the services document theirs. Private keys are PEM
-blocks (RFC 7468), JSON web tokens three base64url parts that begin with "eyJ" (RFC 7519). Passwords without a form of
-their own can't be told from other words and are left alone.
+blocks (RFC 7468), JSON web tokens three base64url parts that begin with "eyJ" (RFC 7519). AWS secret access keys have
+no prefix: they are 40 characters of base64, one of them a digit, right after their name (`aws_secret_access_key = "`).
+Passwords without a form of their own can't be told from other words and are left alone.
 
 Each function gives the end of the match that begins at a byte, or -1.
 """
@@ -56,6 +57,10 @@ _BEGIN, _PRIVATE, _END = (np.frombuffer(text, np.uint8) for text in (b"-----BEGI
 _MAX_LABEL = 60  # bytes of a PEM label
 _MAX_PRIVATE_KEY = 20_000  # bytes up to which an end is looked for
 _MIN_JWT_PART = 10  # characters
+_AWS_SECRET = 40  # characters
+_AWS_NAME = np.frombuffer(b"secretaccesskey", np.uint8)  # in any case, with "_", "-" or spaces in it or not
+_AWS_NAME_GAP = 8  # bytes between the name and the key: quotes, "=", ":", spaces
+_PLUS, _SLASH = 0x2B, 0x2F
 
 
 @numba.njit(cache=True)
@@ -84,6 +89,34 @@ def service_key(data, i, begin, stop, prefixes):  # type: ignore[no-untyped-def]
         if least <= count <= most and digits and not (end < stop and is_word(data[end])):
             return end
     return -1
+
+
+@numba.njit(cache=True)
+def aws_secret_key(data, i, done, begin, stop):  # type: ignore[no-untyped-def]
+    """(start, end) of the AWS secret access key around the digit at byte `i`, not before `done`; end -1 if none."""
+    start = i
+    while start > done and i - start <= _AWS_SECRET and _is_base64(data[start - 1]):
+        start -= 1
+    end = i
+    while end < stop and end - start <= _AWS_SECRET and _is_base64(data[end]):
+        end += 1
+    if end - start != _AWS_SECRET or (start > begin and _is_base64(data[start - 1])):
+        return start, -1
+    k = start
+    while k > begin and start - k < _AWS_NAME_GAP and not is_alnum(data[k - 1]):
+        k -= 1
+    for letter in range(_AWS_NAME.size - 1, -1, -1):
+        while k > begin and (data[k - 1] == _UNDERSCORE or data[k - 1] == _DASH or data[k - 1] == _SPACE):
+            k -= 1
+        if k == begin or data[k - 1] | 0x20 != _AWS_NAME[letter]:
+            return start, -1
+        k -= 1
+    return start, end
+
+
+@numba.njit(cache=True)
+def _is_base64(byte):  # type: ignore[no-untyped-def]
+    return is_alnum(byte) or byte == _PLUS or byte == _SLASH
 
 
 @numba.njit(cache=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -39,6 +40,8 @@ def read_jsonl(
         stream.seek(start - 1)
     try:
         for begin, line, following in _lines(decompressed(stream, codec), max_record_bytes, start, end):
+            if line is not None and begin == 0:
+                line = line.removeprefix(BOM_UTF8)
             if line is None:
                 yield Quarantined(uri, begin, "record_too_large", f"a line over {max_record_bytes} bytes")
             elif line.strip(_BLANK):
@@ -56,11 +59,17 @@ def _document(line: bytes, uri: str, offset: int, columns: Columns) -> PlainText
     if not isinstance(row, dict):
         return Quarantined(uri, offset, "not_an_object", _shown(line))
     if columns.text not in row:
-        return Quarantined(uri, offset, "missing_text", f"no {columns.text!r} in {_shown(line)}")
+        return Quarantined(
+            uri, offset, "missing_text", f"no {columns.text!r} in {_shown(line)}", _string(row, columns.url)
+        )
     text = row[columns.text]
     if not isinstance(text, str):
         return Quarantined(
-            uri, offset, "text_not_a_string", f"{columns.text!r} is of type {type(text).__name__}, not a string"
+            uri,
+            offset,
+            "text_not_a_string",
+            f"{columns.text!r} is of type {type(text).__name__}, not a string",
+            _string(row, columns.url),
         )
     url, date, title = (_string(row, field) for field in (columns.url, columns.date, columns.title))
     return PlainText(Provenance(uri, offset, url, date, title), text)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster.contracts.records import Quarantined
 from dataprep.config import Columns
+from dataprep.sources.parquet_footer import footer_problem, row_group_begins
 from dataprep.sources.records import PlainText, Provenance, SourceRecord
 
 _BATCH_ROWS = 512
@@ -33,29 +35,35 @@ def read_parquet(
     "text_not_a_string". By row: "missing_text" (null), "bad_utf8", "record_too_large". The rest of a row group that
     can't be decoded: "bad_row_group", at its first unread row. Raises `OSError` where the store fails.
     """
+    deadly = footer_problem(file)
+    if deadly is not None:
+        if start == 0:
+            yield Quarantined(uri, -1, "bad_parquet", deadly)
+        return
     try:
-        parquet = pq.ParquetFile(
-            file,
-            pre_buffer=False,
-            buffer_size=_BUFFER_BYTES,
-        )
+        parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES)
         metadata, schema = parquet.metadata, parquet.schema_arrow
-    except (pa.ArrowException, OSError) as error:
+        strings = [name for name in _mapped(schema, columns).values() if _is_string(schema.field(name).type)]
+        begins = row_group_begins(metadata)
+        problem = _schema_problem(schema, columns)
+    except (pa.ArrowException, OSError, UnicodeDecodeError, KeyError) as error:  # names that are no text, or not unique
         _raise_if_unreadable(file, file.size() - 1, 1)
         if start == 0:
             yield Quarantined(uri, -1, "bad_parquet", str(error))
         return
-    problem = _schema_problem(schema, columns)
     if problem is not None:
         if start == 0:
             yield Quarantined(uri, -1, *problem)
         return
+    # What stands once in a dictionary may be in every row: kept as one until a few rows are taken out.
+    parquet = pq.ParquetFile(
+        file, metadata=metadata, pre_buffer=False, buffer_size=_BUFFER_BYTES, read_dictionary=strings
+    )
     first_row = 0
-    for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        if start <= _begin(group) and (end is None or _begin(group) < end):
-            yield from _row_group(parquet, file, number, first_row, uri, columns, max_record_bytes)
-        first_row += group.num_rows
+    for number, begin in enumerate(begins):
+        if start <= begin and (end is None or begin < end):
+            yield from _row_group(parquet, file, number, begin, first_row, uri, columns, max_record_bytes)
+        first_row += metadata.row_group(number).num_rows
 
 
 def _schema_problem(schema: pa.Schema, columns: Columns) -> tuple[str, str] | None:
@@ -63,30 +71,35 @@ def _schema_problem(schema: pa.Schema, columns: Columns) -> tuple[str, str] | No
     if columns.text not in schema.names:
         return "missing_column", f"no column {columns.text!r}; the file has {', '.join(schema.names)}"
     kind = schema.field(columns.text).type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if not any(is_kind(kind) for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)):
+    if not _is_string(kind):
         return "text_not_a_string", f"column {columns.text!r} is of type {kind}"
     return None
 
 
-def _begin(group: pq.RowGroupMetaData) -> int:
-    column = group.column(0)
-    pages = [column.data_page_offset, *([column.dictionary_page_offset] if column.has_dictionary_page else [])]
-    return int(min(pages))
+def _is_string(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return any(is_kind(kind) for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
+
+
+def _mapped(schema: pa.Schema, columns: Columns) -> dict[str, str]:
+    """What a column holds -> its name, of those that the file has."""
+    mapped = {"text": columns.text, "url": columns.url, "date": columns.date, "title": columns.title}
+    return {role: name for role, name in mapped.items() if name is not None and name in schema.names}
 
 
 def _row_group(
     parquet: pq.ParquetFile,
     file: pa.NativeFile,
     number: int,
+    begin: int,
     first_row: int,
     uri: str,
     columns: Columns,
     max_record_bytes: int,
 ) -> Iterator[SourceRecord]:
-    mapped = {"url": columns.url, "date": columns.date, "title": columns.title}
-    names = {role: name for role, name in mapped.items() if name is not None and name in parquet.schema_arrow.names}
+    names = _mapped(parquet.schema_arrow, columns)
+    names.pop("text")
     row = first_row
     try:
         batches = parquet.iter_batches(
@@ -95,8 +108,8 @@ def _row_group(
             columns=[columns.text, *names.values()],
             use_threads=False,
         )
-        for batch in batches:
-            texts = batch.column(columns.text).cast(pa.large_binary()).to_pylist()
+        for batch in (few for many in batches for few in _few_rows(many)):
+            texts = _decoded(batch.column(columns.text)).cast(pa.large_binary()).to_pylist()
             fields = {role: _strings(batch.column(name)) for role, name in names.items()}
             for i, text in enumerate(texts):
                 place = Provenance(uri, row, **{role: values[i] for role, values in fields.items()})
@@ -104,7 +117,7 @@ def _row_group(
                 row += 1
     except (pa.ArrowException, OSError) as error:
         group = parquet.metadata.row_group(number)
-        _raise_if_unreadable(file, _begin(group), group.total_byte_size)
+        _raise_if_unreadable(file, begin, group.total_byte_size)
         left = first_row + group.num_rows - row
         yield Quarantined(uri, row, "bad_row_group", f"{left} rows of row group {number}: {error}")
 
@@ -115,24 +128,38 @@ def _batch_rows(group: pq.RowGroupMetaData) -> int:
     return max(1, min(_BATCH_ROWS, _BATCH_BYTES // bytes_per_row))
 
 
+def _few_rows(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """The batch in slices that hold `_BATCH_BYTES` or a single row, once they are taken out of their dictionaries."""
+    sizes = np.zeros(batch.num_rows, np.int64)
+    for column in batch.columns:
+        if pa.types.is_dictionary(column.type):
+            lengths = pc.binary_length(column.dictionary.cast(pa.large_binary())).take(column.indices)
+            sizes += lengths.fill_null(0).to_numpy(zero_copy_only=False)
+    begin, ends = 0, np.cumsum(sizes)
+    while begin < batch.num_rows:
+        taken = ends[begin - 1] if begin else 0
+        end = max(begin + 1, int(np.searchsorted(ends, taken + _BATCH_BYTES, side="right")))
+        yield batch.slice(begin, end - begin)
+        begin = end
+
+
 def _document(
     place: Provenance, text: bytes | None, columns: Columns, max_record_bytes: int
 ) -> PlainText | Quarantined:
     if text is None:
-        return Quarantined(place.uri, place.offset, "missing_text", f"{columns.text!r} is null")
+        return Quarantined(place.uri, place.offset, "missing_text", f"{columns.text!r} is null", place.url)
     if len(text) > max_record_bytes:
         detail = f"{len(text)} bytes; {max_record_bytes} allowed"
-        return Quarantined(place.uri, place.offset, "record_too_large", detail)
+        return Quarantined(place.uri, place.offset, "record_too_large", detail, place.url)
     try:
         return PlainText(place, text.decode())
     except UnicodeDecodeError as error:
-        return Quarantined(place.uri, place.offset, "bad_utf8", str(error))
+        return Quarantined(place.uri, place.offset, "bad_utf8", str(error), place.url)
 
 
 def _strings(column: pa.Array) -> list[str | None]:
-    """A column as text, timestamps as ISO 8601; null where it is nested or no UTF-8."""
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
+    """A column as text, timestamps as ISO 8601; null where it is nested, and each value that is no UTF-8."""
+    column = _decoded(column)
     if pa.types.is_nested(column.type):
         return [None] * len(column)
     try:
@@ -142,7 +169,22 @@ def _strings(column: pa.Array) -> list[str | None]:
             column = pc.strftime(seconds, format=f"%Y-%m-%dT%H:%M:%S{zone}")
         return column.cast(pa.large_string()).to_pylist()
     except (pa.ArrowException, UnicodeDecodeError):
+        pass
+    try:
+        return [_text(value) for value in column.cast(pa.large_binary()).to_pylist()]
+    except pa.ArrowException:
         return [None] * len(column)
+
+
+def _decoded(column: pa.Array) -> pa.Array:
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+
+
+def _text(value: bytes | None) -> str | None:
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _raise_if_unreadable(file: pa.NativeFile, offset: int, size: int) -> None:

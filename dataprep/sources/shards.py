@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from cluster.contracts.source_names import common_directory
 from cluster.contracts.storage import FileStat
 from dataprep.sources.formats import Codec, Format, format_of
 
@@ -47,6 +48,7 @@ class SourceShard:
     key: str  # of the part's commit: another one for another file, range or version of a file
     sources: tuple[Source, ...]  # of one format
     num_bytes: int
+    source: str  # what its tokens are counted under: the file's URI or, of a pack, that of the input's directory
 
     @property
     def uri(self) -> str:
@@ -77,21 +79,33 @@ def whole_file(uri: str, forced: Format | None = None) -> Source:
 
 
 def plan_shards(
-    files: Sequence[FileStat], forced: Format | None = None, *, range_bytes: int = RANGE_BYTES
+    files: Sequence[FileStat],
+    forced: Format | None = None,
+    *,
+    directories: Mapping[str, str] | None = None,
+    range_bytes: int = RANGE_BYTES,
 ) -> list[SourceShard]:
-    """The shards of some files, in the order of their URIs. Raises `InputError` for an unknown format."""
+    """The shards of some files, in the order of their URIs. Raises `InputError` for an unknown format.
+
+    `directories`: the URI of each file -> that of the directory that its input covers; None: one input for all. Files
+    of different inputs are never packed together.
+    """
+    if directories is None:
+        directories = dict.fromkeys(
+            (file.uri for file in files), common_directory([file.uri for file in files] or ["/"])
+        )
     shards: list[SourceShard] = []
-    packable: dict[Format, list[FileStat]] = {}
+    packable: dict[tuple[Format, str], list[FileStat]] = {}
     for file in sorted(files, key=lambda file: file.uri):
         source = whole_file(file.uri, forced)
         if source.format in _ONE_RECORD_FORMATS:
-            packable.setdefault(source.format, []).append(file)
+            packable.setdefault((source.format, directories[file.uri]), []).append(file)
         elif source.codec is None and source.format in _RANGE_FORMATS and file.size > range_bytes:
             shards += _ranges(file, source.format, range_bytes)
         else:
-            shards.append(SourceShard(part_key(file), (source,), file.size))
-    for packed in packable.values():
-        shards += (_pack(pack, forced) for pack in _packs(packed))
+            shards.append(SourceShard(part_key(file), (source,), file.size, file.uri))
+    for (_, directory), packed in packable.items():
+        shards += (_pack(pack, forced, directory) for pack in _packs(packed))
     return sorted(shards, key=lambda shard: (shard.uri, shard.sources[0].start))
 
 
@@ -103,7 +117,8 @@ def part_key(file: FileStat) -> str:
 def _ranges(file: FileStat, kind: Format, range_bytes: int) -> Iterator[SourceShard]:
     for start in range(0, file.size, range_bytes):
         end = min(start + range_bytes, file.size)
-        yield SourceShard(f"{part_key(file)}.{start}-{end}", (Source(file.uri, kind, None, start, end),), end - start)
+        source = Source(file.uri, kind, None, start, end)
+        yield SourceShard(f"{part_key(file)}.{start}-{end}", (source,), end - start, file.uri)
 
 
 def _packs(files: Iterable[FileStat]) -> Iterator[list[FileStat]]:
@@ -120,9 +135,10 @@ def _packs(files: Iterable[FileStat]) -> Iterator[list[FileStat]]:
         yield pack
 
 
-def _pack(files: Sequence[FileStat], forced: Format | None) -> SourceShard:
+def _pack(files: Sequence[FileStat], forced: Format | None, directory: str) -> SourceShard:
     key = f"{_readable(files[0].uri)}-{len(files)}-{_identity(files)}"
-    return SourceShard(key, tuple(whole_file(file.uri, forced) for file in files), sum(file.size for file in files))
+    sources = tuple(whole_file(file.uri, forced) for file in files)
+    return SourceShard(key, sources, sum(file.size for file in files), directory)
 
 
 def _identity(files: Sequence[FileStat]) -> str:

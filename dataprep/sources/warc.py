@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from email.message import Message
 from typing import BinaryIO
 
 from fastwarc.warc import WarcRecord, WarcRecordType
@@ -12,16 +13,18 @@ from dataprep.sources.formats import Codec
 from dataprep.sources.records import HtmlPage, PlainText, Provenance, SourceRecord, Unwanted
 from dataprep.sources.warc_frames import Frame, compressed_frames, plain_frames
 
+# About the crawl, not what was crawled.
+_WITHOUT_CONTENT = (WarcRecordType.warcinfo, WarcRecordType.request, WarcRecordType.metadata)
 HTML_TYPES = frozenset({"text/html", "application/xhtml+xml"})
 
 
 def read_warc(stream: BinaryIO, uri: str, *, codec: Codec | None, max_record_bytes: int) -> Iterator[SourceRecord]:
-    """The pages (responses) and texts (conversions) of a WARC file; `stream` must be seekable.
+    """The pages (responses, resources) and texts (conversions) of a WARC file; `stream` must be seekable.
 
-    Other record types (warcinfo, request) are no documents. Unwanted: "http_status" (not 200), "content_type" (not
-    HTML), "empty_body". Quarantined, with the byte offset in the file: "truncated_gz", "corrupt_gz" (or zst),
-    "truncated_record", "bad_warc_header", "bad_content_length", "bad_http", "bad_utf8" (of a text),
-    "record_too_large".
+    Records about the crawl (warcinfo, request, metadata) are no documents. Unwanted: "http_status" (not 200),
+    "content_type" (not HTML), "empty_body", "record_type" (revisits and the like). Quarantined, with the byte offset
+    in the file: "truncated_gz", "corrupt_gz" (or zst), "truncated_record", "bad_warc_header", "bad_content_length",
+    "bad_http", "bad_utf8" (of a text), "record_too_large".
     """
     frames = plain_frames(stream, max_record_bytes)
     if codec is not None:
@@ -43,18 +46,40 @@ def _parse(frame: Frame, uri: str, max_record_bytes: int) -> SourceRecord | None
         return _conversion(record, place, max_record_bytes)
     if record.record_type == WarcRecordType.response:
         return _response(record, place, max_record_bytes)
-    return None
+    if record.record_type == WarcRecordType.resource:
+        return _resource(record, place, max_record_bytes)
+    if record.record_type in _WITHOUT_CONTENT:
+        return None
+    return Unwanted(place, "record_type", f"a WARC record of type {record.headers.get('WARC-Type')}")
 
 
 def _conversion(record: WarcRecord, place: Provenance, max_record_bytes: int) -> SourceRecord:
     """A WET record: its text is UTF-8 by definition."""
     body = record.reader.read(max_record_bytes + 1)
     if len(body) > max_record_bytes:
-        return Quarantined(place.uri, place.offset, "record_too_large", f"a text over {max_record_bytes} bytes")
+        return Quarantined(
+            place.uri, place.offset, "record_too_large", f"a text over {max_record_bytes} bytes", place.url
+        )
     try:
         return PlainText(place, body.decode())
     except UnicodeDecodeError as error:
-        return Quarantined(place.uri, place.offset, "bad_utf8", str(error))
+        return Quarantined(place.uri, place.offset, "bad_utf8", str(error), place.url)
+
+
+def _resource(record: WarcRecord, place: Provenance, max_record_bytes: int) -> SourceRecord:
+    """What was had without HTTP, or without its headers: the record's own type says what it is."""
+    body = record.reader.read(max_record_bytes + 1)
+    if len(body) > max_record_bytes:
+        return Quarantined(
+            place.uri, place.offset, "record_too_large", f"a body over {max_record_bytes} bytes", place.url
+        )
+    header = Message()
+    header["Content-Type"] = record.headers.get("Content-Type") or "application/octet-stream"
+    if header.get_content_type() not in HTML_TYPES:
+        return Unwanted(place, "content_type", f"content type {header.get_content_type()}")
+    if not body.strip():
+        return Unwanted(place, "empty_body")
+    return HtmlPage(place, body, header.get_content_charset())
 
 
 def _response(record: WarcRecord, place: Provenance, max_record_bytes: int) -> SourceRecord:
@@ -63,11 +88,11 @@ def _response(record: WarcRecord, place: Provenance, max_record_bytes: int) -> S
         record.parse_http(auto_decode="all")
         body = record.reader.read(max_record_bytes + 1)
     except (OSError, ValueError) as error:
-        return Quarantined(uri, offset, "bad_http", str(error))
+        return Quarantined(uri, offset, "bad_http", str(error), place.url)
     if record.http_headers is None or record.http_headers.status_code is None:
-        return Quarantined(uri, offset, "bad_http", "the response has no HTTP status line")
+        return Quarantined(uri, offset, "bad_http", "the response has no HTTP status line", place.url)
     if len(body) > max_record_bytes:
-        return Quarantined(uri, offset, "record_too_large", f"a body over {max_record_bytes} bytes")
+        return Quarantined(uri, offset, "record_too_large", f"a body over {max_record_bytes} bytes", place.url)
     status, content_type = record.http_headers.status_code, record.http_content_type
     if status != 200:
         return Unwanted(place, "http_status", f"status {status}")

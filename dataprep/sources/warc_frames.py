@@ -10,6 +10,7 @@ import io
 import re
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import BinaryIO
@@ -77,6 +78,10 @@ def compressed_frames(stream: BinaryIO, codec: Codec, max_record_bytes: int) -> 
             if stream.tell() == start:
                 return
             problem, detail = f"truncated_{codec}", "the file ends inside a record"
+            # Of a member of many records, those that another follows are whole.
+            with suppress(DamagedStream):
+                frames, cut = _leading_frames(bytes(content), start, max_record_bytes)
+                yield from frames[:-1] if cut > len(content) else frames  # one that goes on behind is the cut one
         if problem:
             yield Frame(start, b"", problem, detail)
             following = _next_member(stream, start + 1, make_member, magic)
@@ -181,10 +186,17 @@ def _zstd_dictionary(stream: BinaryIO) -> tuple[zstandard.ZstdCompressionDict | 
     content = stream.read(size)
     if content.startswith(_ZSTD_MAGIC):
         try:
+            if zstandard.frame_content_size(content) > _MAX_DICTIONARY_BYTES:  # which would be allocated at once
+                return None, len(head) + size
             content = zstandard.ZstdDecompressor().decompress(content, max_output_size=_MAX_DICTIONARY_BYTES)
         except zstandard.ZstdError:
             return None, len(head) + size  # the records will be found to be corrupt
-    return zstandard.ZstdCompressionDict(content), len(head) + size
+    dictionary = zstandard.ZstdCompressionDict(content)
+    try:
+        ZstdFrame(dictionary)  # which is when a malformed one is found
+    except zstandard.ZstdError:
+        return None, len(head) + size
+    return dictionary, len(head) + size
 
 
 def _next_member(stream: BinaryIO, start: int, make_member: Callable[[], Decompressor], magic: bytes) -> int | None:

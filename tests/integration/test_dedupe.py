@@ -18,6 +18,7 @@ from cluster.contracts.records import doc_id
 from dataprep import clean, dedupe
 from dataprep.config import DedupeConfig
 from dataprep.documents import read_removals, read_shard_table
+from dataprep.filters.settings import GopherQualitySettings
 from tests.integration.test_dataprep import HALF_CPU, Storage, clean_config, paragraphs
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -98,7 +99,12 @@ def test_documents_of_an_earlier_corpus_win_and_are_left_alone(corpora: tuple[St
     ]
     assert found.manifest.metrics["earlier_documents"] == 2
     again = place.run(dedupe.run, settings, "on", **{"parts": old, "against.0": found})
-    assert [row[0] for row in removed(again)] == [0, 1], "a dedupe artifact serves too"
+    assert removed(again) == [], "what the dedupe artifact lost to this corpus takes no part in it"
+    inside = place.run(dedupe.run, config(url=True), "inside", parts=new)
+    twice = place.run(dedupe.run, settings, "twice", **{"parts": new, "against.0": inside})
+    living = set(range(7)) - {row for row, *_ in removed(inside)}
+    assert living <= {row for row, *_ in removed(twice)}, "a dedupe artifact serves too"
+    assert {doc for _, _, doc, corpus in removed(twice) if corpus == 1} == {doc_id(0, row) for row in living}
     other = replace(old, manifest=replace(old.manifest, config={"minhash": {"seed": 2}}))
     with pytest.raises(InputError, match="signed with ngram 5 and seed 2"):
         place.run(dedupe.run, settings, "wrong", **{"parts": new, "against.0": other})
@@ -111,10 +117,24 @@ def test_the_best_score_stays(corpora: tuple[Storage, Artifact, Artifact]) -> No
     best = int(np.argmax(scores[[0, 1, 4]]))
     found = place.run(dedupe.run, config(keep_best="language_score", clusters=False), "best", parts=new)
     assert {survivor for _, _, survivor, _ in removed(found)} == {(0, 1, 4)[best]}
-    with pytest.raises(InputError, match="no column 'quality'"):
+    with pytest.raises(InputError, match=r"has no 'quality'; a number is needed: offset, language_score"):
         place.run(dedupe.run, config(keep_best="quality"), "missing", parts=new)
     with pytest.raises(InputError, match="'url' holds string; a number is needed"):
         place.run(dedupe.run, config(keep_best="url"), "text", parts=new)
+
+
+def test_the_best_score_of_an_annotating_family_stays(tmp_path: Path) -> None:
+    text = paragraphs()[2]
+    write(tmp_path / "rows.jsonl", [(text, None), (changed(text, 50) + " And more words follow.", None)])
+    place = Storage(tmp_path / "storage")
+    settings = clean_config(tmp_path / "rows.jsonl").model_copy(
+        update={"gopher_quality": GopherQualitySettings(mode="annotate")}
+    )
+    scored = place.run(clean.run, settings, "scored")
+    found = place.run(dedupe.run, config(keep_best="gopher_quality.num_words"), "best", parts=scored)
+    assert removed(found) == [(0, "near_duplicate", doc_id(0, 1), 0)]
+    with pytest.raises(InputError, match=r"no 'gopher_quality.words'; .* gopher_quality.num_words"):
+        place.run(dedupe.run, config(keep_best="gopher_quality.words"), "missing", parts=scored)
 
 
 def checksums(artifact: Artifact) -> dict[str, str]:

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from textwrap import dedent
@@ -33,11 +34,17 @@ from dataprep.config import Columns
 from dataprep.sources.readers import read_sources
 from dataprep.sources.records import PlainText
 from dataprep.sources.shards import plan_shards
+from tests.integration.test_pretrain import Heard, context, losses, one_rank, tiny_config
+from tests.integration.token_fixtures import make_tokenizer, make_tokens
+from training.metrics_log import METRICS
+from training.pretrain import run
 from training.pretrain_config import PretrainConfig
 from training.pretrain_data import check_data, open_heldout, open_training
 from training.pretrain_job import PretrainJob
 from training.sampler import IGNORE_INDEX
+from training.workers import run_in_process
 
+assert one_rank  # the fixture of that name, for this module too
 ROOT = Path(__file__).resolve().parents[2]
 AWAY_S = 7.0  # pyarrow's client itself tries again for 6
 
@@ -164,6 +171,15 @@ def copies(directory: Path) -> int:
     return len(list(directory.glob("*.arrow")))
 
 
+def bytes_in(directory: Path) -> int:
+    """The size of what stands there, while a prefetching thread removes and renames files."""
+    size = 0
+    for path in directory.iterdir():
+        with suppress(FileNotFoundError):
+            size += path.stat().st_size
+    return size
+
+
 def test_remote_shards_are_copied_once_checked_and_mapped_from_there(tokens: str, tmp_path: Path) -> None:
     train, (heldout,) = open_training(job(tokens, tmp_path)), open_heldout(job(tokens, tmp_path)).values()
     assert copies(tmp_path) == NUM_SHARDS + 1
@@ -218,7 +234,7 @@ def test_a_windowed_order_needs_a_part_of_the_store_at_a_time(tokens: str, tmp_p
     for first in range(0, train.num_samples, 10):
         batch = train.batch(np.arange(first, min(first + 10, train.num_samples)))
         seen += batch.input_ids_BT[:, 0].tolist()
-        most = max(most, sum(path.stat().st_size for path in tmp_path.iterdir()))
+        most = max(most, bytes_in(tmp_path))
     assert most <= settings["data_cache_gib"] * 2**30
     assert np.bincount(seen).tolist() == [SHARD_TOKENS // 500] * NUM_SHARDS
     assert 3 <= copies(tmp_path) <= 5
@@ -317,7 +333,9 @@ def test_a_store_that_fails_is_waited_for_and_one_that_stays_away_is_named(
             (found,) = committed_parts(f"{bucket}/waited").values()
             assert time.monotonic() - started > AWAY_S - 1
             written.result()
-            with pytest.raises(StorageError, match=r"can't list s3://gone/parts/_committed: .*\(2 attempts in 1\d s\)"):
+            with pytest.raises(
+                StorageError, match=r"can't list s3://gone/parts/_committed: .*\(2 attempts in \d\d s\)"
+            ):
                 lost.result()
         assert time.monotonic() - started < 30
         check_content(f"{bucket}/waited", found.files["data"])
@@ -328,6 +346,41 @@ def test_a_store_that_fails_is_waited_for_and_one_that_stays_away_is_named(
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_pretraining_into_a_bucket_outlasts_a_failing_store_and_a_stop(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store fails under the first checkpoint, then the run is stopped: it ends with the losses of a local run."""
+    inputs = {"tokens": make_tokens(tmp_path / "tokens"), "tokenizer": make_tokenizer(tmp_path / "tokenizer")}
+    config = tiny_config(num_workers=1)
+    run(config, inputs, str(tmp_path / "local"), context(tmp_path), launch=run_in_process)
+    server = FailingStore(os.environ["AWS_ENDPOINT_URL"], back_at=0.0, gone="gone")
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    class Stopped(Heard):
+        def update(self, done: float, total: float | None, unit: str, **figures: float | str) -> None:
+            if done == 4:
+                server.back_at = time.monotonic() + AWAY_S
+            elif done == 7:
+                assert server.back_at > time.monotonic()  # training goes on while the checkpoint of step 5 waits
+                raise KeyboardInterrupt
+
+    output, heard = f"{bucket}/pretrained", Heard()
+    with monkeypatch.context() as patched:
+        patched.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(KeyboardInterrupt):
+            run(config, inputs, output, context(tmp_path, Stopped()), launch=run_in_process)
+    assert server.refused["raymill"] > 0
+    server.shutdown()
+    server.server_close()
+    result = run(config, inputs, output, context(tmp_path, heard), launch=run_in_process)
+    assert heard.notes == ["resuming from the checkpoint of step 5"]
+    storage.download_file(f"{output}/{METRICS}", tmp_path / "remote" / METRICS)
+    assert losses(tmp_path / "remote") == losses(tmp_path / "local")
+    assert storage.read_bytes(f"{output}/model.safetensors") == (tmp_path / "local/model.safetensors").read_bytes()
+    for file in result.files:
+        check_content(output, file)
 
 
 def test_the_data_stages_run_from_a_bucket_into_a_bucket(bucket: str, tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ ROWS = [
     {"text": GOOD, "url": "http://a.org/first"},
     {"text": GOOD + "It was so.", "url": "http://a.org/second"},
     {"text": "too short \x1b[31mred\x1b]0;title\x07 \u202eevil", "url": "http://a.org/short?utm_source=x"},
-    {"text": 7, "url": "http://a.org/none"},
+    {"text": 7, "url": "http://a.org/number"},
+    {"text": 7},
 ]
 
 
@@ -58,7 +59,7 @@ def test_counts_and_examples_of_every_reason(corpus: Artifact) -> None:
     assert found.kept == {"en": 1}
     assert found.removed == {"near_duplicate": 1}
     assert found.dropped == {"gopher_short_doc": 1}
-    assert found.quarantined == {"text_not_a_string": 1}
+    assert found.quarantined == {"text_not_a_string": 2}
     assert sorted(e.reason for e in found.examples) == ["", "gopher_short_doc", "near_duplicate", "text_not_a_string"]
     assert summarise(corpus, examples=0).examples == []
 
@@ -71,6 +72,8 @@ def test_what_became_of_a_url(corpus: Artifact) -> None:
     assert removed.survivor.startswith("http://a.org/first, ")
     (dropped,) = find_url(corpus, "http://a.org/short")
     assert (dropped.outcome, dropped.reason) == ("dropped", "gopher_short_doc")
+    (quarantined,) = find_url(corpus, "http://a.org/number")
+    assert (quarantined.outcome, quarantined.reason, quarantined.row) == ("quarantined", "text_not_a_string", 0)
     assert list(find_url(corpus, "http://a.org/absent")) == []
 
 
@@ -90,7 +93,7 @@ def test_the_command_says_whether_it_found_the_url(corpus: Artifact) -> None:
     assert "removed: near_duplicate" in found.output
     absent = runner.invoke(app, ["inspect", corpus.uri, "--url", "http://a.org/none"])
     assert absent.exit_code == 1
-    assert "1 records were quarantined" in absent.output
+    assert "1 records were quarantined without a URL" in absent.output
 
 
 def test_other_artifacts_and_unknown_runs_are_refused(tmp_path: Path) -> None:

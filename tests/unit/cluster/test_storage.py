@@ -1,5 +1,6 @@
 """URIs are joined, listed and globbed alike wherever they point."""
 
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -111,3 +112,17 @@ def test_sizes_of_many_files_wait_for_a_remote_store(tmp_path: Path, monkeypatch
     monkeypatch.setattr(storage, "locate", locate)
     monkeypatch.setattr(storage, "PATIENCE", Backoff(first_wait_s=0.001))
     assert storage.file_sizes([f"far://{tmp_path}/a", f"far://{tmp_path}/b"]) == [4, None]
+
+
+def test_names_that_are_not_utf8_are_refused_in_words(tmp_path: Path) -> None:
+    root = os.fsencode(tmp_path / "inputs")
+    os.makedirs(root + b"/sub\xff")
+    for name in (b"good.jsonl", b"caf\xe9.jsonl", b"sub\xff/a.jsonl"):
+        with open(root + b"/" + name, "wb"):
+            pass
+    for pattern in (os.fsdecode(root), os.fsdecode(root + b"/*.jsonl")):
+        with pytest.raises(InputError, match=r"inputs/caf\\xe9.jsonl', '.*/sub\\xff': names .* rename"):
+            storage.expand(pattern)
+    with pytest.raises(InputError, match=r"caf\\xe9.jsonl': the name is not UTF-8"):
+        storage.expand(os.fsdecode(root + b"/caf\xe9.jsonl"))
+    assert len(storage.expand(os.fsdecode(root + b"/good.jsonl"))) == 1, "what is not looked at does no harm"

@@ -38,3 +38,13 @@ _LEAKED: list[bytearray] = []
 def unable(item: str) -> str:
     """Fails at once, as a missing library does."""
     raise ImportError(f"no library for {item}")
+
+
+def end_process_at_other_footers(footer: bytes) -> None:
+    """Does with all but the first, the one to warm up with, what Arrow does with some damaged ones."""
+    _SEEN.append(footer)
+    if len(_SEEN) > 1:
+        os.abort()
+
+
+_SEEN: list[bytes] = []

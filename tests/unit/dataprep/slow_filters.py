@@ -90,7 +90,7 @@ def c4(text: str, settings: C4Settings) -> tuple[str, str]:
     """(reason or "keep", the text after the cuts)."""
     kept, sentences = [], 0
     for line in map(str.strip, text.splitlines()):
-        words = line.split()
+        words = c4_words(line)
         if settings.max_word_length is not None and any(len(word) > settings.max_word_length for word in words):
             continue
         if settings.remove_citations:
@@ -113,6 +113,21 @@ def c4(text: str, settings: C4Settings) -> tuple[str, str]:
     if settings.min_num_sentences is not None and sentences < settings.min_num_sentences:
         return "too_few_sentences", text
     return "keep", "\n".join(kept).strip()
+
+
+def c4_words(line: str) -> list[str]:
+    """What stands between white space; of scripts without spaces, each letter."""
+    found: list[str] = []
+    for piece in line.split():
+        apart = True
+        for word in slow_twins.words(piece):
+            unspaced = slow_twins.is_unspaced(word)
+            if apart or unspaced:
+                found.append(word)
+            else:
+                found[-1] += word
+            apart = unspaced
+    return found
 
 
 def count_sentences(words: list[str]) -> int:

@@ -11,12 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cluster.contracts.artifacts import StageContext
 from cluster.contracts.commit import committed_part
 from cluster.contracts.errors import InputError
+from cluster.contracts.progress import SilentProgress
+from dataprep import clean
 from dataprep.clean_part import clean_part
 from dataprep.config import CleanConfig, FilterFamilies
-from dataprep.decontaminate import EvaluationIndex
+from dataprep.decontaminate import EvaluationIndex, too_short_items
 from dataprep.evaluation_sets import EvaluationText, read_evaluation_sets
+from dataprep.filters.settings import DecontaminationSettings
 from dataprep.sources.shards import whole_file
 from dataprep.text_column import TextColumn
 from tests.unit.dataprep import slow_twins
@@ -43,6 +47,12 @@ def test_overlapping_ngrams_make_one_passage() -> None:
     assert passages(index, "") == passages(index, "a b") == []
 
 
+def test_ngrams_of_more_numbers_than_words_find_nothing() -> None:
+    index = index_of("1 2 3 4 5 6", "add 12 and 30", ngram=4, min_terms=4)
+    assert passages(index, "7 8 9 10 11 12") == []
+    assert passages(index, "so add 7 and 9 up") == [("add 7 and 9", 1)]
+
+
 def test_items_shorter_than_an_ngram_are_looked_for_whole() -> None:
     index = index_of("one two", "one", "", ngram=5, min_terms=2)
     assert index.num_too_short == 2
@@ -58,6 +68,7 @@ def slow_spans(texts: list[str], document: str, *, ngram: int, min_terms: int) -
         wanted = slow_twins.terms(text)
         n = min(len(wanted), ngram)
         grams = {tuple(wanted[p : p + n]) for p in range(len(wanted) - n + 1)} if n >= min_terms else set()
+        grams = {gram for gram in grams if 2 * gram.count("0") <= n}
         for p in range(len(terms) - n + 1):
             if grams and tuple(terms[p : p + n]) in grams:
                 covered[p : p + n] = [True] * n
@@ -97,6 +108,34 @@ def test_evaluation_files_are_read_by_row_or_paragraph(tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text("{}\n{")
     with pytest.raises(InputError, match=r"line 2 of .* is no JSON"):
         read_evaluation_sets([f"{tmp_path}/bad.jsonl"], None)
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"question": "one"}' * 999)[:-12])
+    with pytest.raises(InputError, match=r"cut.jsonl.gz can't be read \(truncated_gz"):
+        read_evaluation_sets([f"{tmp_path}/cut*"], None)
+
+
+def test_texts_too_short_to_be_looked_for_are_counted_by_file(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one two three\n\none\n\ntwo")
+    (tmp_path / "b.txt").write_text("one\n\ntwo")
+    settings = DecontaminationSettings(files=(f"{tmp_path}/*",), ngram=5, min_terms=3)
+    assert too_short_items(settings) == {f"{tmp_path}/a.txt": (3, 2), f"{tmp_path}/b.txt": (2, 2)}
+    with pytest.raises(InputError, match=r"none of the 5 texts of .* has min_terms \(4\) words"):
+        too_short_items(settings.model_copy(update={"min_terms": 4}))
+
+
+def test_files_of_which_texts_are_too_short_are_noted_before_cleaning(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one two three\n\none\n\ntwo")
+    (tmp_path / "b.txt").write_text("one\n\ntwo")
+    notes: list[str] = []
+
+    class Notes(SilentProgress):
+        def note(self, message: str) -> None:
+            notes.append(message)
+
+    settings = DecontaminationSettings(files=(f"{tmp_path}/*",), ngram=5, min_terms=3)
+    context = StageContext("clean", Notes(), tmp_path, tmp_path)
+    assert clean._too_short_items(settings, context) == {f"{tmp_path}/a.txt": 2, f"{tmp_path}/b.txt": 2}
+    assert f"2 of the 3 texts of {tmp_path}/a.txt have under 3 words" in notes[0]
+    assert f"WARNING: all 2 texts of {tmp_path}/b.txt have under 3 words" in notes[1]
 
 
 QUESTION = "Which of the two rivers that meet in the old town carries more water in the spring of most years?"

@@ -1,9 +1,12 @@
 """The shard table: round trips, movable, and the numbering that makes doc_ids."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cluster.contracts import records
@@ -12,10 +15,12 @@ from dataprep.documents import (
     absolute_uri,
     doc_ids,
     first_indices,
+    read_columns,
     read_kept,
     read_shard_table,
     rebase,
     relative_uri,
+    written_file,
 )
 from tests.unit.dataprep.small_documents import write_documents
 
@@ -84,3 +89,14 @@ def test_doc_ids_are_the_contracts_and_follow_the_dense_order(tmp_path: Path) ->
     assert doc_ids(3, rows).tolist() == [records.doc_id(3, int(row)) for row in rows]
     _, shards = write_documents(tmp_path, [["a", "b"], [], ["c"]])
     assert first_indices(shards).tolist() == [0, 2, 2, 3]
+
+
+def test_no_batch_of_kept_documents_spans_row_groups(tmp_path: Path) -> None:
+    artifact, (shard,) = write_documents(tmp_path, [[f"text {row}" for row in range(10)]], removed=[[4]])
+    sink = pa.BufferOutputStream()
+    pq.write_table(read_columns(artifact, shard, ["text"]), sink, row_group_size=3)
+    content = sink.getvalue().to_pybytes()
+    (tmp_path / "parts" / "clean" / "grouped").write_bytes(content)
+    grouped = replace(shard, documents=written_file("grouped", content))
+    rows = [rows.tolist() for _, rows in read_kept(artifact, grouped, ["text"])]
+    assert rows == [[0, 1, 2], [3, 5], [6, 7, 8], [9]]

@@ -43,6 +43,27 @@ def test_records_keep_their_order_over_many_batches() -> None:
     assert others == records[1:4]
 
 
+def test_texts_that_wait_for_a_page_are_held_by_size_and_others_not_at_all() -> None:
+    num_read = 0
+
+    def counted(records: list[SourceRecord]) -> Iterator[SourceRecord]:
+        nonlocal num_read
+        for record in records:
+            num_read += 1
+            yield record
+
+    def most_held(records: list[SourceRecord]) -> int:
+        nonlocal num_read
+        num_read = 0
+        results = extracted(counted(records), CleanConfig(inputs=["-"]))
+        return max(num_read - given for given, _ in enumerate(results, start=1))
+
+    text = "x" * 2**20
+    texts: list[SourceRecord] = [PlainText(Provenance("w", n), text) for n in range(1, 20)]
+    assert most_held(texts) == 0
+    assert most_held([page(0), *texts]) == 4, "4 MiB of texts behind the page, and no more"
+
+
 def test_what_the_source_says_of_a_page_goes_before_what_the_page_says() -> None:
     body = '<link rel=canonical href="https://own.example"><time datetime="2020-01-01">then</time> and a text'
     known, unknown = run([page(0, body, url="https://given.example", date="2026-01-01"), page(1, body)])
@@ -65,7 +86,10 @@ def test_wiki_markup_is_reduced_and_lone_surrogates_become_replacement_character
 
 def test_a_page_that_would_run_for_minutes_is_quarantined_in_time() -> None:
     """100,000 nested elements, with the scan that refuses them at once turned off."""
-    results = run([page(0), page(1, "<div>" * 100_000), page(2)], max_html_depth=10**6, extract_timeout_s=1)
+    slow = page(1, "<div>" * 100_000, url="http://a.org/slow")
+    results = run([page(0), slow, page(2)], max_html_depth=10**6, extract_timeout_s=1)
+    assert isinstance(results[1], Quarantined)
+    assert results[1].url == "http://a.org/slow"
     assert [getattr(r, "text", None) or getattr(r, "reason", "") for r in results] == ["text 0", "timeout", "text 2"]
 
 

@@ -105,3 +105,36 @@ def test_shards_of_another_tokenizer_and_an_empty_mixture_are_refused(tmp_path: 
     config = MixtureConfig(tokens=["a"], tokenizer="c")
     with pytest.raises(InputError, match="was not made with the tokenizer"):
         mixture.run(config, inputs, str(tmp_path), StageContext("m", SilentProgress(), tmp_path, tmp_path))
+
+
+def test_weights_of_what_is_not_there_are_refused_all_at_once(tmp_path: Path) -> None:
+    weights: dict[str, Any] = {"sources": {"web-*": 2, "wbe-*": 3}, "languages": {"english": 9}, "lengths": {4096: 9}}
+    with pytest.raises(
+        InputError,
+        match=r"sources: wbe-\* fits no training document \(there is books.jsonl, web-1.jsonl\); languages: english .*"
+        r"\(there is de, en\); lengths: 4096 fits no .* \(there is 0, 2048\)",
+    ):
+        mix(tmp_path, **weights)
+
+
+def test_weights_of_0_and_patterns_that_others_leave_nothing_to_are_fine(tmp_path: Path) -> None:
+    _, metrics = mix(tmp_path, sources={"*.jsonl": 2, "web-*": 0.5}, languages={"zh": 0})
+    assert metrics["by_source"].keys() == {"*.jsonl"}
+
+
+def test_files_of_one_name_in_two_directories_are_two_sources(tmp_path: Path) -> None:
+    inputs = {"tokenizer": Artifact(str(tmp_path), Manifest("tokenizer", "t", {}, {}))}
+    for name in ("web", "books"):
+        inputs[f"tokens.{name}"] = write_tokens(tmp_path / name, f"/data/{name}/part-0.jsonl")
+
+    def by_source(sources: dict[str, float]) -> dict[str, int]:
+        config = MixtureConfig(tokens=["a", "b"], tokenizer="c", sources=sources, total_tokens=1200)
+        context = StageContext("mixture", SilentProgress(), tmp_path, tmp_path)
+        found = mixture.run(config, inputs, str(tmp_path / "mixture"), context).metrics["by_source"]
+        assert isinstance(found, dict)
+        return found
+
+    weighed = by_source({"books/*": 3, "part-*": 1})
+    assert weighed == pytest.approx({"books/*": 900, "part-*": 300}, abs=30), "to whole documents of three ranges"
+    with pytest.raises(InputError, match=r"boks/\* fits no training document \(there is books/part-0.jsonl, web/part"):
+        by_source({"boks/*": 3})

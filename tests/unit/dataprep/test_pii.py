@@ -29,6 +29,7 @@ POSITIVE: dict[str, list[str]] = {
     "phone_number": [
         "+49 30 901820", "+1 (415) 555-2671", "+442079460958", "+33 1 70 18 99 00", "+81-3-1234-5678",
         "(415) 555-2671", "415-555-2671", "415.555.2671", "1-415-555-2671", "(415)555-2671", "+86 138 0013 8000",
+        "415 555 2671", "1 415 555 2671", "(415) 555 2671",
     ],
     "credit_card": [
         "4111111111111111", "4111 1111 1111 1111", "5500-0000-0000-0004", "378282246310005", "3782 822463 10005",
@@ -54,7 +55,9 @@ NEGATIVE: dict[str, list[str]] = {
     ],
     "phone_number": [
         "12345678", "+1234567", "+1234567890123456", "115-555-2671", "415-155-2671", "415-555-267", "415-555-26711",
-        "415-555.2671", "2026-11-20", "555-2671", "+1 2 3 4 5 6 7 8 9", "415 555 2671", "1-800-FLOWERS", "a+4930901820",
+        "415-555.2671", "2026-11-20", "555-2671", "+1 2 3 4 5 6 7 8 9",
+        "12 415 555 2671", "415 555 2671 80", "415 555-2671", "115 555 2671", "415 555 267", "1-800-FLOWERS",
+        "a+4930901820",
     ],
     "credit_card": [
         "4111111111111112", "1111111111111117", "411111111111111", "4111 1111-1111 1111", "41 11 11 11 11 11 11 11",
@@ -216,3 +219,29 @@ def test_a_planted_item_is_found_in_any_text_at_any_place() -> None:
         expected.append(" ; ".join([clean[0], f"<{kind.upper()}>", clean[1]]))
     assert len(texts) > 200
     assert redacted(*texts) == expected
+
+
+def test_addresses_of_small_numbers_count_where_a_word_says_that_they_are_some() -> None:
+    for before in ("DNS server: ", "ping ", "IP=", "the address is ", "host\t", "version 2 of the server at "):
+        assert redacted(f"{before}8.8.8.8.", kinds=["ip_address"]) == [f"{before}<IP_ADDRESS>."], before
+    for text in (
+        "8.8.8.8", "server version 8.8.8.8", "the ship 8.8.8.8", "IP:\n8.8.8.8", "zip 3.8.11.1", "ping 10.0.0.1",
+        "the server, as it is told in the long section 8.8.8.8", "ping v8.8.8.8", "section 8.8.8.8",
+        "IP and then many other words that say nothing 8.8.8.8",
+    ):  # fmt: skip
+        assert redacted(text, kinds=["ip_address"]) == [text]
+
+
+def test_aws_secret_keys_are_found_after_their_name_alone() -> None:
+    key = "wJalrXUtnFEMI/K7MDENG/" + "bPxRfiCYEXAMPLEKEY"
+    assert len(key) == 40
+    for before, after in (
+        ("aws_secret_access_key = ", "\n"), ('{"SecretAccessKey": "', '"}'), ("AWS_SECRET_ACCESS_KEY=", ""),
+        ("<SecretAccessKey>", "</SecretAccessKey>"), ("Secret access key: ", "."), ("--secret-access-key ", " --x"),
+    ):  # fmt: skip
+        assert redacted(before + key + after) == [f"{before}<SECRET>{after}"], before
+    for text in (
+        key, f"key = {key}", f"aws_secret_access_key = {key}x", f"aws_secret_access_key = {key[1:]}",
+        f"secret_access_key of the other account, then {key}", f"aws_access_key = {key}",
+    ):  # fmt: skip
+        assert redacted(text, kinds=["secret"]) == [text]

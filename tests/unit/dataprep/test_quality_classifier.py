@@ -1,5 +1,6 @@
 """The quality classifier: it learns a plain difference, is the same every time, and refuses what is no model."""
 
+import filecmp
 import json
 import pickle
 import random
@@ -20,6 +21,7 @@ from dataprep.quality_classifier import train
 from dataprep.quality_model import area_under_curve, judge, load, one_line, probabilities
 from dataprep.sources.shards import whole_file
 from dataprep.text_column import TextColumn
+from training.host_memory import keep_freed_memory
 
 GOOD = "the bridge carries water and people over the old river because engineers built it with care".split()
 BAD = "click here buy cheap pills now best price offer win free casino bonus subscribe today deal".split()
@@ -57,10 +59,14 @@ def test_it_tells_held_out_documents_apart(trained: tuple[Path, dict[str, Any], 
 def test_the_same_documents_make_the_same_model(
     trained: tuple[Path, dict[str, Any], QualityClassifierConfig], tmp_path: Path
 ) -> None:
+    """Also where training in this process left its freed memory, full of numbers, for use again."""
     directory, metrics, config = trained
+    keep_freed_memory()
+    np.ones(64 << 20, np.float32)
     again, files = train(config, str(tmp_path), 0)
     assert again == metrics
-    assert (tmp_path / "model.bin").read_bytes() == (directory / "out" / "model.bin").read_bytes()
+    first, second = (path / "model.bin" for path in (directory / "out", tmp_path))
+    assert filecmp.cmp(first, second, shallow=False)  # a diff of the bytes would take minutes
     assert files[0].size == (tmp_path / "model.bin").stat().st_size
 
 

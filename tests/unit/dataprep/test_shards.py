@@ -95,6 +95,16 @@ def test_small_files_of_one_document_are_packed_and_one_more_changes_one_pack() 
     assert len({s.key for s in before} - {s.key for s in after}) == 1
 
 
+def test_files_of_different_inputs_are_not_packed_together_and_count_under_their_inputs_directory() -> None:
+    files = stats("a/x/1.html", "a/2.html", "b/1.html", "b/part.jsonl")
+    directories = {file.uri: file.uri[: len("s3://b/a")] for file in files}
+    packed = plan_shards(files, directories=directories)
+    assert [shard.source for shard in packed] == ["s3://b/a", "s3://b/b", "s3://b/b/part.jsonl"]
+    assert [len(shard.sources) for shard in packed] == [2, 1, 1]
+    together = plan_shards(files)
+    assert [shard.source for shard in together] == ["s3://b", "s3://b/b/part.jsonl"]
+
+
 def test_keys_name_the_range_and_differ_for_another_range_or_version() -> None:
     (file,) = stats("a.jsonl", size=1000)
     keys = [shard.key for shard in plan_shards([file], range_bytes=400)]

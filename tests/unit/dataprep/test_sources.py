@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import io
+import random
 import re
 import time
 import zlib
@@ -69,6 +70,40 @@ def test_what_is_no_html_page_is_unwanted_with_a_reason() -> None:
     assert len(records) == 3, "a warcinfo record is no document"
 
 
+def other_record(kind: str, content_type: str, body: bytes = b"<html><body>kept</body></html>") -> bytes:
+    head = (
+        f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Target-URI: https://example.org/{kind}\r\n"
+        f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body + b"\r\n\r\n"
+
+
+def test_resources_are_pages_and_other_content_is_counted() -> None:
+    content = (
+        other_record("resource", 'text/html; version=5; charset="iso-8859-1"; x=1')
+        + other_record("resource", "image/png")
+        + other_record("revisit", "application/http; msgtype=response")
+        + other_record("metadata", "application/warc-fields")
+        + other_record("request", "application/http; msgtype=request")
+    )
+    page, *others = read_warc(io.BytesIO(content), "w", codec=None, max_record_bytes=10_000)
+    assert isinstance(page, HtmlPage)
+    assert (page.provenance.url, page.charset) == ("https://example.org/resource", "iso-8859-1")
+    assert [r.reason for r in others if isinstance(r, Unwanted)] == ["content_type", "record_type"]
+    assert len(others) == 2
+
+
+@pytest.mark.parametrize("codec", ["gz", "zst"])
+def test_a_file_of_one_member_that_is_cut_off_keeps_its_whole_records(codec: str) -> None:
+    """What the decompressor gave before the end; the last record it gave might be cut itself."""
+    content = b"".join(warc_record(i, b"<html>%d</html>" % i + random.Random(i).randbytes(900)) for i in range(1000))
+    compressed = COMPRESS[codec](content)
+    pages, quarantined = read(compressed[: len(compressed) * 9 // 10], codec)
+    assert pages == [str(i) for i in range(len(pages))]
+    assert len(pages) > 700  # zstd's blocks are of 128 KiB
+    assert [q.reason for q in quarantined] == [f"truncated_{codec}"]
+
+
 def test_a_truncated_gzip_loses_only_its_last_record(members: list[bytes]) -> None:
     pages, damage = read(b"".join(members)[:-30], "gz")
     assert pages == ["0", "1", "2", "3", "4"]
@@ -128,6 +163,19 @@ def test_zstd_records_are_read_with_their_shared_dictionary() -> None:
     assert [p for p in pages if p != "5"] == [str(i) for i in range(20) if i != 5]
 
 
+@pytest.mark.parametrize(
+    "dictionary",
+    [
+        b"\x28\xb5\x2f\xfd\xe0" + (1 << 45).to_bytes(8, "little"),  # a frame that says it holds 32 TiB
+        b"\x37\xa4\x30\xec" + b"no tables",  # begins like a dictionary
+    ],
+)
+def test_a_dictionary_that_makes_no_sense_costs_no_record_that_needs_none(dictionary: bytes) -> None:
+    frame = (0x184D2A5D).to_bytes(4, "little") + len(dictionary).to_bytes(4, "little") + dictionary
+    pages, quarantined = read(frame + zstandard.compress(warc_record(1)), "zst")
+    assert (pages, quarantined) == (["1"], [])
+
+
 def test_a_conversion_record_is_text_already() -> None:
     def conversion(body: bytes) -> bytes:
         head = b"WARC/1.0\r\nWARC-Type: conversion\r\nWARC-Target-URI: https://example.org/w\r\n"
@@ -168,6 +216,12 @@ def test_rubbish_is_one_quarantined_record() -> None:
 def lines(content: bytes, codec: Any = None, limit: int = 1000) -> list[SourceRecord]:
     columns = Columns(text="body", title=None)
     return list(read_jsonl(io.BytesIO(content), "j", codec=codec, columns=columns, max_record_bytes=limit))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line() -> None:
+    content = b"\xef\xbb\xbf" + b'{"text": "first"}\n{"text": "second"}\n'
+    records = list(read_jsonl(io.BytesIO(content), "j", codec=None, columns=Columns(), max_record_bytes=100))
+    assert [record.text for record in records if isinstance(record, PlainText)] == ["first", "second"]
 
 
 def test_broken_lines_are_quarantined_at_their_byte_offset() -> None:

@@ -4,9 +4,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from dataprep.filters.c4 import c4
 from dataprep.filters.gopher_quality import gopher_quality
 from dataprep.filters.gopher_repetition import gopher_repetition
-from dataprep.filters.settings import GopherQualitySettings, GopherRepetitionSettings
+from dataprep.filters.settings import C4Settings, GopherQualitySettings, GopherRepetitionSettings
 from dataprep.text_column import TextColumn
 
 DECLARATION = {
@@ -44,6 +45,17 @@ def test_plain_prose_passes_gophers_rules(language: str) -> None:
     assert np.isnan(quality.scores["mean_word_length"][0]), "exempt"
     assert np.isnan(quality.scores["num_stop_words"][0]), "exempt"
     assert gopher_repetition(column, GopherRepetitionSettings()).codes_D.tolist() == [0]
+
+
+@pytest.mark.parametrize("language", DECLARATION)
+def test_c4_takes_no_line_for_a_word(language: str) -> None:
+    """Nor a long one: each letter counts, so neither the least number of words nor the longest word cuts a line."""
+    for text in (DECLARATION[language], DECLARATION[language] * 20):
+        column = column_of(text)
+        judged = c4(column, C4Settings(min_num_sentences=None))
+        assert judged.codes_D.tolist() == [0]
+        assert judged.kept is not None
+        assert judged.kept.edited(column).texts.to_pylist() == [text]
 
 
 @pytest.mark.parametrize("language", DECLARATION)

@@ -23,6 +23,23 @@ def test_a_domain_stands_for_its_subdomains_and_for_nothing_else() -> None:
     assert codes(["https://a.example.org", "https://example.org"], domains=["*.a.example.org"]) == [1, 0]
 
 
+def test_a_domain_is_found_however_its_url_is_written() -> None:
+    urls: list[str | None] = [
+        "example.org", "EXAMPLE.ORG./x", "www.example.org:8080/x", " https://example.org ", "\thttp://Example.org/x\n",
+        "example.organic/x", "x/example.org", "mailto:me@example.org", "other.net?u=example.org",
+    ]  # fmt: skip
+    assert codes(urls, domains=["example.org"]) == [1, 1, 1, 1, 1, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("listed", ["bücher.example", "Bücher.Example", "xn--bcher-kva.example"])
+def test_a_domain_in_unicode_is_the_one_in_punycode(listed: str) -> None:
+    urls: list[str | None] = [
+        "https://bücher.example/x", "https://BÜCHER.example", "https://xn--bcher-kva.example", "shop.bücher.example/x",
+        "https://bucher.example",
+    ]  # fmt: skip
+    assert codes(urls, domains=[listed]) == [1, 1, 1, 1, 0]
+
+
 def test_words_are_whole_and_escapes_are_read() -> None:
     urls: list[str | None] = ["https://x.net/sex-shop", "https://x.net/essex", "https://sex.net", "https://x.net/%73ex"]
     assert codes(urls, words=["SEX"]) == [2, 0, 2, 2]
@@ -37,11 +54,16 @@ def test_lists_come_from_files_too(tmp_path: Path) -> None:
         codes([], word_files=[str(tmp_path / "words.txt")])
 
 
-def test_entries_that_can_match_nothing_are_refused() -> None:
-    with pytest.raises(InputError, match="is no domain; give a host name"):
-        codes([], domains=["https://example.org"])
-    with pytest.raises(InputError, match="'free money' is no word"):
-        codes([], words=["free money"])
+def test_entries_that_can_match_nothing_are_refused_all_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"'https://example.org', '': no domain; give host names"):
+        UrlBlocklistSettings(domains=("https://example.org", "fine.example", ""))
+    with pytest.raises(ValueError, match="'free money', 'b!': no word"):
+        UrlBlocklistSettings(words=("free money", "fine", "b!"))
+    (tmp_path / "entries.txt").write_text("a b\n")
+    with pytest.raises(InputError, match="'a b' is no domain; give a host name"):
+        codes([], domain_files=[str(tmp_path / "entries.txt")])
+    with pytest.raises(InputError, match="'a b' is no word"):
+        codes([], word_files=[str(tmp_path / "entries.txt")])
 
 
 def test_hosts_of_odd_addresses() -> None:

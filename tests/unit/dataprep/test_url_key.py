@@ -8,6 +8,7 @@ SAME = [
     ("http://Example.org/a", "https://www.example.org/a/"),
     ("https://example.org:443/a?id=1#part", "https://example.org/a?id=1&utm_source=x&fbclid=y"),
     ("https://user:pw@example.org", "http://example.org/"),
+    ("http://example.org/#!/page/1", "https://www.example.org#!/page/1"),
     (" http://example.org/a ", "http://example.org/a"),
 ]
 DIFFERENT = [
@@ -15,6 +16,7 @@ DIFFERENT = [
     ("http://example.org/?b=1&a=2", "http://example.org/?a=2&b=1"),
     ("http://example.org:8080/", "http://example.org/"),
     ("http://example.org/a?id=1", "http://example.org/a"),
+    ("http://example.org/#!/page/1", "http://example.org/#!/page/2"),
     ("http://a.example.org/", "http://example.org/"),
     ("http://example.org/?gclidx=1", "http://example.org/"),
 ]
@@ -32,7 +34,13 @@ def test_different_pages(first: str, second: str) -> None:
 
 @pytest.mark.parametrize(
     ("url", "expected"),
-    [("https://www.a.org/x?y", "a.org"), ("http://A.org:80", "a.org"), ("http://[broken/x", ""), ("", "")],
+    [
+        ("https://www.a.org/x?y", "a.org"),
+        ("http://A.org:80", "a.org"),
+        ("http://a.org#!/x", "a.org"),
+        ("http://[broken/x", ""),
+        ("", ""),
+    ],
 )
 def test_the_site_is_the_host(url: str, expected: str) -> None:
     assert site(url) == expected

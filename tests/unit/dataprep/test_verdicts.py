@@ -42,6 +42,13 @@ def test_later_families_see_what_the_editing_ones_left() -> None:
     assert verdicts.kept.texts.to_pylist() == [ENGLISH.strip()]
 
 
+def test_a_text_whose_lines_are_all_cut_is_dropped() -> None:
+    judge = Judge(config(c4={"min_num_sentences": None, "min_words_per_line": 4}))
+    verdicts = judge.judge(array("The committee met.\nIt agreed today.", ENGLISH))
+    assert verdicts.reasons_D.tolist() == ["nothing_left", ""]
+    assert verdicts.kept.texts.to_pylist() == [ENGLISH.strip()]
+
+
 def test_documents_go_to_the_profile_of_their_language_and_keep_their_order() -> None:
     profiles = {
         "germanic": {"languages": ["de", "nl"], "gopher_quality": {"stop_words": ["der", "und", "die"]}},

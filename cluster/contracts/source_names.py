@@ -1,0 +1,38 @@
+"""What the sources of tokens are called: short for people, and by patterns in a spec.
+
+An index names a source by its URI, which tells `a/part-0.jsonl` from `b/part-0.jsonl` in whatever mixture they meet:
+that of the input file or, for small files that were packed together, of the directory that the spec's input covers.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+
+def short_names(sources: Iterable[str]) -> dict[str, str]:
+    """Each source without the directories that all of them share; different sources have different names."""
+    paths = {source: source.split("/") for source in sources}
+    shared = _num_shared([path[:-1] for source, path in paths.items() if source])
+    return {source: "/".join(path[shared:]) for source, path in paths.items()}
+
+
+def fits(source: str, pattern: str) -> bool:
+    """Whether a pattern is of the source's URI, or of its end from some directory or the file's name on."""
+    path = source.split("/")
+    return any(fnmatchcase("/".join(path[start:]), pattern) for start in range(len(path)))
+
+
+def common_directory(uris: Iterable[str]) -> str:
+    """The lowest directory that holds all of these files."""
+    directories = [posixpath.dirname(uri).split("/") for uri in uris]
+    return "/".join(directories[0][: _num_shared(directories)]) or posixpath.sep
+
+
+def _num_shared(paths: list[list[str]]) -> int:
+    """How many steps from the beginning on all paths have in common."""
+    if not paths:
+        return 0
+    first, last = min(paths), max(paths)  # what these two share, all between them do
+    return next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
