@@ -1,6 +1,6 @@
 """Pre-training beside a bare PyTorch loop, and what checkpoints, data and a second worker cost.
 
-`python -m benchmarks.pretrain [--only 1,2,3,7] [--quick]`. Both sides train the same model on batches of the same
+`python -m benchmarks.pretrain [--only 1,2,3,7,8] [--quick]`. Both sides train the same model on batches of the same
 shape, in processes of one kind, in turn; what counts is the median step over rounds. Ours is the whole loop: data,
 logging, held-out and divergence checks and all, timed between reports. Needs no Ray.
 """
@@ -22,7 +22,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-BARS = (1, 2, 3, 7)
+from benchmarks.figures import Figure, print_figures
+
+BARS = (1, 2, 3, 7, 8)
 MODEL = {  # 6.8 million parameters
     "model_type": "llama",
     "hidden_size": 256,
@@ -34,6 +36,7 @@ MODEL = {  # 6.8 million parameters
     "tie_word_embeddings": True,
 }
 VOCAB_SIZE = 8192
+VOCAB_SIZE_30M = 28_000  # with which the preset has its 30 million parameters
 SEQUENCE_LENGTH, GLOBAL_BATCH_SIZE = 256, 8
 LR, BETAS, WEIGHT_DECAY, CLIPPING = 3e-4, (0.9, 0.95), 0.1, 1.0
 WARM_UP_STEPS = 3  # not timed
@@ -42,12 +45,15 @@ NUM_THREADS = 2
 
 @dataclass
 class Timed:
-    """Rank 0's progress: when each step was reported. Shows nothing."""
+    """Rank 0's progress: when each step was reported. Shows nothing; ends the run after `stop_after` of them."""
 
+    stop_after: int | None = None
     moments: list[tuple[float, float]] = field(default_factory=list)  # wall and CPU seconds
 
     def update(self, done: float, total: float | None, unit: str, **figures: float | str) -> None:
         self.moments.append((time.perf_counter(), time.process_time()))
+        if len(self.moments) == self.stop_after:
+            raise EnoughError
 
     def note(self, message: str) -> None:
         pass
@@ -55,6 +61,10 @@ class Timed:
     def step_seconds(self) -> list[tuple[float, float]]:
         """(wall, CPU) of each step after the warm-up."""
         return _differences(self.moments)
+
+
+class EnoughError(Exception):
+    """All steps that are measured were taken; checkpoints and export are left out."""
 
 
 def _differences(moments: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -71,8 +81,6 @@ def main() -> None:
     if options.job:
         run_job(json.loads(options.job))
         return
-    from benchmarks.figures import Figure, print_figures
-
     only = {int(bar) for bar in options.only.split(",")} if options.only else set(BARS)
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="raymill-bench-") as directory:
@@ -83,6 +91,7 @@ def main() -> None:
             2: lambda: two_workers(scratch, quick=options.quick),
             3: lambda: waiting(scratch, quick=options.quick),
             7: lambda: token_store(quick=options.quick),
+            8: lambda: on_a_gpu(quick=options.quick),
         }
         for bar in sorted(only):
             print(f"bar {bar} ...", flush=True)
@@ -94,21 +103,28 @@ def main() -> None:
 # ------------------------------------------------------------------------------------------------------- the bars
 
 
-def beside_a_bare_loop(scratch: Path, *, quick: bool) -> list[Any]:
-    """Bar 1: tokens per second against a bare loop, one process of two threads, by precision and ZeRO stage."""
-    from benchmarks.figures import Figure
+def beside_a_bare_loop(scratch: Path, *, quick: bool) -> list[Figure]:
+    """Bar 1: tokens per second against a bare loop, one process of two threads, by precision and ZeRO stage.
 
+    The bare loop runs before and after each two stages, and a stage is compared with the mean of the two around it: on
+    a shared machine the same run takes some percent more or less from minute to minute.
+    """
     steps, rounds = (4, 1) if quick else (16, 3)
     wall: dict[tuple[str, int], list[float]] = {}
     cpu: dict[tuple[str, int], list[float]] = {}
     for _ in range(rounds):
         for precision in ("fp32", "bf16"):
-            bare = launch({"kind": "bare", "precision": precision, "steps": steps}, scratch)
-            for zero_stage in range(4):
-                job = {"kind": "ours", "precision": precision, "zero_stage": zero_stage, "steps": steps}
-                ours = launch(job, scratch)
-                wall.setdefault((precision, zero_stage), []).append(bare["wall_s"] / ours["wall_s"])
-                cpu.setdefault((precision, zero_stage), []).append(bare["cpu_s"] / ours["cpu_s"])
+            bare_job = {"kind": "bare", "precision": precision, "steps": steps}
+            before = launch(bare_job, scratch)
+            for stages in ((0, 1), (2, 3)):
+                jobs = [{"kind": "ours", "precision": precision, "zero_stage": z, "steps": steps} for z in stages]
+                ours = [launch(job, scratch) for job in jobs]
+                after = launch(bare_job, scratch)
+                for zero_stage, run in zip(stages, ours, strict=True):
+                    for seconds, found in (("wall_s", wall), ("cpu_s", cpu)):
+                        bare = (before[seconds] + after[seconds]) / 2
+                        found.setdefault((precision, zero_stage), []).append(bare / run[seconds])
+                before = after
     ratios = {key: statistics.median(values) for key, values in wall.items()}
     shown = "; ".join(
         f"{precision} ZeRO-{stage} {ratio:.3f} (CPU-seconds {statistics.median(cpu[precision, stage]):.3f})"
@@ -125,10 +141,8 @@ def beside_a_bare_loop(scratch: Path, *, quick: bool) -> list[Any]:
     ]
 
 
-def two_workers(scratch: Path, *, quick: bool) -> list[Any]:
+def two_workers(scratch: Path, *, quick: bool) -> list[Figure]:
     """Bar 2: two workers of one thread against one, the same global batch."""
-    from benchmarks.figures import Figure
-
     steps, rounds = (4, 1) if quick else (12, 3)
     ratios = []
     for _ in range(rounds):
@@ -141,17 +155,17 @@ def two_workers(scratch: Path, *, quick: bool) -> list[Any]:
     return [Figure("2", "two workers of one thread against one", "times", value, 1.7, note=note, module="pretrain")]
 
 
-def waiting(scratch: Path, *, quick: bool) -> list[Any]:
+def waiting(scratch: Path, *, quick: bool) -> list[Figure]:
     """Bar 3: the share of time spent waiting for data, and stalled by checkpoints of a 30M model every 50 steps."""
-    from benchmarks.figures import Figure
-
     steps = 12 if quick else 146  # 150 with those that warm up
+    scratch = scratch / "30m"
+    make_inputs(scratch, vocab_size=VOCAB_SIZE_30M)
     job = {
         "kind": "ours", "precision": "fp32", "zero_stage": 1, "steps": steps, "model": "30m",
-        "checkpoint_every_steps": 5 if quick else 50, "global_batch_size": 2,
+        "settings": {"checkpoint_every_steps": 5 if quick else 50, "global_batch_size": 2},
     }  # fmt: skip
     figures = launch(job, scratch)["metrics"]
-    in_the_loop = {**job, "async_checkpoints": False, "steps": 46}
+    in_the_loop = {**job, "settings": {**job["settings"], "async_checkpoints": False}, "steps": 46}
     synchronous = launch(in_the_loop, scratch)["metrics"] if not quick else None
     beside = f"; written in the loop {synchronous['checkpoint_stall_fraction']:.2%}" if synchronous else ""
     note = (
@@ -170,11 +184,18 @@ def waiting(scratch: Path, *, quick: bool) -> list[Any]:
     ]  # fmt: skip
 
 
-def token_store(*, quick: bool) -> list[Any]:
+def token_store(*, quick: bool) -> list[Figure]:
     """Bar 7: opening a 100 GB token store; the other half of the bar, a lost machine, is a test."""
     from benchmarks.token_store import StoreSize, measure
 
     return measure(StoreSize(50_000, 50_000_000, 4) if quick else None)
+
+
+def on_a_gpu(*, quick: bool) -> list[Figure]:
+    """Bar 8: MFU of a 1B model on one GPU."""
+    from benchmarks.mfu import measure
+
+    return measure(quick=quick)
 
 
 # ------------------------------------------------------------------------------------------- one run, in a process
@@ -183,9 +204,10 @@ def token_store(*, quick: bool) -> list[Any]:
 def launch(job: dict[str, Any], scratch: Path, *, processes: int = 1) -> dict[str, Any]:
     """Run one training in `processes` new processes; its median step's wall and CPU seconds, and its metrics."""
     threads = str(job.get("threads", NUM_THREADS))
+    gpus = job.get("settings", {}).get("workers", {}).get("gpus", 0)
     environment = {
         **os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE",
-        "DS_ACCELERATOR": "cpu",
+        "DS_ACCELERATOR": "cuda" if gpus else "cpu",
     }  # fmt: skip
     start = [sys.executable]
     if processes > 1:
@@ -209,29 +231,35 @@ def run_job(job: dict[str, Any]) -> None:
 
 def run_ours(job: dict[str, Any]) -> tuple[list[tuple[float, float]], dict[str, Any]]:
     """The stage, as a plain process or as one rank of several."""
+    import torch
+
     from cluster.contracts.artifacts import StageContext, open_artifact
     from training.pretrain import run
     from training.pretrain_config import PretrainConfig
     from training.workers import run_in_process
 
-    scratch, workers = Path(job["scratch"]), job.get("workers", 1)
+    scratch = Path(job["scratch"])
     steps = job["steps"] + WARM_UP_STEPS + 1
-    config = PretrainConfig(
-        tokens="tokens", tokenizer="tokenizer", model=job.get("model", MODEL), sequence_length=SEQUENCE_LENGTH,
-        global_batch_size=job.get("global_batch_size", GLOBAL_BATCH_SIZE), steps=steps, lr=LR, betas=BETAS,
-        weight_decay=WEIGHT_DECAY, gradient_clipping=CLIPPING, schedule="wsd", zero_stage=job["zero_stage"],
-        precision=job["precision"], checkpoint_every_steps=job.get("checkpoint_every_steps", 10 * steps),
-        workers={"num_workers": workers, "threads": job.get("threads", NUM_THREADS)},
-        **({"async_checkpoints": False} if not job.get("async_checkpoints", True) else {}),
-    )  # fmt: skip
+    settings: dict[str, Any] = {
+        "tokens": "tokens", "tokenizer": "tokenizer", "model": job.get("model", MODEL),
+        "sequence_length": SEQUENCE_LENGTH, "global_batch_size": GLOBAL_BATCH_SIZE, "steps": steps, "lr": LR,
+        "betas": BETAS, "weight_decay": WEIGHT_DECAY, "gradient_clipping": CLIPPING, "schedule": "wsd",
+        "zero_stage": job["zero_stage"], "precision": job["precision"], "checkpoint_every_steps": 10 * steps,
+        "workers": {"num_workers": job.get("workers", 1), "threads": job.get("threads", NUM_THREADS)},
+    }  # fmt: skip
+    config = PretrainConfig(**{**settings, **job.get("settings", {})})
     inputs = {name: open_artifact(str(scratch / name)) for name in ("tokens", "tokenizer")}
     with tempfile.TemporaryDirectory(dir=scratch) as directory:
-        timed = Timed()
+        timed = Timed(stop_after=steps if job.get("stop_early") else None)
         # Ranks of one run share the directory that rank 0 makes.
         output = str(scratch / f"output-{os.environ.get('TORCHELASTIC_RUN_ID', Path(directory).name)}")
         context = StageContext("base", timed, Path(directory), Path(directory))
-        result = run(config, inputs, output, context, launch=run_in_process)
-    return timed.step_seconds() or [(0.0, 0.0)], result.metrics
+        metrics: dict[str, Any] = {}
+        try:
+            metrics = run(config, inputs, output, context, launch=run_in_process).metrics
+        except EnoughError:
+            metrics["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30  # 0 without a GPU
+    return timed.step_seconds() or [(0.0, 0.0)], metrics
 
 
 def run_bare(job: dict[str, Any]) -> tuple[list[tuple[float, float]], dict[str, Any]]:
@@ -276,7 +304,7 @@ def run_bare(job: dict[str, Any]) -> tuple[list[tuple[float, float]], dict[str, 
     return _differences(moments), {}
 
 
-def make_inputs(directory: Path) -> None:
+def make_inputs(directory: Path, *, vocab_size: int = VOCAB_SIZE) -> None:
     """A byte-level tokenizer with filler tokens, and two million random tokens, as artifacts."""
     import hashlib
 
@@ -289,7 +317,7 @@ def make_inputs(directory: Path) -> None:
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: index for index, token in enumerate(["<|endoftext|>", *alphabet])}
-    vocabulary.update({f"<{index}>": index for index in range(len(vocabulary), VOCAB_SIZE)})
+    vocabulary.update({f"<{index}>": index for index in range(len(vocabulary), vocab_size)})
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -298,8 +326,8 @@ def make_inputs(directory: Path) -> None:
     ).save_pretrained(directory / "tokenizer")
     write_manifest(str(directory / "tokenizer"), Manifest("tokenizer", "tokenizer-bench", {}, {}), [])
     tokens = directory / "tokens"
-    tokens.mkdir()
-    tokens_T = np.random.default_rng(0).integers(0, VOCAB_SIZE, 2_000_000).astype(np.uint16)
+    tokens.mkdir(parents=True)
+    tokens_T = np.random.default_rng(0).integers(0, vocab_size, 2_000_000).astype(np.uint16)
     offsets = np.arange(0, len(tokens_T) + 1, 1000, dtype=np.int64)
     path = tokens / "shard-00000.arrow"
     with open(path, "wb") as sink:

@@ -73,6 +73,7 @@ class CheckpointStore:
             raise ValueError(f"keep is {keep}; at least the newest checkpoint must stay")
         self.uri, self.keep = uri, keep
         self.keep_every_steps, self.keep_best = keep_every_steps, keep_best
+        self._passed_over: set[int] = set()  # steps newer than the one restored, which not all ranks could load
         self._heldout_losses: dict[int, float | None] = {}  # by step, as far as read
 
     def save(
@@ -185,6 +186,7 @@ class CheckpointStore:
         """
         bound = math.inf if at_most is None else at_most + 1
         said: set[str] = set()
+        passed_over: set[int] = set()
 
         def note_once(message: str) -> None:
             if message not in said:
@@ -204,7 +206,9 @@ class CheckpointStore:
                 note(f"checkpoint of step {step} is corrupt ({error}); using the one before it")
                 loaded = False
             if agree(loaded):
+                self._passed_over = passed_over
                 return checkpoint
+            passed_over.add(step)
             shutil.rmtree(target, ignore_errors=True)
             bound = step
 
@@ -321,8 +325,10 @@ class CheckpointStore:
 
         Nothing is removed where that would leave no intact step.
         """
+        self._passed_over.discard(newest)
         steps = self.steps()
-        kept = set(steps[-self.keep :]) | self._chosen(steps)
+        sound = [step for step in steps if step not in self._passed_over]  # the others would push these out
+        kept = set(sound[-self.keep :]) | self._chosen(steps)
         if not any(step in kept for step in (c.step for c in self._intact(lambda message: None))):
             return
         for step in steps:

@@ -26,8 +26,8 @@ class DivergenceSettings(StrictModel):
     """What a run does about steps that go wrong. Every event is a line on the screen and in `metrics.jsonl`.
 
     `skip` leaves the weights as they are and goes on with the next batch. `rewind` goes back to the newest checkpoint
-    at least `rewind_steps` old and on with the data behind the bad batch, as PaLM (Chowdhery et al. 2022, section 5.1)
-    did.
+    at least `rewind_steps` old (the oldest there is, where none is so old) and on with the data behind the bad batch,
+    as PaLM (Chowdhery et al. 2022, section 5.1) did.
     """
 
     not_finite: Literal["stop", "skip", "rewind"] = "stop"  # the loss or the gradient's norm is nan or infinite

@@ -1,12 +1,13 @@
 """The DeepSpeed engine: the only file that knows DeepSpeed.
 
-`deepspeed_config` builds its settings (the TRL stages use it too), `build_engine` the engine of our own
-loops; the rest asks the engine what it is, takes the whole model out of it, and saves and loads it.
+`build_engine` builds the engine of our own loops from settings of `training.engine_config`; the rest asks the engine
+what it is, takes the whole model out of it, and saves and loads it.
 """
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import math
 import os
 import shutil
@@ -17,21 +18,22 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import torch
 import torch.distributed as dist
+from pydantic import ValidationError
 
 from cluster.contracts.errors import InputError, StageFailed
 from training.checkpoints import FileWriter
+from training.engine_config import deepspeed_config
+from training.models import layers_of
 from training.snapshot import HostBuffers
 
-Precision = Literal["fp32", "bf16"]
-Offload = Literal["none", "optimizer", "optimizer_and_weights"]
 CHECKPOINT_TAG = "engine"  # of what each rank saved
 UNIVERSAL_TAG = "universal"  # of what `convert_to_universal` makes of it
-# Elements per communication bucket. DeepSpeed's own 5e8 reserves 2 GB of buffers per rank.
-BUCKET_ELEMENTS = 50_000_000
+_SUM = "raymill_gradient_sum"  # attribute of a parameter
+_BEGUN = "raymill_sums_begun"  # attribute of an engine
 
 
 def load_deepspeed() -> Any:
@@ -65,94 +67,76 @@ def _silenced_stderr() -> Iterator[None]:
         os.close(kept)
 
 
-def deepspeed_config(
-    *,
-    zero_stage: int,
-    precision: Precision,
-    micro_batch_size: int,
-    grad_accumulation_steps: int,
-    world_size: int,
-    gradient_clipping: float | None,
-    lr: float,
-    betas: tuple[float, float] = (0.9, 0.95),
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
-    offload: Offload = "none",
-    extra: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """DeepSpeed's settings for AdamW training, as its JSON config.
+def check_passthrough(extra: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Raise `InputError` for all of a spec's `deepspeed:` block that our loops can't honour or DeepSpeed can't read.
 
-    `micro_batch_size` is of one rank's forward pass, in sequences. `offload` keeps the optimizer's state (ZeRO 1 to
-    3), and the weights too (ZeRO-3), in host memory. `extra` is the spec's `deepspeed:` block: whatever it adds is
-    passed through; what contradicts a setting made here raises `InputError`.
+    `config` is what `deepspeed_config` made with that block. DeepSpeed itself would find these on the workers, or leave
+    them out without a word.
     """
-    ours: dict[str, Any] = {
-        "train_batch_size": micro_batch_size * grad_accumulation_steps * world_size,
-        "train_micro_batch_size_per_gpu": micro_batch_size,
-        "gradient_accumulation_steps": grad_accumulation_steps,
-        "gradient_clipping": gradient_clipping if gradient_clipping is not None else 0.0,
-        "zero_optimization": {
-            "stage": zero_stage,
-            "reduce_bucket_size": BUCKET_ELEMENTS,
-            "allgather_bucket_size": BUCKET_ELEMENTS,
-        },
-        "bf16": {"enabled": precision == "bf16"},
-        "fp16": {"enabled": False},
-        "optimizer": {
-            "type": "AdamW",
-            # torch's own AdamW: DeepSpeed's needs a compiler, on CPU and on GPU.
-            "params": {
-                "lr": lr,
-                "betas": list(betas),
-                "eps": eps,
-                "weight_decay": weight_decay,
-                "torch_adam": True,
-                "fused": True,
-            },
-        },
-        "steps_per_print": 2**31 - 1,
-        "wall_clock_breakdown": False,
-    }
-    if offload != "none":
-        ours["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
-        ours["zero_force_ds_cpu_optimizer"] = False  # which would need a compiler; torch's fused AdamW runs on CPUs too
-    if offload == "optimizer_and_weights":
-        ours["zero_optimization"]["offload_param"] = {"device": "cpu", "pin_memory": True}
-    merged = _merge(ours, extra or {}, "deepspeed")
-    if merged["bf16"].get("check_grad_overflow") is False:
-        raise InputError(
-            "deepspeed.bf16.check_grad_overflow is false: gradients of nan would be written into the weights"
-        )
-    return merged
+    problems = [f"deepspeed.{key} is {extra[key]!r}, and {why}" for key, why in _NOT_OURS.items() if key in extra]
+    zero = config["zero_optimization"]
+    if zero.get("compute_grad_norm") is False:
+        problems.append("deepspeed.zero_optimization.compute_grad_norm is false, and every step's norm is judged")
+    if extra:
+        load_deepspeed()
+        known = _known_settings()
+        for key in extra.keys() - known - _NOT_OURS.keys():
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it knows {', '.join(sorted(known))}"
+            problems.append(f"deepspeed.{key} is no setting of DeepSpeed's, which would leave it out; {hint}")
+    if "zero_optimization" in extra:
+        from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+        try:
+            DeepSpeedZeroConfig(**zero)
+        except ValidationError as error:
+            for wrong in error.errors():
+                place = ".".join(map(str, wrong["loc"]))
+                problems.append(f"deepspeed.zero_optimization.{place} is {wrong['input']!r}: {wrong['msg']}")
+    if problems:
+        raise InputError("; ".join(problems))
 
 
-# The settings made above that the spec's own fields do not name, so a `deepspeed:` block may replace them.
-_REPLACEABLE = frozenset(
-    {
-        "deepspeed.zero_optimization.reduce_bucket_size",
-        "deepspeed.zero_optimization.allgather_bucket_size",
-        "deepspeed.optimizer.params.torch_adam",
-        "deepspeed.optimizer.params.fused",
-        "deepspeed.steps_per_print",
-        "deepspeed.wall_clock_breakdown",
-    }
-)
+def _known_settings() -> set[str]:
+    """The names at the top of a config that DeepSpeed asks for: it has no list of them, so its reading is watched."""
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    asked: set[str] = set()
+
+    class Watched(dict[str, Any]):
+        def get(self, key: str, default: Any = None) -> Any:
+            asked.add(key)
+            return super().get(key, default)
+
+        def __contains__(self, key: object) -> bool:
+            asked.add(str(key))
+            return super().__contains__(key)
+
+        def __getitem__(self, key: str) -> Any:
+            asked.add(key)
+            return super().__getitem__(key)
+
+        def keys(self) -> Any:  # which it looks a name up in
+            return self
+
+    plain = deepspeed_config(
+        zero_stage=0,
+        precision="bf16",
+        micro_batch_size=1,
+        grad_accumulation_steps=1,
+        world_size=1,
+        gradient_clipping=None,
+        lr=1.0,
+    )
+    object.__new__(DeepSpeedConfig)._initialize_params(Watched(plain))
+    return asked
 
 
-def _merge(ours: dict[str, Any], extra: Mapping[str, Any], path: str) -> dict[str, Any]:
-    merged = dict(ours)
-    for key, value in extra.items():
-        here = f"{path}.{key}"
-        if key not in ours or here in _REPLACEABLE:
-            merged[key] = value
-        elif isinstance(ours[key], dict) and isinstance(value, Mapping):
-            merged[key] = _merge(ours[key], value, here)
-        elif ours[key] != value:
-            raise InputError(
-                f"{here} is {value!r}, but the stage's own fields make it {ours[key]!r}; set it there "
-                f"(zero_stage, precision, global_batch_size, micro_batch_size, lr, ...) and leave it out here"
-            )
-    return merged
+_NOT_OURS = {
+    "scheduler": "the stage sets the learning rate of each step itself (schedule, warmup_steps, min_lr)",
+    "amp": "precision says what is computed in",
+    "managed_gradient_accumulation": "the stage says itself which pass is the last of a step",
+}
 
 
 def weight_decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -169,26 +153,42 @@ def build_engine(
     *,
     config: Mapping[str, Any],
     parameters: Iterable[Any] | None = None,
-    compiled: bool = False,
 ) -> Any:
     """A `DeepSpeedEngine` over `model` by a config from `deepspeed_config`; the process group must be up.
 
     `parameters` are tensors or AdamW parameter groups; without them, decay groups by the config's own
     weight decay. Sets the engine's type against the config at once, so a run that isn't DeepSpeed's stops here.
-    `compiled`: passes go through `torch.compile`, which starts at the first of them.
     """
     deepspeed = load_deepspeed()
     if parameters is None:
         parameters = weight_decay_groups(model, config["optimizer"]["params"]["weight_decay"])
     if config["bf16"]["enabled"]:
         model = model.to(torch.bfloat16)
+    zero_stage = config["zero_optimization"]["stage"]
+    if zero_stage == 3 and (classes := {type(layer) for layer in layers_of(model)}):
+        # A layer's weights are gathered at once, not those of each module in it, whose hooks cost 5% on a CPU.
+        deepspeed.utils.set_z3_leaf_modules(model, sorted(classes, key=lambda kind: kind.__name__))
     engine, _, _, _ = deepspeed.initialize(model=model, model_parameters=list(parameters), config=dict(config))
-    assert_engine(engine, zero_stage=config["zero_optimization"]["stage"], world_size=dist.get_world_size())
-    if not engine.zero_optimization() and not engine.bfloat16_enabled():
-        _guard_plain_optimizer(engine)
-    if compiled:
-        engine.compile()
+    assert_engine(engine, zero_stage=zero_stage, world_size=dist.get_world_size())
+    if zero_stage == 0 and dist.get_world_size() == 1:
+        engine.enable_backward_allreduce = False  # one rank has nothing to add up, and would copy all gradients twice
+    if not engine.zero_optimization():
+        if engine.bfloat16_enabled():
+            _undo_first_step(engine.optimizer)
+        else:
+            _guard_plain_optimizer(engine)
     return engine
+
+
+def _undo_first_step(optimizer: Any) -> None:
+    """Take back the step on gradients of zero by which DeepSpeed makes AdamW's state at ZeRO-0 in bf16.
+
+    It decays the fp32 masters once, at the full rate, and counts as a step in AdamW's bias correction.
+    """
+    for masters, weights in zip(optimizer.fp32_groups, optimizer.fp16_groups, strict=True):
+        for master, weight in zip(masters, weights, strict=True):
+            master.data.copy_(weight.data)
+    optimizer.optimizer.state.clear()  # made again by the first step that counts
 
 
 def _guard_plain_optimizer(engine: Any) -> None:
@@ -221,9 +221,36 @@ def begin_pass(engine: Any, *, last: bool) -> None:
     """Say whether the coming forward and backward pass is the last of an optimizer step.
 
     DeepSpeed would tell by counting passes over the whole run, which goes wrong once steps differ in their passes, and
-    after a resume.
+    after a resume. In bf16 below ZeRO-2 the gradients of the passes so far are taken into fp32, and given back rounded
+    once for the last pass to add to; from ZeRO-2 on DeepSpeed does the like (`accumulate_in_fp32`).
     """
     engine.set_gradient_accumulation_boundary(last)
+    if engine.bfloat16_enabled() and engine.zero_optimization_stage() < 2:
+        begun = _accumulate_in_fp32(engine.module, last=last, begun=getattr(engine, _BEGUN, False))
+        setattr(engine, _BEGUN, begun)
+
+
+def _accumulate_in_fp32(model: torch.nn.Module, *, last: bool, begun: bool) -> bool:
+    """Move what a pass left in `grad` to an fp32 sum beside it; before the last pass, the sums back into `grad`.
+
+    `begun` says whether there are sums of earlier passes of this step; the answer is that for the pass to come. A
+    parameter need not be part of every pass. Steps of one pass make no sums; others keep them, 4 bytes a parameter,
+    since large tensors are dear to make.
+    """
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            if getattr(parameter, _SUM, None) is None:
+                setattr(parameter, _SUM, torch.zeros_like(parameter, dtype=torch.float32))
+            getattr(parameter, _SUM).add_(parameter.grad)
+            parameter.grad, begun = None, True
+    if not (begun and last):
+        return begun
+    for parameter in model.parameters():
+        summed = getattr(parameter, _SUM, None)
+        if summed is not None:
+            parameter.grad = summed.to(parameter.dtype, copy=True)
+            summed.zero_()
+    return False
 
 
 def gradient_norm(engine: Any) -> float:

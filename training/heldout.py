@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
 from training.sampler import IGNORE_INDEX, Batch, Sampler
+from training.token_losses import token_losses_sum
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class HeldoutLoss:
 
     @property
     def mean(self) -> float:
-        """Nats per token."""
-        return self.loss_sum / self.num_tokens
+        """Nats per token; nan where there was none to predict."""
+        return self.loss_sum / self.num_tokens if self.num_tokens else math.nan
 
     @property
     def perplexity(self) -> float:
@@ -49,24 +49,18 @@ class HeldoutLoss:
         return HeldoutLoss(self.loss_sum + other.loss_sum, self.num_tokens + other.num_tokens, num_bytes)
 
 
-def token_losses_sum(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
-    """Summed cross-entropy in nats over the labels that are not `IGNORE_INDEX`, computed in fp32."""
-    logits = logits_BTV.float().flatten(0, 1)
-    return F.cross_entropy(logits, labels_BT.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
-
-
-def z_loss_sum(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
-    """Summed square of log Z over the labels that are not `IGNORE_INDEX`, against drifting logits (PaLM, section 5)."""
-    log_z_BT = torch.logsumexp(logits_BTV.float(), dim=-1)
-    return (log_z_BT.square() * (labels_BT != IGNORE_INDEX)).sum()
-
-
 def model_inputs(batch: Batch, device: torch.device) -> dict[str, Any]:
     """What a Hugging Face causal LM takes of a batch. Positions that start over keep attention inside documents."""
-    inputs = {"input_ids": torch.from_numpy(batch.input_ids_BT).to(device), "use_cache": False}
+    inputs = {"input_ids": on_device(batch.input_ids_BT, device), "use_cache": False}
     if batch.position_ids_BT is not None:
-        inputs["position_ids"] = torch.from_numpy(batch.position_ids_BT).to(device)
+        inputs["position_ids"] = on_device(batch.position_ids_BT, device)
     return inputs
+
+
+def on_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """An array as a tensor there; on its way to a GPU, nobody waits for it."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 @torch.no_grad()
@@ -96,7 +90,7 @@ def heldout_loss(
         beat("held-out loss")
         numbers = np.arange(batch_size) * world_size + first + rank
         batch = sampler.batch(np.where(numbers < num_samples, numbers, -1))
-        labels = torch.from_numpy(batch.labels_BT).to(device)
+        labels = on_device(batch.labels_BT, device)
         logits_BTV = model(**model_inputs(batch, device)).logits
         totals[0] += token_losses_sum(logits_BTV, labels)
         totals[1] += (labels != IGNORE_INDEX).sum()

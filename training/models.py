@@ -7,7 +7,7 @@ config or a model is built.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -56,6 +56,11 @@ PRESETS: dict[str, Preset] = {
     "3b": Preset(3072, 28, 24, 8, 8192, 8192, 500_000.0, tie_word_embeddings=False),
     "7b": Preset(4096, 32, 32, 8, 14336, 8192, 500_000.0, tie_word_embeddings=False),
 }
+
+
+_SAME_LOGITS = (
+    1e-3  # difference of rounding, as a share of the logits' standard deviation, and far below any of context
+)
 
 
 def model_config(model: str | Mapping[str, Any], *, tokenizer: Any) -> Any:
@@ -123,6 +128,86 @@ def load_model(directory: Path, *, config: Any = None, attention_kernel: str | N
     return AutoModelForCausalLM.from_pretrained(
         directory, config=config, dtype=torch.float32, local_files_only=True, attn_implementation=attention_kernel
     )
+
+
+def compile_layers(model: Any, *, backend: str | Callable[..., Any] = "inductor") -> None:
+    """Have `torch.compile` make one graph of a model's layers, at their first pass; of all of a model without such.
+
+    Layers alike share their graph, so it takes as long as one of them. Attention's mask is made outside: in a graph
+    transformers can't look whether documents are packed, so it would always build a dense mask, and SDPA then takes a
+    kernel several times slower than the one for plain causal attention.
+    """
+    for module in layers_of(model) or [model]:
+        module.compile(backend=backend)
+
+
+def layers_of(model: Any) -> list[Any]:
+    """The layers that a model is a stack of, as transformers names them; empty where it doesn't."""
+    names = set(getattr(model, "_no_split_modules", None) or ())
+    return [module for module in model.modules() if type(module).__name__ in names]
+
+
+def check_looks_back_only(model: Any) -> None:
+    """Raise `InputError` if a model sees the tokens it is to predict.
+
+    Transformers makes a causal-LM model of an encoder's config too (BERT, RoBERTa), which then attends both ways unless
+    `is_decoder` is set, and its loss means nothing. Nothing all configs have tells which, so it is tried: a token's
+    logits must not change with the tokens behind it.
+    """
+    import torch
+
+    length = min(12, getattr(model.config, "max_position_embeddings", None) or 12)
+    kept, vocab_size = length // 2, model.config.vocab_size
+    if not kept:
+        return
+    ids = torch.arange(length, device=model.device) % min(16, vocab_size)
+    other = ids.clone()
+    other[kept:] = (other[kept:] + 1) % min(16, vocab_size)
+    training, kernel = model.training, str(model.config._attn_implementation)
+    model.eval()
+    if "flash" in kernel:  # takes no fp32, which the weights are in here
+        model.set_attn_implementation("eager")
+    with torch.no_grad():
+        one, two = (model(input_ids=i[None], use_cache=False).logits[0, :kept] for i in (ids, other))
+    if "flash" in kernel:
+        model.set_attn_implementation(kernel)
+    model.train(training)
+    difference = float((one - two).float().abs().max() / one.float().std().clamp(min=1e-6))
+    if not difference < _SAME_LOGITS:
+        raise InputError(
+            f"a {model.config.model_type!r} model of this config looks ahead: a token's logits change by "
+            f"{difference:.1%} with the tokens behind it, which it is to predict; set is_decoder: true in the config "
+            "of an encoder that has it (BERT, RoBERTa), or take a causal model (Llama, Mistral, Qwen, GPT-2, GPT-NeoX)"
+        )
+
+
+def check_attention_within_documents(model: Any) -> None:
+    """Raise `InputError` if a model sees past the beginning of a document that its positions mark.
+
+    Models take positions that start over for documents of their own, or ignore them (OPT, Bloom, Mamba, ALiBi's), and
+    nothing in a config tells which. So it is tried: a document behind another one must have the logits it has alone.
+    """
+    import torch
+
+    before, length = 5, 7
+    ids = torch.arange(before + length, device=model.device) % min(16, model.config.vocab_size)
+    positions = torch.cat([torch.arange(before), torch.arange(length)]).to(model.device)
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        alone = model(input_ids=ids[None, before:], use_cache=False).logits[0]
+        try:
+            packed = model(input_ids=ids[None], position_ids=positions[None], use_cache=False).logits[0, before:]
+        except TypeError:  # takes no positions
+            packed = model(input_ids=ids[None], use_cache=False).logits[0, before:]
+    model.train(training)
+    difference = float((packed - alone).float().abs().max() / alone.float().std().clamp(min=1e-6))
+    if not difference < _SAME_LOGITS:
+        raise InputError(
+            f"attention: within_documents does not hold for a {model.config.model_type!r} model: a document's logits "
+            f"change by {difference:.1%} with what is packed before it; take across_documents, or a model that masks "
+            "by position ids (Llama, Mistral, Qwen, GPT-2, GPT-NeoX)"
+        )
 
 
 def load_config(directory: Path) -> Any:
@@ -238,6 +323,30 @@ def check_same_tokens(model_tokenizer: Any, tokenizer: Any) -> None:
             f"the tokenizer is not the initial model's: {len(moved):,} of its {len(own):,} tokens have other ids "
             f"or none (such as {sorted(moved)[0]!r}); use the model's tokenizer, or one made from it by adding tokens"
         )
+
+
+def check_buildable(config: Any, *, attention_kernel: str | None = None) -> None:
+    """Raise `InputError` unless transformers makes a model of this config; its weights take no memory."""
+    import torch
+
+    heads, kv_heads = (getattr(config, name, None) for name in ("num_attention_heads", "num_key_value_heads"))
+    if heads and kv_heads and heads % kv_heads:
+        raise InputError(
+            f"model.num_key_value_heads is {kv_heads} and does not divide the {heads} attention heads "
+            "(num_attention_heads) that share them"
+        )
+    layers = getattr(config, "num_hidden_layers", None)
+    if layers is not None and layers < 1:
+        raise InputError(f"model.num_hidden_layers is {layers}; a model has one layer at least")
+    try:
+        with torch.device("meta"):
+            new_model(config, attention_kernel=attention_kernel)
+    except Exception as error:  # whatever a model's own code stumbles over
+        raise InputError(
+            f"transformers can't make a {config.model_type!r} model of this config"
+            + (f" with attention_kernel {attention_kernel!r}" if attention_kernel else "")
+            + f": {type(error).__name__}: {error}"
+        ) from error
 
 
 def check_sequence_length(sequence_length: int, config: Any) -> None:

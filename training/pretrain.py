@@ -19,12 +19,11 @@ import torch.distributed as dist
 from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.errors import StageFailed
-from training import heldout
+from training import heldout, token_losses
 from training.async_checkpoint import CheckpointWriter, agreed_attempt
 from training.checkpoints import Checkpoint
 from training.divergence import LossWatch, Verdict
 from training.engine import (
-    Precision,
     begin_pass,
     build_engine,
     engine_files,
@@ -34,11 +33,13 @@ from training.engine import (
     set_global_batch_size,
     set_lr,
 )
+from training.engine_config import Precision
 from training.export import commit_result, committed_result, copy_tokenizer, export_model
 from training.flops import peak_flops, training_flops_per_token
 from training.heldout_sources import figures as heldout_figures
 from training.heldout_sources import measure as measure_sources
 from training.metrics_log import MetricsLog
+from training.models import check_attention_within_documents, check_looks_back_only, compile_layers
 from training.prefetch import Prefetcher
 from training.pretrain_config import PretrainConfig
 from training.pretrain_data import check_data, open_heldout, open_training, tokens_of_what
@@ -91,8 +92,9 @@ def run(
     check_data(job, inputs["tokens"], inputs["tokenizer"], tokenizer_size)
     check_trackers(config.trackers)
     engine_settings(config)  # a `deepspeed:` block that contradicts the stage is refused here
-    check_checkpoint(checkpoint_store(config, job.output), job)
-    result: StageResult = launch(train, {"job": job}, config.workers, context)["result"]
+    store = checkpoint_store(config, job.output)
+    check_checkpoint(store, job)
+    result: StageResult = launch(train, {"job": job}, config.workers, context, committed_steps=store.steps)["result"]
     return result
 
 
@@ -109,9 +111,16 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     # Model and engine. All ranks draw the same weights from the seed.
     torch.manual_seed(job.seed)
     with storage.local_copy(job.initial_model_uri or job.tokenizer_uri, worker.scratch) as local:
-        model = build_model(job, local, worker.scratch / "tokenizer")
+        model = build_model(job, local, worker.scratch / "tokenizer").to(worker.device)
+    check_looks_back_only(model)
+    if config.attention == "within_documents":
+        check_attention_within_documents(model)
     if config.activation_checkpointing:
         model.gradient_checkpointing_enable()
+    loss_sums = token_losses.loss_sums
+    if config.compile:
+        compile_layers(model)
+        loss_sums = torch.compile(token_losses.plain_loss_sums)
     num_parameters = sum(p.numel() for p in model.parameters())
     token_bytes_V = heldout.token_bytes(worker.scratch / "tokenizer" / "tokenizer.json", model.config.vocab_size)
     meter = StepMeter(
@@ -119,7 +128,7 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         peak_flops=worker.world_size * (config.peak_flops or device_peak_flops(worker.device, config.precision)),
         device=worker.device,
     )
-    engine = build_engine(model.to(worker.device), config=engine_settings(config), compiled=config.compile)
+    engine = build_engine(model, config=engine_settings(config))
     record = engine_record(engine)
 
     # Resume by default: the newest checkpoint that is intact on all ranks, of any number of workers.
@@ -241,14 +250,14 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
             batch = next(batches)
             worker.heart.beat(f"forward pass of step {step}")
             begin_pass(engine, last=number == num_passes - 1)
-            labels_BT = torch.from_numpy(batch.labels_BT).to(worker.device)
+            labels_BT = heldout.on_device(batch.labels_BT, worker.device)
             logits_BTV = engine(**heldout.model_inputs(batch, worker.device)).logits
-            loss_sum = heldout.token_losses_sum(logits_BTV, labels_BT)
-            totals += torch.stack([loss_sum.detach(), (labels_BT != IGNORE_INDEX).sum()])
+            sums = loss_sums(logits_BTV, labels_BT)
+            totals += torch.stack([sums.loss.detach(), (labels_BT != IGNORE_INDEX).sum()])
             # Divided by all positions, labelled or not, so the gradient does not depend on how samples are dealt out.
-            objective = loss_sum / tokens_per_pass
+            objective = sums.loss / tokens_per_pass
             if config.z_loss_coef is not None:
-                objective = objective + config.z_loss_coef * heldout.z_loss_sum(logits_BTV, labels_BT) / tokens_per_pass
+                objective = objective + config.z_loss_coef * sums.z_loss / tokens_per_pass
             worker.heart.beat(f"backward pass of step {step}")  # what comes now waits for the other ranks
             if number == num_passes - 1:
                 dist.all_reduce(totals)
@@ -292,7 +301,9 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
             row["events"] = watch.history[log.num_events :]
         step += 1
         last = step == num_steps
-        if config.eval_every_steps and step % config.eval_every_steps == 0 and heldout_samplers and not last:
+        # All of them are measured at the end; the last checkpoint is judged like the others where the best are kept.
+        judged = not last or config.keep_best > 0
+        if config.eval_every_steps and step % config.eval_every_steps == 0 and heldout_samplers and judged:
             row.update(measure(config.eval_tokens))
         if log is not None:
             log.append(row)
@@ -369,8 +380,7 @@ ACTIONS = {
 
 def divergence_advice(verdict: Verdict, step: int, config: PretrainConfig) -> str:
     """What a run that stops for a bad step says."""
-    settings = config.divergence
-    if "skip" in (settings.not_finite, settings.spike) or "rewind" in (settings.not_finite, settings.spike):
+    if getattr(config.divergence, verdict.trouble) in ("skip", "rewind"):  # which came too often
         way_on = "a higher divergence.max_events lets this run go on"
     else:
         way_on = f"divergence.{verdict.trouble}: skip or rewind lets this run go on"
@@ -385,6 +395,7 @@ def go_back(job: PretrainJob, engine: Any, checkpoints: CheckpointWriter, worker
 
     Where there is none so old, the oldest there is. Raises `StageFailed` where there is none at all.
     """
+    worker.heart.rest(f"going back from step {step}")  # the checkpoint under way is waited for, another one loaded
     checkpoints.wait()
     worker.barrier()
     steps = checkpoints.store.steps()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,14 +11,11 @@ from cluster.contracts.config import InputOf, Resources, StageConfig, StrictMode
 from training.batch_plan import BatchPlan
 from training.config import CAUSAL_MODELS, batch_clashes
 from training.divergence import DivergenceSettings
+from training.engine_config import Offload, Precision
 from training.models import PRESETS, ContextExtension
 
+AttentionKernel = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
-
-
-Offload = Literal[
-    "none", "optimizer", "optimizer_and_weights"
-]  # as `training.engine` has it, which costs torch to import
 
 
 class BatchSizeWarmup(StrictModel):
@@ -32,6 +29,7 @@ class BatchSizeWarmup(StrictModel):
 class PretrainConfig(StageConfig):
     """Pre-training from scratch, or continued from a model."""
 
+    stage_version: ClassVar[int] = 2  # 2: losses piece by piece; bf16 sums gradients in fp32, begins right at ZeRO-0
     kind: Literal["pretrain"] = "pretrain"
 
     # What is learned, and by what
@@ -73,10 +71,11 @@ class PretrainConfig(StageConfig):
 
     # The engine
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 1  # DeepSpeed ZeRO: 1 shards optimizer, 2 gradients, 3 weights
-    precision: Literal["fp32", "bf16"] = "fp32"  # bf16 keeps fp32 master weights
+    precision: Precision = "fp32"  # bf16 keeps fp32 master weights
     deepspeed: dict[str, Any] = Field(default_factory=dict)  # further DeepSpeed settings, passed through
 
-    seed: Annotated[int | None, Field(ge=0)] = None  # of the initial weights and the data order; None: the spec's
+    # of the initial weights and the data order; None: the spec's
+    seed: Annotated[int | None, Field(ge=0, lt=2**63)] = None
 
     # What does not change the result
     micro_batch_size: Annotated[int | None, Field(ge=1)] = execution(
@@ -102,7 +101,7 @@ class PretrainConfig(StageConfig):
         description="what lies in host memory: the optimizer's state (ZeRO 1 to 3), and the weights too (ZeRO-3)",
     )
     compile: bool = execution(default=False, description="torch.compile: a slow start, then faster steps on GPUs")
-    attention_kernel: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] | None = execution(
+    attention_kernel: AttentionKernel | None = execution(
         default=None, description="transformers' name for one; None: its choice, SDPA where the model has it"
     )
     peak_flops: Annotated[float | None, Field(gt=0)] = execution(
@@ -198,8 +197,10 @@ class PretrainConfig(StageConfig):
         if self.attention == "within_documents" and str(self.attention_kernel).startswith("flash"):
             yield (
                 "attention_kernel",
-                "flash attention takes packed documents in another form; take sdpa, or leave it out",
+                "flash attention takes packed documents in another form; take sdpa or flex_attention, or leave it out",
             )
+        if self.attention_kernel == "flex_attention" and not self.workers.gpus:
+            yield "attention_kernel", "flex_attention trains on GPUs only (workers.gpus is 0); leave it out"
         if "rewind" in (self.divergence.not_finite, self.divergence.spike):
             reach = (self.keep_checkpoints - 1) * self.checkpoint_every_steps
             if reach < self.divergence.rewind_steps:

@@ -15,6 +15,7 @@ from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact
 from cluster.contracts.errors import InputError
 from cluster.contracts.progress import Progress, SilentProgress
+from cluster.contracts.source_names import short_names
 from cluster.contracts.tokens import ShardEntry, TokenShard, read_token_index, shard_uris
 from training.packing import STRIPES, WINDOW_SAMPLES, BestFitSampler, PackingWindows, window_sizes
 from training.pretrain_config import PretrainConfig
@@ -67,9 +68,11 @@ def open_heldout(job: PretrainJob, progress: Progress = _SILENT) -> dict[str, Sa
     config = job.config
     cache = shard_cache(config)
     grouped: dict[str, list[ShardEntry]] = defaultdict(list)
-    for entry in read_token_index(job.tokens_uri):
+    index = read_token_index(job.tokens_uri)
+    names = short_names(entry.source for entry in index)
+    for entry in index:
         if entry.heldout:
-            grouped[entry.source].append(entry)
+            grouped[names[entry.source]].append(entry)
     by_size = sorted(grouped, key=lambda source: (-sum(entry.num_tokens for entry in grouped[source]), source))
     told_apart = {source: grouped[source] for source in by_size[:MOST_SOURCES]}
     rest = [entry for source in by_size[MOST_SOURCES:] for entry in grouped[source]]
@@ -138,7 +141,9 @@ def tokens_of_what(job: PretrainJob, sampler: Sampler, num_tokens: int) -> dict[
     By the index alone: a row's share in what was trained on is its share in the store, or where the order goes by
     windows and the last epoch was not finished, in the windows visited. `sampler` is that of `open_training`.
     """
-    entries = [entry for entry in read_token_index(job.tokens_uri) if not entry.heldout]
+    index = read_token_index(job.tokens_uri)
+    names = short_names(entry.source for entry in index)
+    entries = [entry for entry in index if not entry.heldout]
     lengths_R = np.array([entry.num_tokens for entry in entries], np.float64)
     epochs, samples = divmod(-(-num_tokens // sampler.sequence_length), sampler.num_samples)
     if job.config.shuffle == "windows":
@@ -152,7 +157,7 @@ def tokens_of_what(job: PretrainJob, sampler: Sampler, num_tokens: int) -> dict[
     }
     for entry, weight in zip(entries, weights_R.tolist(), strict=True):
         for figure, counts in found.items():
-            counts[str(getattr(entry, figure))] += weight
+            counts[names[entry.source] if figure == "source" else str(getattr(entry, figure))] += weight
     return {
         figure: {name: round(count) for name, count in Counter(counts).most_common(_SHOWN_SOURCES) if round(count) > 0}
         for figure, counts in found.items()
@@ -188,6 +193,11 @@ def check_data(job: PretrainJob, tokens: Artifact, tokenizer: Artifact, tokenize
     num_tokens = sum(entry.num_tokens for entry in entries if not entry.heldout)
     if num_tokens < 2:
         raise InputError(f"{job.tokens_uri} has {num_tokens} tokens to train on (held-out shards apart)")
+    if job.config.keep_best and all(not entry.heldout for entry in entries):
+        raise InputError(
+            f"keep_best keeps checkpoints of the lowest held-out loss, and {job.tokens_uri} has no held-out shards; "
+            "make some (tokenize's heldout_fraction), or leave keep_best out"
+        )
     window = job.config.shuffle_window * job.config.sequence_length if job.config.shuffle == "windows" else None
     check_budget(entries, uris, budget_bytes=cache_bytes(job.config), window_tokens=window)
     made_with = tokens.manifest.inputs.get("tokenizer")
@@ -200,7 +210,7 @@ def check_data(job: PretrainJob, tokens: Artifact, tokenizer: Artifact, tokenize
     else:
         check_ids(uris, tokenizer, tokenizer_size)
     if job.config.packing == "best_fit" and all(storage.is_local(uri) for uri in uris):
-        # Once, here, instead of by every rank; a remote store's shards come to the machines of the ranks first.
+        # Once, by Ray's driver, instead of by every rank; a remote store's shards come to the ranks' machines first.
         train_entries = [entry for entry in entries if not entry.heldout]
         packing_windows(job, StoredTokens(job.tokens_uri, train_entries, random_reads=False), SilentProgress())
 

@@ -11,9 +11,11 @@ from typing import Any
 from cluster.contracts import storage
 from cluster.contracts.errors import StageFailed
 from training.checkpoints import CheckpointStore
-from training.engine import deepspeed_config
+from training.engine import check_passthrough
+from training.engine_config import deepspeed_config
 from training.models import (
     add_tokens,
+    check_buildable,
     check_same_tokens,
     check_sequence_length,
     extend_context,
@@ -61,8 +63,8 @@ def load_tokenizer(local: Path) -> Any:
 
 
 def engine_settings(config: PretrainConfig) -> dict[str, Any]:
-    """DeepSpeed's settings for this stage. Raises `InputError` where its `deepspeed:` block contradicts them."""
-    return deepspeed_config(
+    """DeepSpeed's settings for this stage. Raises `InputError` where its `deepspeed:` block can't be had."""
+    settings = deepspeed_config(
         zero_stage=config.zero_stage,
         precision=config.precision,
         micro_batch_size=config.rank_micro_batch_size,
@@ -73,8 +75,11 @@ def engine_settings(config: PretrainConfig) -> dict[str, Any]:
         betas=config.betas,
         weight_decay=config.weight_decay,
         offload=config.offload,
+        accumulate_in_fp32=True,
         extra=config.deepspeed,
     )
+    check_passthrough(config.deepspeed, settings)
+    return settings
 
 
 def checkpoint_store(config: PretrainConfig, output: str) -> CheckpointStore:
@@ -101,6 +106,8 @@ def check_model(job: PretrainJob, scratch: Path) -> int:
         if job.config.context_extension is not None:
             config = extend_context(config, job.config.context_extension)
     check_sequence_length(job.config.sequence_length, config)
+    # Where workers have GPUs, kernels may be installed there that the driver lacks.
+    check_buildable(config, attention_kernel=job.config.attention_kernel if not job.config.workers.gpus else None)
     return len(tokenizer)
 
 

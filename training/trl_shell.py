@@ -26,7 +26,8 @@ from cluster.contracts.commit import WrittenFile
 from cluster.contracts.errors import InputError, StageFailed
 from training.checkpoints import CheckpointStore
 from training.config import TrlConfig
-from training.engine import assert_engine, deepspeed_config, full_state_dict, load_deepspeed
+from training.engine import assert_engine, full_state_dict, load_deepspeed
+from training.engine_config import deepspeed_config
 from training.export import commit_result, committed_result, export_model
 from training.metrics_log import MetricsLog
 from training.row_order import row_order
@@ -57,7 +58,7 @@ def run_job(job: TrlJob, train: WorkerFunction, context: StageContext, launch: L
         store.clear()
         return finished
     check_world_size(store, job.config)
-    outcome = launch(train, {"job": job}, job.config.workers, context)
+    outcome = launch(train, {"job": job}, job.config.workers, context, committed_steps=store.steps)
     files = [WrittenFile(**file) for file in outcome["files"]]
     result = commit_result(job.output, StageResult(outcome["metrics"], files, outcome["engine"]))
     store.clear()

@@ -58,7 +58,7 @@ class Pulse:
 def who_hangs(pulses: Mapping[int, Pulse], answering: frozenset[int]) -> str | None:
     """Which ranks the others wait for: those that are behind, or don't answer where all are alike.
 
-    None where they wait for ranks that are known to take long.
+    None where they wait for ranks that are known to take long. A rank by itself waits for nobody: it hangs.
     """
     if any(pulse.resting and (rank in answering or pulse.doing == FINISHED) for rank, pulse in pulses.items()):
         return None
@@ -67,7 +67,7 @@ def who_hangs(pulses: Mapping[int, Pulse], answering: frozenset[int]) -> str | N
     silent = sorted(set(pulses) - answering)
     if silent:
         named = [rank for rank in behind if rank in silent] or silent
-    elif len(behind) < len(pulses):
+    elif len(behind) < len(pulses) or len(pulses) == 1:
         named = behind
     else:
         doing = pulses[0].doing

@@ -22,9 +22,10 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,6 +37,7 @@ from cluster.contracts.artifacts import StageContext
 from cluster.contracts.config import WorkerGroup
 from cluster.contracts.errors import RaymillError, ResourceError, StageFailed, StorageError
 from cluster.contracts.progress import Progress, SilentProgress
+from training.host_memory import keep_freed_memory
 from training.watchdog import Heart, Watchdog
 
 # How often Ray Train looks at its workers (s); its default of 2 is a second lost at the end of every stage.
@@ -45,6 +47,9 @@ STARTUP_ATTEMPTS = 5
 # How long Ray Train asks the workers of a failed group to leave their process group (s); its default of 30 is lost
 # whenever one of them hangs.
 SHUTDOWN_TIMEOUT_S = "5"
+# How long a rank waits in a collective of a plain process group (s), at least: Ray Train's default, since an export by
+# one rank takes long.
+_GROUP_TIMEOUT_S = 1800.0
 _HUNG = 70  # exit status of a plain process that waited in vain for another rank
 
 
@@ -85,13 +90,25 @@ class Worker:
 
 
 WorkerFunction = Callable[[Worker, Mapping[str, Any]], dict[str, Any] | None]
+CommittedSteps = Callable[[], Sequence[int]]  # the steps of the checkpoints there are
+
+
+def no_checkpoints() -> Sequence[int]:
+    """For a stage without checkpoints: every restart begins where the last one did."""
+    return ()
 
 
 class Launcher(Protocol):
     """`run_workers` or `run_in_process`."""
 
     def __call__(
-        self, function: WorkerFunction, settings: Mapping[str, Any], group: WorkerGroup, context: StageContext
+        self,
+        function: WorkerFunction,
+        settings: Mapping[str, Any],
+        group: WorkerGroup,
+        context: StageContext,
+        *,
+        committed_steps: CommittedSteps = ...,
     ) -> dict[str, Any]: ...
 
 
@@ -113,15 +130,23 @@ class WorkerFailure(Exception):
 
 
 def run_workers(
-    function: WorkerFunction, settings: Mapping[str, Any], group: WorkerGroup, context: StageContext
+    function: WorkerFunction,
+    settings: Mapping[str, Any],
+    group: WorkerGroup,
+    context: StageContext,
+    *,
+    committed_steps: CommittedSteps = no_checkpoints,
 ) -> dict[str, Any]:
     """Run `function` on `group.num_workers` Ray Train workers; returns rank 0's dict.
 
     `function` and `settings` must be picklable. Needs a connected Ray. Raises `StageFailed` with the rank
-    and the essential cause once `group.max_failures` restarts are used up (the traces are in
+    and the essential cause once `group.max_failures` restarts in a row brought no progress (the traces are in
     `<log_directory>/<stage>-workers.log`), `ResourceError` where the cluster never had room, and a
     worker's deliberate error as it is, without a restart.
+
+    Progress is a step in `committed_steps()` beyond all that stood there at an earlier failure, so a rewind is none.
     """
+    furthest, in_vain = _furthest(committed_steps), 0
     for restarts in itertools.count():
         outcome = _fit(function, settings, group, context)
         if isinstance(outcome, dict):
@@ -129,15 +154,27 @@ def run_workers(
         log = _write_log(context, restarts, outcome.trace)
         if outcome.deliberate is not None:
             raise outcome.deliberate
-        if restarts == group.max_failures:
+        if (reached := _furthest(committed_steps)) > furthest:
+            furthest, in_vain = reached, 0
+        if in_vain == group.max_failures:
             raise StageFailed(
                 f"stage {context.name!r} failed: {outcome.cause}\n"
-                f"    after {restarts} restarts (workers.max_failures); the full trace is in {log}"
+                f"    after {in_vain} restarts (workers.max_failures) without progress, {restarts} in all; "
+                f"the full trace is in {log}"
             )
+        in_vain += 1
         context.progress.note(
-            f"{outcome.cause}; starting the workers again ({restarts + 1} of {group.max_failures} restarts)"
+            f"{outcome.cause}; starting the workers again ({in_vain} of {group.max_failures} restarts without progress)"
         )
     raise AssertionError("unreachable")
+
+
+def _furthest(committed_steps: CommittedSteps) -> int:
+    """The furthest committed step; -1 where there is none, or the store doesn't answer, which is no progress."""
+    try:
+        return max(committed_steps(), default=-1)
+    except StorageError:
+        return -1
 
 
 @dataclass(frozen=True)
@@ -272,13 +309,18 @@ def _interruptible() -> Iterator[None]:
 
 
 def run_in_process(
-    function: WorkerFunction, settings: Mapping[str, Any], group: WorkerGroup, context: StageContext
+    function: WorkerFunction,
+    settings: Mapping[str, Any],
+    group: WorkerGroup,
+    context: StageContext,
+    *,
+    committed_steps: CommittedSteps = no_checkpoints,
 ) -> dict[str, Any]:
     """Run `function` in this process: as one rank of `torchrun` where it started us, else as the only one.
 
     Needs no Ray. Under `torchrun`, every process calls this and every process gets rank 0's dict. Errors
-    pass through as they are; there are no restarts. Raises `StageFailed` if `group.num_workers` isn't the
-    number of processes there are.
+    pass through as they are; there are no restarts, so `committed_steps` is not asked. Raises `StageFailed` if
+    `group.num_workers` isn't the number of processes there are.
     """
     # Libraries leave RANK and WORLD_SIZE behind in the environment; the address is torchrun's own.
     under_torchrun = {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys()
@@ -297,7 +339,8 @@ def run_in_process(
         raise ResourceError(f"stage {context.name!r} asks for {group.gpus} GPU per worker; this machine has none")
     if not dist.is_initialized():
         address = "env://" if under_torchrun else f"tcp://127.0.0.1:{_free_port()}"
-        dist.init_process_group(_backend(group), init_method=address, rank=rank, world_size=world_size)
+        timeout = timedelta(seconds=max(_GROUP_TIMEOUT_S, 2 * group.hang_timeout_s))  # the watchdog speaks first
+        dist.init_process_group(_backend(group), init_method=address, rank=rank, world_size=world_size, timeout=timeout)
         # One group for the life of the process: DeepSpeed keeps hold of the first it saw.
         atexit.register(_close_process_group)
 
@@ -305,7 +348,9 @@ def run_in_process(
         context.progress.note(f"rank {rank}: {message}")
         os._exit(_HUNG)
 
-    with _worker(rank, world_size, local_rank, device, group, context, alarm) as worker:
+    # A process by itself may stand in a debugger, and whoever started it sees where it stops.
+    watched = alarm if world_size > 1 else None
+    with _worker(rank, world_size, local_rank, device, group, context, watched) as worker:
         box = [function(worker, settings)]
         dist.broadcast_object_list(box, src=0, device=device)
         return box[0] or {}
@@ -322,11 +367,11 @@ def _worker(
     device: torch.device,
     group: WorkerGroup,
     context: StageContext,
-    alarm: Callable[[str], None],
+    alarm: Callable[[str], None] | None,
 ) -> Iterator[Worker]:
     """Set threads, seeds and device, before any work on tensors, and hand out the `Worker`, watched over.
 
-    `alarm` gets a message where this rank has not moved for `group.hang_timeout_s`.
+    `alarm` gets a message where this rank has not moved for `group.hang_timeout_s`; None: it is not watched.
     """
     torch.set_num_threads(group.num_threads)
     random.seed(context.seed)
@@ -334,12 +379,14 @@ def _worker(
     torch.manual_seed(context.seed)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    else:
+        keep_freed_memory()
     scratch = context.scratch / f"{context.name}-rank{rank}-{uuid.uuid4().hex[:8]}"
     scratch.mkdir(parents=True)
     progress = context.progress if rank == 0 else SilentProgress()
     heart = Heart()
     watch: AbstractContextManager[object] = nullcontext()
-    if world_size > 1:  # by itself, a rank waits for nobody
+    if alarm is not None:
         watch = Watchdog(heart, rank=rank, world_size=world_size, timeout_s=group.hang_timeout_s, alarm=alarm)
     try:
         with watch, ExitStack() as closing:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import random
 import shutil
@@ -19,10 +21,11 @@ import torch
 import torch.distributed as dist
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cluster.contracts.artifacts import Artifact, StageContext, StageResult
+from cluster.contracts.artifacts import Artifact, StageContext, StageResult, open_artifact
 from cluster.contracts.config import WorkerGroup
 from cluster.contracts.errors import CorruptArtifact, InputError, StageFailed
 from cluster.contracts.progress import Progress, SilentProgress
+from tests.integration.poison import poisoned_loss
 from tests.integration.token_fixtures import make_tokenizer, make_tokens
 from training.checkpoints import CheckpointStore
 from training.engine import load_deepspeed
@@ -78,6 +81,38 @@ def resized_config(*, num_workers: int, zero_stage: int) -> PretrainConfig:
     )
 
 
+@dataclass(frozen=True)
+class BadStep:
+    """A step whose loss is multiplied, and what the run does about it."""
+
+    step: int
+    factor: float
+    settings: Mapping[str, Any]
+
+    def config(self, *, num_workers: int) -> PretrainConfig:
+        return tiny_config(num_workers=num_workers, **self.settings)
+
+    def factors(self, *, num_workers: int) -> dict[int, float]:
+        """By pass of one rank: the last but one of the step."""
+        config = self.config(num_workers=num_workers)
+        return {(self.step + 1) * config.grad_accumulation_steps - 2: self.factor}
+
+
+_SKIP = {"divergence": {"not_finite": "skip", "spike": "ignore"}}
+BAD_STEPS = {
+    **{f"skipped{stage}": BadStep(5, math.nan, {"zero_stage": stage, **_SKIP}) for stage in range(4)},
+    "skipped_bf16": BadStep(5, math.nan, {"zero_stage": 2, "precision": "bf16", **_SKIP}),
+    "rewound": BadStep(
+        8,
+        200.0,
+        {
+            "divergence": {"spike": "rewind", "rewind_steps": 2, "window": 8, "spike_deviations": 30.0},
+            "keep_checkpoints": 3,
+        },
+    ),
+}
+
+
 def losses(output: Path, steps: int = STEPS) -> list[float]:
     rows = read_metrics(output / METRICS)
     assert [row["step"] for row in rows] == list(range(steps))
@@ -87,6 +122,9 @@ def losses(output: Path, steps: int = STEPS) -> list[float]:
 @pytest.fixture(scope="module", autouse=True)
 def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A process group for `run_in_process` that ends with this module, so that other tests can make theirs."""
+    if dist.is_initialized():  # a test of another module left one
+        dist.destroy_process_group()
+        load_deepspeed().utils.groups._WORLD_GROUP = None
     store = dist.FileStore(str(tmp_path_factory.mktemp("group") / "store"), 1)
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     yield
@@ -140,6 +178,33 @@ def test_plain_process_learns_and_exports_a_loadable_model(plain: StageResult, r
         f.name: f.stat().st_size for f in (root / "plain").iterdir() if f.is_file()
     }
     assert not (root / "plain" / "checkpoints").exists()
+
+
+def test_the_command_without_ray_makes_the_model_that_the_stage_makes(
+    plain: StageResult, inputs: dict[str, Artifact], root: Path
+) -> None:
+    settings = tiny_config(num_workers=1).model_dump(mode="json", exclude_defaults=True)
+    base = {"kind": "pretrain", **settings, **{role: artifact.uri for role, artifact in inputs.items()}}
+    spec = root / "spec.yaml"
+    spec.write_text(json.dumps({"name": "command", "storage": str(root / "runs"), "stages": {"base": base}}))
+
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        left_behind = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"}  # by libraries in this process
+        environment = {name: value for name, value in os.environ.items() if name not in left_behind}
+        return subprocess.run(
+            [sys.executable, "-m", "cluster", *arguments],
+            env=environment, capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+
+    unknown = command("train", str(spec), "bass")
+    assert unknown.returncode == 2
+    assert "the spec has no stage 'bass'; it has base" in unknown.stdout
+    trained = command("train", str(spec), "base")
+    assert trained.returncode == 0, trained.stdout
+    (made,) = (root / "runs" / "pretrain").iterdir()
+    assert open_artifact(str(made), kind="pretrain").manifest.engine == plain.engine
+    assert (made / "model.safetensors").read_bytes() == (root / "plain" / "model.safetensors").read_bytes()
+    assert "already there" in command("train", str(spec), "base").stdout
 
 
 def test_finished_run_is_not_trained_again(plain: StageResult, inputs: dict[str, Artifact], root: Path) -> None:
@@ -205,6 +270,27 @@ def test_one_worker_two_and_a_change_between_them_have_the_same_losses(
     assert heard.notes == ["resuming from the checkpoint of step 30, written by 2 workers"]
     for name in ("one", "two", "one_then_two", "two_then_one"):
         assert losses(root / f"{name}{zero_stage}", 50) == pytest.approx(reference, rel=1e-4), name
+
+
+@pytest.mark.usefixtures("torchrun")
+@pytest.mark.parametrize("name", BAD_STEPS)
+def test_a_loss_gone_wrong_on_one_of_two_ranks_is_met_as_on_one(
+    inputs: dict[str, Artifact], root: Path, name: str
+) -> None:
+    """Both ranks skip the batch, or go back and on behind it: losses and events are those of one process."""
+    bad = BAD_STEPS[name]
+    with poisoned_loss(bad.factors(num_workers=1)):
+        run(bad.config(num_workers=1), inputs, str(root / name), context(root), launch=run_in_process)
+    one, two = (read_metrics(root / directory / METRICS) for directory in (name, f"two_{name}"))
+    assert [row["step"] for row in two] == list(range(STEPS))
+    kinds = [[event.rsplit("; ", 1)[-1] for row in rows for event in row.get("events", ())] for rows in (one, two)]
+    assert kinds == [["rewind" if name == "rewound" else "skip"]] * 2
+    tolerance = 0.05 if name == "skipped_bf16" else 1e-4
+    for mine, theirs in zip(two, one, strict=True):
+        if theirs["loss"] is None:
+            assert mine["loss"] is None
+        else:
+            assert mine["loss"] == pytest.approx(theirs["loss"], rel=tolerance)
 
 
 @pytest.mark.usefixtures("torchrun")
@@ -311,6 +397,27 @@ def test_deliberate_error_of_a_worker_arrives_as_it_is_and_without_a_restart(roo
     assert "start 1 failed" in log
     assert "in fail_on_rank_one" in log
     assert "start 2" not in log
+
+
+def commit_a_step_and_die(worker: Worker, settings: Mapping[str, Any]) -> None:
+    """A start that is killed; those up to `settings["last_step"]` leave a checkpoint first."""
+    store = CheckpointStore(settings["checkpoints"])
+    step = max(store.steps(), default=0) + 1
+    if step <= settings["last_step"]:
+        store.commit_rank(step, {}, rank=0)
+        store.commit_step(step, world_size=1)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.soak
+@pytest.mark.usefixtures("local_ray")
+def test_only_failures_without_a_newer_checkpoint_use_up_max_failures(root: Path) -> None:
+    started, store = context(root), CheckpointStore(str(root / "failures"))
+    settings = {"checkpoints": store.uri, "last_step": 3}
+    group = WorkerGroup(num_workers=1, cpus=0.5, max_failures=1)
+    # Three deaths behind a new checkpoint each, and a fourth behind none.
+    with pytest.raises(StageFailed, match=r"after 1 restarts .* without progress, 3 in all"):
+        run_workers(commit_a_step_and_die, settings, group, started, committed_steps=store.steps)
 
 
 @pytest.mark.parametrize(

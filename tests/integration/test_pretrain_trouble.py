@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from cluster.contracts.artifacts import Artifact
 from cluster.contracts.config import WorkerGroup
 from cluster.contracts.errors import StageFailed
 from cluster.contracts.progress import SilentProgress
+from tests.integration.poison import poisoned_loss
 from tests.integration.test_pretrain import STEPS, context, losses, one_rank, tiny_config
 from tests.integration.token_fixtures import make_tokenizer, make_tokens
-from training import heldout
+from training import token_losses
 from training.metrics_log import METRICS, read_metrics
 from training.pretrain import run
 from training.pretrain_data import open_training
@@ -49,26 +51,16 @@ class Heard(SilentProgress):
         self.notes.append(message)
 
 
-class Poison:
-    """Multiplies the training loss of chosen passes (counted over the process's life) by a factor."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, factors: Mapping[int, float]) -> None:
-        self.passes = 0
-        honest = heldout.token_losses_sum
-
-        def token_losses_sum(logits_BTV: torch.Tensor, labels_BT: torch.Tensor) -> torch.Tensor:
-            loss = honest(logits_BTV, labels_BT)
-            if not torch.is_grad_enabled():  # held-out measurements
-                return loss
-            self.passes += 1
-            return loss * factors.get(self.passes - 1, 1.0)
-
-        monkeypatch.setattr(heldout, "token_losses_sum", token_losses_sum)
-
-
 @pytest.fixture
-def poisoned(monkeypatch: pytest.MonkeyPatch) -> Any:
-    return lambda factors: Poison(monkeypatch, factors)
+def poisoned() -> Iterator[Any]:
+    """`poisoned(factors)` multiplies the training loss of those passes from then on, until it is called again."""
+    with ExitStack() as stack:
+
+        def poison(factors: Mapping[int, float]) -> None:
+            stack.close()
+            stack.enter_context(poisoned_loss(factors))
+
+        yield poison
 
 
 PASSES_PER_STEP = 4  # of `tiny_config` with one worker
@@ -115,14 +107,14 @@ def test_gradient_that_is_not_finite_stops_the_run_even_where_the_loss_is(
         def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
             return gradient * math.inf
 
-    honest, calls = heldout.token_losses_sum, iter(range(10**6))
+    honest, calls = token_losses.loss_sums, iter(range(10**6))
 
-    def token_losses_sum(logits_BTV: torch.Tensor, labels_BT: torch.Tensor) -> torch.Tensor:
-        loss = honest(logits_BTV, labels_BT)
+    def loss_sums(logits_BTV: torch.Tensor, labels_BT: torch.Tensor) -> token_losses.LossSums:
+        sums = honest(logits_BTV, labels_BT)
         explodes = next(calls) == 3 * PASSES_PER_STEP
-        return Exploding.apply(loss) if explodes else loss  # type: ignore[no-any-return]
+        return sums._replace(loss=Exploding.apply(sums.loss)) if explodes else sums
 
-    monkeypatch.setattr(heldout, "token_losses_sum", token_losses_sum)
+    monkeypatch.setattr(token_losses, "loss_sums", loss_sums)
     config = tiny_config(num_workers=1, zero_stage=zero_stage)
     with pytest.raises(StageFailed, match=r"the gradient's norm is (inf|nan) at step 3; divergence.not_finite: skip"):
         run(config, inputs, str(root / f"exploded{zero_stage}"), context(root), launch=run_in_process)

@@ -358,7 +358,7 @@ class TestHttp:
             serve_models(models["policy_uri"], port=port),
         ):
             pass
-        with pytest.raises(ResourceError, match="already runs"), serve_models(models["policy_uri"], port=port + 1):
+        with pytest.raises(ResourceError, match="already runs"), serve_models(models["policy_uri"], port=0):
             pass
 
 

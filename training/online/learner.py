@@ -14,7 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from training.engine import build_engine, deepspeed_config, full_state_dict, load_engine, save_engine, set_lr
+from training.engine import build_engine, full_state_dict, load_engine, save_engine, set_lr
+from training.engine_config import deepspeed_config
 from training.online import kl
 from training.online.advantages import gae, whiten
 from training.online.config import PpoConfig

@@ -76,7 +76,7 @@ def train(
             "seed": context.seed,
             "client": client,
         }
-        found = launch(train_rank, settings, config.workers, context)
+        found = launch(train_rank, settings, config.workers, context, committed_steps=checkpoints.steps)
         finished = commit_result(output, StageResult(found["metrics"], describe_files(output), found["engine"]))
     checkpoints.clear()
     return finished

@@ -150,6 +150,30 @@ def test_the_only_intact_step_is_never_pruned(tmp_path: Path, monkeypatch: pytes
     assert store.latest().step == 10  # type: ignore[union-attr]
 
 
+def test_corrupt_steps_once_passed_over_push_no_new_one_out(tmp_path: Path) -> None:
+    """Of the same size, so only loading finds them; the run goes on from step 10 and keeps what it saves.
+
+    They go with the next commit, not before: nothing is removed while nothing new is there.
+    """
+    store = CheckpointStore(str(tmp_path / "checkpoints"), keep=2)
+    save_steps(store, tmp_path / "local", {10: None, 20: None})
+    only_file(store, 20).write_text(only_file(store, 20).read_text()[::-1])
+    found = store.restore(tmp_path / "restored")
+    assert found is not None
+    assert store.steps() == [10, 20]
+    save_steps(store, tmp_path / "local", {12: None})
+    assert store.steps() == [10, 12]
+    save_steps(store, tmp_path / "local", {20: None})
+    assert store.steps() == [12, 20]
+    assert store.restore(tmp_path / "again").step == 20  # type: ignore[union-attr]
+
+
+def test_checkpoints_that_nobody_could_load_stay(store: CheckpointStore, tmp_path: Path) -> None:
+    """A store that one machine does not see looks like corrupt checkpoints to it."""
+    assert store.restore(tmp_path / "restored", agree=lambda ok: False) is None
+    assert store.steps() == [10, 20]
+
+
 def test_a_torn_marker_is_pruned_like_any_other(store: CheckpointStore, tmp_path: Path) -> None:
     storage.local_path(storage.join(store.uri, "_committed", "step-00000010.json")).write_text('{"fi')
     store.save(30, write(tmp_path / "local", weights="weights 30"))

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from cluster.contracts.errors import InputError, StageFailed
-from training.engine import assert_engine, deepspeed_config, weight_decay_groups
+from training.engine import _accumulate_in_fp32, assert_engine, check_passthrough, weight_decay_groups
+from training.engine_config import deepspeed_config
 
 
 def config(**changes: Any) -> dict[str, Any]:
@@ -64,6 +65,51 @@ def test_contradictions_are_refused_by_their_path(extra: dict[str, Any], path: s
         config(extra=extra)
 
 
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"scheduler": 1, "amp": 2}, r"deepspeed\.scheduler is 1, .*; deepspeed\.amp is 2, "),
+        ({"scheduler": {"type": "WarmupLR"}}, r"deepspeed\.scheduler is .* the stage sets the learning rate"),
+        ({"amp": {"enabled": True}}, r"deepspeed\.amp is .* precision says"),
+        ({"zero_optimization": {"compute_grad_norm": False}}, r"compute_grad_norm is false"),
+        ({"prescale_gradient": True}, r"prescale_gradient is no setting of .* did you mean prescale_gradients\?"),
+        (
+            {"elasticity": {"enabled": True}},
+            r"deepspeed\.elasticity is no setting of .* it knows activation_checkpointing",
+        ),
+        (
+            {"zero_optimization": {"no_such": 1, "overlap_comm": "maybe"}},
+            r"(?s)zero_optimization\.overlap_comm is 'maybe'.*zero_optimization\.no_such is 1",
+        ),
+    ],
+)
+def test_what_no_worker_could_honour_is_refused(extra: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_passthrough(extra, config(extra=extra))
+
+
+def test_settings_that_deepspeed_reads_pass() -> None:
+    extra = {
+        "prescale_gradients": True,
+        "activation_checkpointing": {"cpu_checkpointing": True},
+        "flops_profiler": {"enabled": True},
+        "comms_logger": {"enabled": True},
+        "aio": {"block_size": 1 << 20},
+        "zero_optimization": {"overlap_comm": True},
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 10,
+    }
+    check_passthrough(extra, config(extra=extra))
+
+
+def test_gradients_of_bf16_are_added_up_in_fp32_from_zero_2_on() -> None:
+    found = [
+        config(zero_stage=stage, precision="bf16", accumulate_in_fp32=True)["data_types"]["grad_accum_dtype"]
+        for stage in range(4)
+    ]
+    assert found == ["bf16", "bf16", "fp32", "fp32"]  # below, `begin_pass` does it
+
+
 def test_matrices_decay_and_vectors_do_not() -> None:
     model = torch.nn.Sequential(torch.nn.Embedding(5, 4), torch.nn.Linear(4, 3), torch.nn.LayerNorm(3))
     decayed, kept = weight_decay_groups(model, 0.1)
@@ -76,3 +122,19 @@ def test_matrices_decay_and_vectors_do_not() -> None:
 def test_a_model_without_deepspeed_is_not_taken_for_an_engine() -> None:
     with pytest.raises(StageFailed, match=r"engine is \{'class': 'Linear', 'zero_stage': None, 'world_size': 1\}"):
         assert_engine(torch.nn.Linear(2, 2), zero_stage=1, world_size=2)
+
+
+@pytest.mark.parametrize("hits", [(1, 0, 0, 0), (0, 0, 1, 0), (1, 1, 0, 1), (0, 0, 0, 1), (1, 1, 1, 1), (1,), (0, 0)])
+def test_sums_over_passes_count_each_gradient_once_whichever_passes_a_parameter_is_in(hits: tuple[int, ...]) -> None:
+    """Two steps, so that nothing of the first is left in the second."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    begun = False
+    for _ in range(2):
+        for number, hit in enumerate(hits):
+            begun = _accumulate_in_fp32(model, last=number == len(hits) - 1, begun=begun)
+            if hit:
+                (model.weight * 1.0).sum().backward()
+        assert not begun
+        found = 0.0 if model.weight.grad is None else float(model.weight.grad)
+        assert found == sum(hits)
+        model.weight.grad = None

@@ -14,8 +14,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from training.heldout import HeldoutLoss, heldout_loss, token_bytes, token_losses_sum, unigram_entropy
-from training.sampler import IGNORE_INDEX, TokenSampler
+from training.heldout import HeldoutLoss, heldout_loss, token_bytes, unigram_entropy
+from training.sampler import TokenSampler
+from training.token_losses import token_losses_sum
 
 
 def test_unigram_entropy_by_hand() -> None:
@@ -25,12 +26,6 @@ def test_unigram_entropy_by_hand() -> None:
 
 def test_unigram_entropy_of_equally_frequent_tokens_is_the_log_of_their_number() -> None:
     assert unigram_entropy([np.arange(64, dtype=np.uint16)]) == pytest.approx(math.log(64))
-
-
-def test_loss_sums_over_labelled_positions_only() -> None:
-    logits_BTV = torch.zeros(1, 3, 8)
-    labels_BT = torch.tensor([[1, IGNORE_INDEX, 7]])
-    assert token_losses_sum(logits_BTV, labels_BT).item() == pytest.approx(2 * math.log(8))
 
 
 def bigram_model(input_ids: torch.Tensor, use_cache: bool) -> Any:

@@ -7,9 +7,20 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional as F  # noqa: N812 (torch's own convention)
+from transformers import AutoConfig
 
 from cluster.contracts.errors import InputError
-from training.models import PRESETS, check_sequence_length, model_config, new_model
+from training.models import (
+    PRESETS,
+    check_attention_within_documents,
+    check_buildable,
+    check_looks_back_only,
+    check_sequence_length,
+    compile_layers,
+    model_config,
+    new_model,
+)
 
 SMALL = {"model_type": "llama", "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
 
@@ -90,3 +101,100 @@ def test_the_same_seed_gives_the_same_weights() -> None:
         models.append(new_model(config).state_dict())
     for name, tensor in models[0].items():
         assert torch.equal(tensor, models[1][name])
+
+
+class Graphs:
+    """A backend of `torch.compile` that runs graphs as they are, and keeps them."""
+
+    def __init__(self) -> None:
+        self.found: list[torch.fx.GraphModule] = []
+
+    def __call__(self, graph: torch.fx.GraphModule, example_inputs: Any) -> Any:
+        self.found.append(graph)
+        return graph.forward
+
+    def attention_calls(self) -> list[torch.fx.Node]:
+        return [n for g in self.found for n in g.graph.nodes if n.target is F.scaled_dot_product_attention]
+
+
+def test_layers_alike_share_one_graph_in_which_attention_is_causal_without_a_mask() -> None:
+    settings = {**SMALL, "num_hidden_layers": 3, "num_key_value_heads": 1, "attn_implementation": "sdpa"}
+    torch.manual_seed(0)
+    model = new_model(model_config(settings, tokenizer=tokenizer(64)))
+    input_ids_BT = torch.randint(64, (2, 12))
+    plain = model(input_ids=input_ids_BT, use_cache=False).logits
+    graphs = Graphs()
+    compile_layers(model, backend=graphs)
+    compiled = model(input_ids=input_ids_BT, use_cache=False).logits
+    torch.testing.assert_close(compiled, plain)
+    assert len(graphs.found) == 1
+    (call,) = graphs.attention_calls()
+    assert call.kwargs["is_causal"] is True  # a mask would take SDPA off its fast kernels
+    assert call.kwargs["attn_mask"] is None
+
+
+def test_compiled_layers_keep_attention_inside_documents() -> None:
+    torch.manual_seed(0)
+    model = new_model(model_config({**SMALL, "num_hidden_layers": 2}, tokenizer=tokenizer(64)))
+    input_ids_BT = torch.randint(64, (2, 12))
+    position_ids_BT = torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3]])
+    packed = {"input_ids": input_ids_BT, "position_ids": position_ids_BT, "use_cache": False}
+    plain = model(**packed).logits
+    compile_layers(model, backend=Graphs())
+    torch.testing.assert_close(model(**packed).logits, plain)
+    alone = model(input_ids=input_ids_BT[:1, 5:], use_cache=False).logits
+    torch.testing.assert_close(plain[:1, 5:], alone)
+
+
+ALONE = {"llama": {}, "gpt2": {}, "mistral": {"sliding_window": 8, "num_key_value_heads": 1}, "gpt_neox": {}}
+TOGETHER = {"opt": {"ffn_dim": 32, "word_embed_proj_dim": 16}, "bloom": {}, "mpt": {}, "mamba": {}}
+
+
+def causal_model(model_type: str, settings: dict[str, Any]) -> Any:
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 64}
+    config = AutoConfig.for_model(model_type, **{**shape, **settings})
+    torch.manual_seed(0)
+    return new_model(config)
+
+
+@pytest.mark.parametrize("model_type", ALONE)
+def test_models_that_mask_by_positions_keep_documents_apart(model_type: str) -> None:
+    model = causal_model(model_type, ALONE[model_type]).train()
+    check_attention_within_documents(model)
+    assert model.training
+
+
+@pytest.mark.parametrize("model_type", sorted({**ALONE, **TOGETHER}))
+def test_causal_models_look_back_only(model_type: str) -> None:
+    check_looks_back_only(causal_model(model_type, {**ALONE, **TOGETHER}[model_type]))
+
+
+@pytest.mark.parametrize("is_decoder", [False, True])
+def test_an_encoder_looks_ahead_unless_it_is_made_a_decoder(is_decoder: bool) -> None:
+    model = causal_model("bert", {"intermediate_size": 32, "is_decoder": is_decoder})
+    if is_decoder:
+        check_looks_back_only(model)
+        return
+    with pytest.raises(InputError, match=r"a 'bert' model of this config looks ahead: .* set is_decoder: true"):
+        check_looks_back_only(model)
+
+
+@pytest.mark.parametrize("model_type", TOGETHER)
+def test_models_that_ignore_positions_are_found_by_trying(model_type: str) -> None:
+    with pytest.raises(InputError, match=f"does not hold for a '{model_type}' model: a document's logits change by"):
+        check_attention_within_documents(causal_model(model_type, TOGETHER[model_type]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_attention_heads": 4, "num_key_value_heads": 3}, "num_key_value_heads is 3 and does not divide the 4"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers is -1"),
+        ({"hidden_act": "siluu"}, "can't make a 'llama' model of this config: KeyError: 'siluu'"),
+        ({}, "with attention_kernel 'flash_attention_2': ImportError"),
+    ],
+)
+def test_configs_that_make_no_model_are_refused(settings: dict[str, Any], message: str) -> None:
+    config = model_config({**SMALL, **settings}, tokenizer=tokenizer(64))
+    with pytest.raises(InputError, match=message):
+        check_buildable(config, attention_kernel=None if settings else "flash_attention_2")

@@ -40,6 +40,7 @@ def config(**changes: Any) -> PretrainConfig:
             {"attention": "within_documents", "attention_kernel": "flash_attention_2"},
             "attention_kernel: flash attention takes packed documents in another form",
         ),
+        ({"attention_kernel": "flex_attention"}, "attention_kernel: flex_attention trains on GPUs only"),
         (
             {"batch_size_warmup": {"start": 64, "increment": 8, "tokens": 100}},
             "batch_size_warmup.start: must be below global_batch_size 64",

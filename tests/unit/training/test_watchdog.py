@@ -67,3 +67,14 @@ def test_rank_that_moves_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
             heart.beat("step")
             time.sleep(0.1)
     assert alarms == []
+
+
+def test_rank_by_itself_that_stops_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True, timeout=timedelta(seconds=10))
+    monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", lambda: store)
+    heard: Future[str] = Future()
+    heart = Heart()
+    with Watchdog(heart, rank=0, world_size=1, timeout_s=0.3, alarm=heard.set_result):
+        heart.beat("reading of step 3")
+        message = heard.result(timeout=30)
+    assert "rank 0 hangs in 'reading of step 3', at " in message

@@ -1,0 +1,76 @@
+"""The DeepSpeed engine itself: what it starts from, and what it makes of gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.integration.test_pretrain import one_rank
+from training.engine import begin_pass, build_engine, gradient_norm
+from training.engine_config import deepspeed_config
+
+assert one_rank  # the fixture of that name, for this module too
+
+
+@pytest.fixture(autouse=True)
+def _local_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")  # as `run_in_process` sets it
+
+
+STAGES = pytest.mark.parametrize("zero_stage", range(4))
+PRECISIONS = pytest.mark.parametrize("precision", ["fp32", "bf16"])
+
+
+def engine_of(model: torch.nn.Module, *, zero_stage: int, precision: Any, num_passes: int = 1) -> Any:
+    settings = deepspeed_config(
+        zero_stage=zero_stage,
+        precision=precision,
+        micro_batch_size=1,
+        grad_accumulation_steps=num_passes,
+        world_size=1,
+        gradient_clipping=1.0,
+        lr=1e-2,
+        weight_decay=0.1,
+        accumulate_in_fp32=True,
+    )
+    return build_engine(model, config=settings)
+
+
+def linear(value: float) -> torch.nn.Module:
+    model = torch.nn.Linear(8, 1, bias=False)
+    torch.nn.init.constant_(model.weight, value)
+    return model
+
+
+@STAGES
+@PRECISIONS
+def test_a_new_engine_has_taken_no_step(zero_stage: int, precision: str) -> None:
+    """Its first step on a gradient of ones is AdamW's: decay, then a whole learning rate down."""
+    engine = engine_of(linear(1.0), zero_stage=zero_stage, precision=precision)
+    inputs = torch.ones(1, 8, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+    begin_pass(engine, last=True)
+    engine.backward(engine(inputs).float().sum())
+    engine.step()
+    inner = getattr(engine.optimizer, "optimizer", engine.optimizer)
+    masters = [p for group in inner.param_groups for p in group["params"] if p.numel()]
+    for master in masters:
+        assert master.dtype == torch.float32
+        torch.testing.assert_close(master.detach().flatten()[:8], torch.full((8,), 1 - 1e-2 * 0.1 - 1e-2))
+    assert {float(state["step"]) for state in inner.state.values() if "step" in state} == {1.0}
+
+
+@STAGES
+@PRECISIONS
+def test_gradients_of_many_passes_are_added_up_without_loss(zero_stage: int, precision: str) -> None:
+    """1,024 gradients of 1/1024: in bf16 the sum would stand still at 1/4. Twice, so that nothing is left over."""
+    num_passes = 1024
+    engine = engine_of(linear(0.0), zero_stage=zero_stage, precision=precision, num_passes=num_passes)
+    inputs = torch.ones(1, 8, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+    for _ in range(2):
+        for number in range(num_passes):
+            begin_pass(engine, last=number == num_passes - 1)
+            engine.backward(engine(inputs).float().sum())  # the engine divides by the number of passes
+            engine.step()
+        assert gradient_norm(engine) == pytest.approx(8**0.5, rel=0.01)
