@@ -11,15 +11,21 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from cluster.contracts.artifacts import Artifact
 from cluster.contracts.errors import StageFailed
+from cluster.contracts.records import shard_and_row
 from cluster.plots import bar_chart
 from dataprep.documents import (
+    HEAD_CHARACTERS,
     Shard,
     read_contamination,
     read_dropped,
     read_quarantined,
+    read_removals,
+    read_row,
     read_shard_table,
     read_signatures,
     removed_rows,
@@ -30,6 +36,7 @@ MAX_CONTAMINATED = 50  # items of evaluation sets
 MAX_REPEATED = 30  # lines
 EXAMPLES_PER_REASON = 2
 SHARDS_FOR_EXAMPLES = 32  # of each chain, for what needs rows: reading more would make a large run's report slow
+_CHARACTERS_BEFORE = 60  # of the place where two texts begin to differ
 _TOP_LANGUAGES = 12
 _LENGTHS = (0, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000)  # lower ends of the classes, characters
 
@@ -94,7 +101,12 @@ def document_section(artifacts: Mapping[str, Artifact], figures: Mapping[str, An
         "pii_documents": sum(metrics.get("pii_documents", 0) for metrics in cleans),
         "contamination": _contamination(found),
         "repeated": [_repeated(a) for chain in found for a in chain if a.manifest.kind == "repeated_lines"],
-        "duplicates": [a.manifest.metrics for chain in found for a in chain if a.manifest.kind == "dedupe"],
+        "duplicates": [
+            {**a.manifest.metrics, "examples": _duplicate_examples(a)}
+            for chain in found
+            for a in chain
+            if a.manifest.kind == "dedupe"
+        ],
         "quarantine_reasons": _sum(metrics["quarantine_reasons"] for metrics in cleans),
         "quarantined": _quarantined(found),
     }
@@ -149,6 +161,41 @@ def _dropped_examples(found: Sequence[Chain]) -> dict[str, list[dict[str, Any]]]
             if len(of_reason) < EXAMPLES_PER_REASON:
                 of_reason.append(row)
     return dict(sorted(examples.items()))
+
+
+def _duplicate_examples(artifact: Artifact) -> dict[str, list[dict[str, Any]]]:
+    """A few removed documents of every reason, each beside the one of this corpus that stays for it."""
+    shards = read_shard_table(artifact.uri)
+    examples: dict[str, list[dict[str, Any]]] = {}
+    for shard in shards[:SHARDS_FOR_EXAMPLES]:
+        removals = read_removals(artifact.uri, shard)
+        for reason in artifact.manifest.metrics["removed"]:
+            of_reason = examples.setdefault(reason, [])
+            is_shown = pc.and_(
+                pc.equal(removals.column("reason").cast(pa.string()), reason), pc.equal(removals.column("corpus"), 0)
+            )
+            for removal in removals.filter(is_shown).slice(0, EXAMPLES_PER_REASON - len(of_reason)).to_pylist():
+                number, row = shard_and_row(removal["survivor"])
+                columns = ["text", "url", "uri", "offset"]
+                removed = read_row(artifact.uri, shard, removal["row"], columns)
+                stays = read_row(artifact.uri, shards[number], row, columns)
+                removed["shown"], stays["shown"] = around_difference(removed["text"], stays["text"])
+                of_reason.append({"removed": removed, "stays": stays})
+    return {reason: pairs for reason, pairs in examples.items() if pairs}
+
+
+def around_difference(first: str, second: str) -> tuple[str, str]:
+    """What to show of two texts: from shortly before they begin to differ, or else their beginnings."""
+    same = next(
+        (at for at, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
+    )
+    begin = 0 if first == second else max(0, same - _CHARACTERS_BEFORE)
+
+    def shown(text: str) -> str:
+        end = begin + HEAD_CHARACTERS
+        return f"{'…' if begin else ''}{text[begin:end]}{'…' if end < len(text) else ''}"
+
+    return shown(first), shown(second)
 
 
 def length_classes(found: Sequence[Chain]) -> tuple[dict[str, int], bool]:

@@ -29,6 +29,7 @@ from dataprep.documents import (
     read_kept,
     read_quarantined,
     read_removals,
+    read_row,
     read_shard_table,
 )
 from dataprep.url_key import normal_url
@@ -235,7 +236,7 @@ def _survivor(artifact: Artifact, shards: Sequence[Shard], removal: dict[str, An
     number, row = shard_and_row(removal["survivor"])
     if removal["corpus"]:
         return f"row {row} of shard {number} of against[{removal['corpus'] - 1}], an earlier corpus"
-    values = read_columns(artifact.uri, shards[number], _PLACE).slice(row, 1).to_pylist()[0]
+    values = read_row(artifact.uri, shards[number], row, _PLACE)
     return f"{values['url'] or 'no URL'}, {_place(values['uri'], values['offset'])}"
 
 

@@ -214,6 +214,13 @@ def _groups(
             first += count
 
 
+def read_row(artifact: str, shard: Shard, row: int, columns: Sequence[str]) -> dict[str, Any]:
+    """Some columns of one document; only the row group that it is in is read."""
+    _, table = next(column_groups(artifact, shard, columns, begin_row=row, end_row=row + 1))
+    values: dict[str, Any] = table.to_pylist()[0]
+    return values
+
+
 def document_columns(artifact: str, shard: Shard) -> pa.Schema:
     """The columns of a shard's documents."""
     return storage.read_schema(check_size(absolute_uri(shard.parts, base=artifact), shard.documents))

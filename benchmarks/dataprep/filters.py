@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from benchmarks.dataprep.documents import Document
+from benchmarks.dataprep.boundaries import cases
+from benchmarks.dataprep.documents import Document, write_jsonl
 from benchmarks.dataprep.peer_process import Peer
 from benchmarks.figures import Figure, ratio
 from dataprep import minhash
@@ -43,14 +44,14 @@ def speed(documents: Sequence[Document], files: Sequence[Path], peer: Peer | Non
 
 
 def agreement(documents: Sequence[Document], files: Sequence[Path], peer: Peer | None) -> list[Figure]:
-    """Bar 4: the fraction of documents on which keep or drop is the same, by family; differences in the note."""
+    """Bar 4: the fraction of documents on which keep or drop is the same, by family; differences in the note.
+
+    And of those made by hand, how many each side decides as published.
+    """
     theirs = peer.run("decisions", files)["decisions"] if peer else {}
     figures = []
     for letter, family in zip("abcd", _FAMILIES, strict=True):
-        config = CleanConfig(
-            inputs=["-"], language_threshold=0, **{name: {} if name == family else None for name in _FAMILIES}
-        )
-        ours = [reason for verdicts in _judged([d.text for d in documents], config) for reason in verdicts.reasons_D]
+        ours = _reasons([d.text for d in documents], family)
         dropped = sum(reason != "" for reason in ours)
         value, note = None, f"ours drops {dropped:,} of {len(ours):,}"
         if family in theirs:
@@ -65,7 +66,37 @@ def agreement(documents: Sequence[Document], files: Sequence[Path], peer: Peer |
                 else "no decision differs"
             )
         figures.append(Figure(f"4{letter}", f"{family}: keep or drop agrees", "fraction", value, 0.97, note=note))
-    return figures
+    return [*figures, _on_the_limits(files[0].parent, peer)]
+
+
+def _on_the_limits(scratch: Path, peer: Peer | None) -> Figure:
+    by_hand = cases()
+    documents = [Document(str(number), case.text) for number, case in enumerate(by_hand)]
+    theirs = peer.run("decisions", write_jsonl(documents, scratch / "by-hand", files=1))["decisions"] if peer else {}
+    differing, right, peer_right = [], 0, 0
+    for family in _FAMILIES:
+        mine = [number for number, case in enumerate(by_hand) if case.family == family]
+        for number, reason in zip(mine, _reasons([by_hand[number].text for number in mine], family), strict=True):
+            case = by_hand[number]
+            right += reason == case.reason
+            if theirs:
+                answer = theirs[family][number]
+                peer_right += answer == case.reason
+                if answer != case.reason:
+                    differing.append(f"{family}, {case.what}: {answer or 'keep'} for {case.reason or 'keep'}")
+    note = f"{len(by_hand)} documents, the reason compared too"
+    if differing:
+        note += f"; datatrove decides otherwise: {'; '.join(differing)}"
+    ours, peers = right / len(by_hand), peer_right / len(by_hand) if theirs else None
+    return Figure("4e", "made by hand, on each limit and past it: as published", "fraction", ours, 1, ours=ours,
+                  peer=peers, note=note)  # fmt: skip
+
+
+def _reasons(texts: Sequence[str], family: str) -> list[str]:
+    config = CleanConfig(
+        inputs=["-"], language_threshold=0, **{name: {} if name == family else None for name in _FAMILIES}
+    )
+    return [reason for verdicts in _judged(texts, config) for reason in verdicts.reasons_D]
 
 
 def _clean_and_sign(texts: Sequence[str]) -> int:

@@ -9,14 +9,21 @@ import pyarrow as pa
 import pytest
 
 from cluster.contracts.artifacts import Artifact, Manifest, write_manifest
-from cluster.contracts.commit import WrittenFile
 from cluster.contracts.errors import StageFailed
 from cluster.contracts.records import QUARANTINE_SCHEMA
-from cluster.document_report import SHARDS_FOR_EXAMPLES, balance, chains, document_section, length_classes
+from cluster.document_report import (
+    SHARDS_FOR_EXAMPLES,
+    around_difference,
+    balance,
+    chains,
+    document_section,
+    length_classes,
+)
 from cluster.report import write_report
 from cluster.runs import RunRecord, RunStage, read_run, write_run
 from dataprep.documents import (
     CONTAMINATION_SCHEMA,
+    DOCUMENT_SCHEMA,
     DROPPED_SCHEMA,
     REMOVAL_SCHEMA,
     Shard,
@@ -44,7 +51,9 @@ def _artifact(
 
 def _write_parts(clean: str, dedupe: str) -> None:
     """One shard of six documents with a dropped page, whose text is hostile, a quarantined line and an overlap."""
-    empty = WrittenFile("none", 0, "")
+    shared = "the same words " * 9
+    texts = [shared + "and <i>this</i>", shared + "and that " * 99, "c", "d", shared + "and <i>this</i>", "f"]
+    documents = [{"text": text, "uri": "a.jsonl", "offset": n} for n, text in enumerate(texts)]
     dropped = [{"reason": "too_short", "uri": "a.jsonl", "url": "http://a", "head": "<script>alert(1)</script>"}]
     quarantined = [
         {"uri": "a.jsonl", "offset": 7, "reason": "bad_json", "detail": "{"},
@@ -52,17 +61,19 @@ def _write_parts(clean: str, dedupe: str) -> None:
     ]
     hit = {"uri": "a.jsonl", "evaluation_file": "/data/gsm.jsonl", "evaluation_line": 12, "passage": "<b>Ann has</b>"}
     lengths = [{"num_characters": n} for n in (10, 199, 200, 3000, 3000, 10**6)]
-    removals = [{"row": row, "reason": "exact_duplicate", "survivor": 0, "corpus": 0} for row in (1, 4)]
+    reasons = {1: "near_duplicate", 4: "exact_duplicate"}
+    removals = [{"row": row, "reason": reason, "survivor": 0, "corpus": 0} for row, reason in reasons.items()]
     files = {
         role: write_table(clean, f"{role}.parquet", pa.Table.from_pylist(rows, schema=schema))
         for role, rows, schema in (
+            ("documents", documents, DOCUMENT_SCHEMA),
             ("dropped", dropped, DROPPED_SCHEMA),
             ("quarantined", quarantined, QUARANTINE_SCHEMA),
             ("contamination", [{**hit, "offset": n} for n in (3, 3, 9)], CONTAMINATION_SCHEMA),
             ("signatures", lengths, signature_schema(1, pa.uint32())),
         )
     }
-    shard = Shard(0, "a.jsonl", "a", clean, 6, 60, empty, **files)
+    shard = Shard(0, "a.jsonl", "a", clean, 6, 60, **files)
     write_shard_table(clean, [shard])
     removed = write_table(dedupe, "removals.parquet", pa.Table.from_pylist(removals, schema=REMOVAL_SCHEMA))
     write_shard_table(dedupe, [replace(shard, removals=removed, num_removed=2)])
@@ -87,7 +98,10 @@ def _run(root: Path, read: int = 10) -> RunRecord:
             {"decontamination": {"mode": "filter", "action": "cut"}},
         ),
         "dedupe": _artifact(
-            root, "dedupe", {"parts": "clean0"}, {"documents": 6, "kept": 4, "removed": {"exact_duplicate": 2}}
+            root,
+            "dedupe",
+            {"parts": "clean0"},
+            {"documents": 6, "kept": 4, "removed": {"exact_duplicate": 1, "near_duplicate": 1}},
         ),
         "pretrain": _artifact(
             root,
@@ -119,7 +133,7 @@ def test_every_row_that_was_read_is_accounted_for(tmp_path: Path) -> None:
     assert balance(record.artifacts()) == {
         "read": 10,
         "kept": 4,
-        "dropped": {"too_short": 3, "exact_duplicate": 2},
+        "dropped": {"too_short": 3, "exact_duplicate": 1, "near_duplicate": 1},
         "quarantined": 1,
     }
 
@@ -148,6 +162,25 @@ def test_the_page_is_one_file_with_plots_and_escaped_text(tmp_path: Path) -> Non
         "metrics": {"heldout_loss": 5.0, "unigram_entropy": 6.0},
     }
     assert figures["balance"]["read"] == 10
+
+
+def test_duplicates_stand_beside_what_stays_from_where_they_differ(tmp_path: Path) -> None:
+    page = Path(write_report(_run(tmp_path))).read_text()
+    exact, near = page.index(">exact duplicate<"), page.index(">near duplicate<")
+    assert page[exact:near].count("the same words " * 9 + "and &lt;i&gt;this&lt;/i&gt;<") == 2
+    removed, stays = page[near:].split("<br>")[2:4]
+    assert removed.startswith("…")
+    assert "same words and that and that" in removed
+    assert "…</td>" in removed
+    assert stays.startswith("…")
+    assert "same words and &lt;i&gt;this&lt;/i&gt;</td>" in stays
+
+
+def test_texts_are_shown_from_shortly_before_they_differ() -> None:
+    assert around_difference("a", "a") == ("a", "a")
+    assert around_difference("x" * 300, "x" * 300) == ("x" * 200 + "…", "x" * 200 + "…")
+    assert around_difference("x" * 100, "x" * 100 + "y") == ("…" + "x" * 60, "…" + "x" * 60 + "y")
+    assert around_difference("", "y") == ("", "y")
 
 
 def test_what_was_hit_of_evaluation_sets_and_how_long_documents_are_is_told(tmp_path: Path) -> None:
