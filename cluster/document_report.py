@@ -186,10 +186,11 @@ def _duplicate_examples(artifact: Artifact) -> dict[str, list[dict[str, Any]]]:
 
 def around_difference(first: str, second: str) -> tuple[str, str]:
     """What to show of two texts: from shortly before they begin to differ, or else their beginnings."""
-    same = next(
-        (at for at, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
-    )
-    begin = 0 if first == second else max(0, same - _CHARACTERS_BEFORE)
+    begin = 0
+    if first != second:
+        pairs = enumerate(zip(first, second, strict=False))
+        same = next((at for at, (a, b) in pairs if a != b), min(len(first), len(second)))
+        begin = max(0, same - _CHARACTERS_BEFORE)
 
     def shown(text: str) -> str:
         end = begin + HEAD_CHARACTERS
@@ -231,8 +232,8 @@ def _contamination(found: Sequence[Chain]) -> dict[str, Any] | None:
             )
             places.setdefault(key, set()).add((row["uri"], row["offset"]))
     passages = _sum(chain[0].manifest.metrics.get("contamination", {}) for chain in found)
-    too_short = _sum(chain[0].manifest.metrics.get("evaluation_texts_too_short", {}) for chain in found)
-    names = _short_names({*passages, *too_short, *(file for file, _ in items)})
+    left_out = _sum(chain[0].manifest.metrics.get("evaluation_texts_left_out", {}) for chain in found)
+    names = _short_names({*passages, *left_out, *(file for file, _ in items)})
     rows = [{**item, "file": names[item["file"]], "documents": len(places[key])} for key, item in items.items()]
     rows.sort(key=lambda row: (-row["documents"], row["file"], row["line"]))
     outcomes = {
@@ -245,7 +246,7 @@ def _contamination(found: Sequence[Chain]) -> dict[str, Any] | None:
     return {
         "outcome": " or ".join(sorted(outcomes)),
         "passages": {names[file]: count for file, count in passages.items()},
-        "too_short": {names[file]: count for file, count in too_short.items()},
+        "left_out": {names[file]: count for file, count in left_out.items()},
         "sampled": any(len(read_shard_table(chain[-1].uri)) > SHARDS_FOR_EXAMPLES for chain in found),
         "documents": len(set().union(*places.values())) if places else 0,
         "dropped": sum(chain[0].manifest.metrics["dropped"].get("contaminated", 0) for chain in found),

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from cluster.contracts import storage
 from cluster.contracts.config import StageConfig, set_at
+from cluster.contracts.source_names import common_directory, input_directories
 
 HEX_DIGITS = 16  # 64 bits: at a million artifacts, one chance in 37 million of any collision
 
@@ -64,14 +65,23 @@ def stage_fingerprint(
 
 
 def file_identities(patterns: Iterable[str], how: Literal["stat", "content"]) -> list[tuple[str, Any]]:
-    """(base name, what tells its version) of each file that the patterns match, sorted by URI.
+    """(name, what tells its version) of each file that the patterns match, sorted by URI.
 
-    A file that is matched twice stands twice: some stages read it twice.
+    The name is the path below the directory of all files, in brackets that of its own pattern's files: clean keeps
+    the inputs apart. So a whole data directory may move. A file that is matched twice stands twice: some stages read
+    it twice.
     """
-    found = sorted((f for pattern in patterns for f in storage.expand(pattern)), key=lambda f: f.uri)
+    matched = [storage.expand(pattern) for pattern in patterns]
+    found = sorted((file for files in matched for file in files), key=lambda file: file.uri)
+    directories = input_directories([file.uri for file in files] for files in matched)
+    root = common_directory(file.uri for file in found) if found else ""
+
+    def name(uri: str) -> str:
+        return f"{uri[len(root) :]} ({directories[uri][len(root) :]})"
+
     if how == "content":
-        return [(_base_name(f.uri), _content_hash(f.uri)) for f in found]
-    return [(_base_name(f.uri), [f.size, f.mtime_ns]) for f in found]
+        return [(name(file.uri), _content_hash(file.uri)) for file in found]
+    return [(name(file.uri), [file.size, file.mtime_ns]) for file in found]
 
 
 def directory_fingerprint(uri: str) -> str:
@@ -82,10 +92,6 @@ def directory_fingerprint(uri: str) -> str:
 
 def _seed(config: StageConfig, seed: int) -> int | None:
     return seed if config.uses_seed else None
-
-
-def _base_name(uri: str) -> str:
-    return uri.rsplit("/", 1)[-1]
 
 
 def _content_hash(uri: str) -> str:

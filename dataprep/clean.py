@@ -16,7 +16,7 @@ from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.commit import CommittedPart, committed_part
 from cluster.contracts.errors import InputError, StageFailed
-from cluster.contracts.source_names import common_directory
+from cluster.contracts.source_names import input_directories
 from cluster.contracts.storage import FileStat, relative_uri
 from dataprep.config import CleanConfig
 from dataprep.documents import Shard, write_shard_table
@@ -28,10 +28,12 @@ from dataprep.sources.shards import SourceShard, plan_shards, sources_of
 
 def run(config: CleanConfig, inputs: Mapping[str, Artifact], output: str, context: StageContext) -> StageResult:
     """Make the parts that are not there yet, then the artifact's shard table."""
-    files = input_files(config.inputs)
-    shards = plan_shards(files, config.format, directories=input_directories(config.inputs))
+    matched = matched_files(config.inputs)
+    files = each_once(matched)
+    directories = input_directories([file.uri for file in each] for each in matched)
+    shards = plan_shards(files, config.format, directories=directories)
     check_libraries(config, {source.format for shard in shards for source in shard.sources})
-    too_short = {} if config.decontamination is None else _too_short_items(config.decontamination, context)
+    left_out = {} if config.decontamination is None else _items_left_out(config.decontamination, context)
     parts, classifier = context.parts_directory, None
     if "classifier" in inputs:  # parts are shared by settings, to which a trained model does not belong
         parts = storage.join(parts, inputs["classifier"].manifest.fingerprint)
@@ -59,24 +61,24 @@ def run(config: CleanConfig, inputs: Mapping[str, Artifact], output: str, contex
     ]
     metrics = _metrics([part.metrics for part in committed], bytes_in=sum(file.size for file in files))
     if config.decontamination is not None:
-        metrics["evaluation_texts_too_short"] = too_short
+        metrics["evaluation_texts_left_out"] = left_out
     return StageResult(metrics, [write_shard_table(output, table)])
 
 
-def _too_short_items(settings: DecontaminationSettings, context: StageContext) -> dict[str, int]:
-    """URI of an evaluation file -> how many of its texts are too short to be looked for; tells of them."""
+def _items_left_out(settings: DecontaminationSettings, context: StageContext) -> dict[str, int]:
+    """URI of an evaluation file -> how many of its texts are not looked for; tells of them."""
     keep_compiled_kernels()
-    from dataprep.decontaminate import too_short_items  # after that: it has kernels
+    from dataprep.decontaminate import items_left_out  # after that: it has kernels
 
-    found = too_short_items(settings)
-    for file, (count, short) in found.items():
-        if short:
-            what = f"WARNING: all {count:,}" if short == count else f"{short:,} of the {count:,}"
+    found = items_left_out(settings)
+    for file, (count, left_out) in found.items():
+        if left_out:
+            what = f"WARNING: all {count:,}" if left_out == count else f"{left_out:,} of the {count:,}"
             context.progress.note(
-                f"decontamination: {what} texts of {file} have under {settings.min_terms} words (min_terms) and are not"
-                " looked for"
+                f"decontamination: {what} texts of {file} have under {settings.min_terms} words (min_terms), or more"
+                " numbers than words, and are not looked for"
             )
-    return {file: short for file, (_, short) in found.items() if short}
+    return {file: left_out for file, (_, left_out) in found.items() if left_out}
 
 
 def check_libraries(config: CleanConfig, formats: Set[Format]) -> None:
@@ -93,22 +95,22 @@ def check_libraries(config: CleanConfig, formats: Set[Format]) -> None:
 
 def input_files(patterns: Sequence[str]) -> list[FileStat]:
     """The files of all patterns, each once, sorted by URI. Raises `InputError` where a pattern matches nothing."""
-    found: dict[str, FileStat] = {}
-    for pattern in patterns:
-        matched = storage.expand(pattern)
-        if not matched:
+    return each_once(matched_files(patterns))
+
+
+def matched_files(patterns: Sequence[str]) -> list[list[FileStat]]:
+    """The files of each pattern. Raises `InputError` where one matches nothing."""
+    matched = [storage.expand(pattern) for pattern in patterns]
+    for pattern, files in zip(patterns, matched, strict=True):
+        if not files:
             raise InputError(f"inputs: {pattern} matches no file")
-        found.update((file.uri, file) for file in matched)
+    return matched
+
+
+def each_once(matched: Sequence[Sequence[FileStat]]) -> list[FileStat]:
+    """The files of all patterns, sorted by URI."""
+    found = {file.uri: file for files in matched for file in files}
     return [found[uri] for uri in sorted(found)]
-
-
-def input_directories(patterns: Sequence[str]) -> dict[str, str]:
-    """The URI of each file -> the directory that holds all files of the first pattern that matches it."""
-    found: dict[str, str] = {}
-    for pattern in patterns:
-        matched = [file.uri for file in storage.expand(pattern)]
-        found = dict.fromkeys(matched, common_directory(matched)) | found
-    return found
 
 
 def _clean(row: dict[str, Any], *, parts: str, config: CleanConfig, classifier: str | None) -> int:

@@ -2,7 +2,8 @@
 
 Source: Brown et al. 2020, arXiv:2005.14165, appendix C: 13 words in lower case without punctuation. Terms
 (`dataprep.terms`) also leave out accents and what number a number is. An evaluation text shorter than that
-is looked for whole, down to `min_terms`; shorter ones occur everywhere and are left out.
+is looked for whole, down to `min_terms`; shorter ones occur everywhere and are left out,
+as are n-grams of more numbers than words: any other list of numbers would be found.
 
 N-grams are compared by rolling 64-bit hashes: with 10^6 of them in the index and 10^12 in the corpus, about 0.05
 documents are hit by chance. A bit table of a few bits per n-gram answers almost all questions, so the hash table itself
@@ -60,48 +61,44 @@ class Hits:
         return KeptSpans(kept_offsets, starts, ends, np.zeros(len(starts), np.bool_), counts == 0)
 
 
-def too_short_items(settings: DecontaminationSettings) -> dict[str, tuple[int, int]]:
-    """URI of an evaluation file -> (its texts, how many of them have too few terms to be looked for).
+def items_left_out(settings: DecontaminationSettings) -> dict[str, tuple[int, int]]:
+    """URI of an evaluation file -> (its texts, how many of them are not looked for).
 
-    Raises `InputError` for a file that can't be read, and where all texts of all files are too short.
+    Raises `InputError` for a file that can't be read, and where no text of any file is looked for.
     """
-    texts = read_evaluation_sets(settings.files, settings.fields)
-    terms = TextColumn(pa.array([text.text for text in texts], pa.large_string())).terms
-    is_short_D = np.minimum(terms.counts_D(), settings.ngram) < settings.min_terms
-    if is_short_D.all():
+    index = EvaluationIndex.read(settings)
+    if not index.is_indexed_D.any():
         raise InputError(
-            f"decontamination: none of the {len(texts)} texts of {', '.join(settings.files)} has min_terms"
-            f" ({settings.min_terms}) words within ngram ({settings.ngram}), so nothing would be found;"
-            " name other fields or lower min_terms"
+            f"decontamination: none of the {len(index.texts)} texts of {', '.join(settings.files)} has min_terms"
+            f" ({settings.min_terms}) words within ngram ({settings.ngram}), at least half of them no numbers, so"
+            " nothing would be found; name other fields or lower min_terms"
         )
     found: dict[str, tuple[int, int]] = {}
-    for text, is_short in zip(texts, is_short_D.tolist(), strict=True):
-        count, short = found.get(text.file, (0, 0))
-        found[text.file] = count + 1, short + is_short
+    for text, is_indexed in zip(index.texts, index.is_indexed_D.tolist(), strict=True):
+        count, left_out = found.get(text.file, (0, 0))
+        found[text.file] = count + 1, left_out + (not is_indexed)
     return found
 
 
 class EvaluationIndex:
-    """The n-grams of evaluation sets, but for those of more numbers than words.
-
-    A number is a term whatever its digits, so those would find any other table or list of numbers.
-    """
+    """The n-grams of evaluation sets, but for those of more numbers than words."""
 
     def __init__(self, texts: Sequence[EvaluationText], *, ngram: int, min_terms: int) -> None:
         self.texts = list(texts)
         column = TextColumn(pa.array([text.text for text in texts], pa.large_string()))
         terms = column.terms
         lengths_D = np.minimum(terms.counts_D(), ngram)
-        self.num_too_short = int(np.count_nonzero(lengths_D < min_terms))
         self._sizes = np.unique(lengths_D[lengths_D >= min_terms]).astype(np.int64)
         num_ngrams = int(np.maximum(terms.counts_D() - ngram + 1, 1).sum())
         self._keys, self._stamps = new_table(num_ngrams)
         self._owners = np.zeros(len(self._keys), np.int32)
         self._bits = np.zeros(len(self._keys), np.uint8)  # 16 bits an n-gram, since the table is at most half full
         number = TextColumn(pa.array(["0"], pa.large_string())).terms.hashes[0]
+        # Whether any n-gram of a text is in here: short ones have none, nor have those of numbers.
+        self.is_indexed_D = np.zeros(len(texts), np.bool_)
         _index(
             terms.doc_offsets, terms.hashes, lengths_D, min_terms, number, self._keys, self._stamps, self._owners,
-            self._bits,
+            self._bits, self.is_indexed_D,
         )  # fmt: skip
 
     @classmethod
@@ -133,7 +130,7 @@ class EvaluationIndex:
 
 @numba.njit(cache=True)
 def _index(  # type: ignore[no-untyped-def]
-    doc_offsets, hashes, lengths_D, min_terms, number, keys_array, stamps_array, owners, bits
+    doc_offsets, hashes, lengths_D, min_terms, number, keys_array, stamps_array, owners, bits, is_indexed_D
 ):
     keys, stamps = pointer_to(keys_array), pointer_to(stamps_array)
     mask, bit_mask = np.uint64(keys_array.size - 1), np.uint64(8 * bits.size - 1)
@@ -149,6 +146,7 @@ def _index(  # type: ignore[no-untyped-def]
                 numbers += hashes[k] == number
             if 2 * numbers > n:
                 continue
+            is_indexed_D[d] = True
             key = mix(h)
             if insert(keys, stamps, mask, key, 1):
                 owners[find_slot(keys, stamps, mask, key, 1)] = d

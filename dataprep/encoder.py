@@ -129,7 +129,9 @@ def fastest_encoder(tokenizer: Tokenizer, sample: TextColumn, *, num_threads: in
 
 
 def fastest_of(candidates: Sequence[Encoder], sample: TextColumn) -> Encoder:
-    """The first of the encoders that gives the last one's ids for every text of `sample`."""
+    """The first of the encoders that gives the last one's ids for every text of `sample`, which can't be empty."""
+    if not len(sample):
+        raise ValueError("a sample of no texts tells nothing about an encoder")
     *fast, own = candidates
     expected = own.encode(sample)
     for encoder in fast:

@@ -65,7 +65,7 @@ def train(rows: Iterable[tuple[str, bool]], *, config: QualityClassifierConfig, 
         "lr": config.lr,
         "minCount": config.min_count,
         "bucket": config.buckets,
-        "seed": seed,
+        "seed": seed % 2**31,  # as much as fastText takes
         "thread": 1,
         "verbose": 0,
     }

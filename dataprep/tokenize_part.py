@@ -58,6 +58,8 @@ def tokenize_part(
     sides = {TRAIN: _Side(dtype), HELDOUT: _Side(dtype)}
     encoder: Encoder | None = None
     for batch, rows in read_kept(documents, shard, ["text", "language"]):
+        if not batch.num_rows:
+            continue
         texts = TextColumn(batch.column("text"))
         if encoder is None:
             sample = TextColumn(texts.texts.slice(0, _SAMPLE_DOCUMENTS))
@@ -146,7 +148,7 @@ class _Side:
                 tokens_T,
                 np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths[order])]),
                 doc_ids(shard_number, rows[order]),
-                [source] * len(rows),
+                source,
             )
 
 

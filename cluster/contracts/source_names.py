@@ -7,7 +7,7 @@ that of the input file or, for small files that were packed together, of the dir
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 
@@ -19,9 +19,37 @@ def short_names(sources: Iterable[str]) -> dict[str, str]:
 
 
 def fits(source: str, pattern: str) -> bool:
-    """Whether a pattern is of the source's URI, or of its end from some directory or the file's name on."""
-    path = source.split("/")
-    return any(fnmatchcase("/".join(path[start:]), pattern) for start in range(len(path)))
+    """Whether a pattern is of the source's URI, or of its end from some directory or the file's name on.
+
+    Step by step: "*" stands for a part of one name, but at the end, as in "books/*", for all that is in a directory,
+    which is a source itself where small files of it were packed together.
+    """
+    path, steps = source.split("/"), pattern.split("/")
+    is_directory = len(steps) > 1 and steps[-1] == "*"
+    if is_directory:
+        steps.pop()
+    last = len(path) - len(steps)  # where the pattern begins if it ends with the path
+    starts = set(range(last + 1) if is_directory else range(last, last + 1))
+    if steps[0] == "" or steps[0].endswith(":"):  # "/data/x.jsonl", "s3://bucket/x.jsonl"
+        starts &= {0}
+    return any(
+        all(fnmatchcase(name, step) for name, step in zip(path[start:], steps, strict=False))
+        for start in starts
+        if start >= 0
+    )
+
+
+def input_directories(matched: Iterable[Sequence[str]]) -> dict[str, str]:
+    """The URI of each file -> the directory of all files of the first pattern that matches it.
+
+    `matched`: the files of each pattern.
+    """
+    found: dict[str, str] = {}
+    for uris in matched:
+        directory = common_directory(uris) if uris else ""
+        for uri in uris:
+            found.setdefault(uri, directory)
+    return found
 
 
 def common_directory(uris: Iterable[str]) -> str:

@@ -79,17 +79,24 @@ def write_token_shard(
     tokens_T: npt.NDArray[Any],
     offsets: npt.NDArray[np.int64],
     doc_ids_D: npt.NDArray[np.int64],
-    sources_D: Sequence[str],
+    sources_D: Sequence[str] | str,
 ) -> None:
-    """Write one shard. `offsets` has D+1 entries, document d is `tokens_T[offsets[d]:offsets[d+1]]`."""
+    """Write one shard. `offsets` has D+1 entries, document d is `tokens_T[offsets[d]:offsets[d+1]]`.
+
+    `sources_D`: the source of each document, or the one of all.
+    """
     if len(offsets) != len(doc_ids_D) + 1 or offsets[0] != 0 or offsets[-1] != len(tokens_T):
         raise ValueError("offsets must have one entry more than there are documents and span all tokens")
+    if isinstance(sources_D, str):
+        sources = pa.DictionaryArray.from_arrays(np.zeros(len(doc_ids_D), np.int32), [sources_D])
+    else:
+        sources = pa.array(sources_D, pa.string()).dictionary_encode()
     input_ids = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(tokens_T))
     batch = pa.record_batch(
         {
             "input_ids": input_ids,
             "doc_id": pa.array(doc_ids_D, pa.int64()),
-            "source": pa.array(sources_D, pa.string()).dictionary_encode(),
+            "source": sources,
         }
     )
     with pa.ipc.new_file(sink, batch.schema) as writer:

@@ -233,7 +233,8 @@ class DecontaminationSettings(FamilySettings):
     """Passages that documents share with evaluation sets (Brown et al. 2020, arXiv:2005.14165, appendix C)."""
 
     files: Annotated[tuple[str, ...], ReferenceFiles(), Field(min_length=1)] = Field(
-        description="Evaluation sets: JSON Lines, or text (a paragraph is an item); plain, .gz, .bz2, .zst"
+        description="Evaluation sets: JSON Lines, or text (a paragraph is an item); plain, .gz, .bz2, .zst."
+        " Passages of more numbers than words are not looked for"
     )
     fields: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
         None, description="Fields of a JSON row to take; null: every string in it"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -43,9 +43,9 @@ def read_parquet(
     try:
         parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES)
         metadata, schema = parquet.metadata, parquet.schema_arrow
-        strings = [name for name in _mapped(schema, columns).values() if _is_string(schema.field(name).type)]
-        begins = row_group_begins(metadata)
+        _ = [schema.field(name) for name in _mapped(schema, columns).values()]
         problem = _schema_problem(schema, columns)
+        begins = row_group_begins(metadata) if problem is None else []
     except (pa.ArrowException, OSError, UnicodeDecodeError, KeyError) as error:  # names that are no text, or not unique
         _raise_if_unreadable(file, file.size() - 1, 1)
         if start == 0:
@@ -55,10 +55,6 @@ def read_parquet(
         if start == 0:
             yield Quarantined(uri, -1, *problem)
         return
-    # What stands once in a dictionary may be in every row: kept as one until a few rows are taken out.
-    parquet = pq.ParquetFile(
-        file, metadata=metadata, pre_buffer=False, buffer_size=_BUFFER_BYTES, read_dictionary=strings
-    )
     first_row = 0
     for number, begin in enumerate(begins):
         if start <= begin and (end is None or begin < end):
@@ -71,14 +67,14 @@ def _schema_problem(schema: pa.Schema, columns: Columns) -> tuple[str, str] | No
     if columns.text not in schema.names:
         return "missing_column", f"no column {columns.text!r}; the file has {', '.join(schema.names)}"
     kind = schema.field(columns.text).type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
     if not _is_string(kind):
         return "text_not_a_string", f"column {columns.text!r} is of type {kind}"
     return None
 
 
 def _is_string(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
     return any(is_kind(kind) for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
 
 
@@ -102,18 +98,18 @@ def _row_group(
     names.pop("text")
     row = first_row
     try:
-        batches = parquet.iter_batches(
-            _batch_rows(parquet.metadata.row_group(number)),
-            row_groups=[number],
-            columns=[columns.text, *names.values()],
-            use_threads=False,
-        )
-        for batch in (few for many in batches for few in _few_rows(many)):
-            texts = _decoded(batch.column(columns.text)).cast(pa.large_binary()).to_pylist()
+        read = [columns.text, *names.values()]
+        rows = _batch_rows(parquet.metadata.row_group(number), _longest_in_dictionaries(file, parquet, number, read))
+        for batch in parquet.iter_batches(rows, row_groups=[number], columns=read, use_threads=False):
+            texts = _decoded(batch.column(columns.text)).cast(pa.large_binary())
+            sizes = pc.binary_length(texts)
+            is_too_large = pc.greater(sizes, max_record_bytes)
+            if pc.any(is_too_large).as_py():  # not copied
+                texts = pc.if_else(is_too_large, pa.scalar(None, pa.large_binary()), texts)
             fields = {role: _strings(batch.column(name)) for role, name in names.items()}
-            for i, text in enumerate(texts):
+            for i, (text, size) in enumerate(zip(texts.to_pylist(), sizes.to_pylist(), strict=True)):
                 place = Provenance(uri, row, **{role: values[i] for role, values in fields.items()})
-                yield _document(place, text, columns, max_record_bytes)
+                yield _document(place, text, size, columns, max_record_bytes)
                 row += 1
     except (pa.ArrowException, OSError) as error:
         group = parquet.metadata.row_group(number)
@@ -122,35 +118,38 @@ def _row_group(
         yield Quarantined(uri, row, "bad_row_group", f"{left} rows of row group {number}: {error}")
 
 
-def _batch_rows(group: pq.RowGroupMetaData) -> int:
-    """How many rows of a group to hold at once."""
-    bytes_per_row = max(1, group.total_byte_size // max(1, group.num_rows))
+def _batch_rows(group: pq.RowGroupMetaData, longest_bytes: int) -> int:
+    """How many rows of a group to hold at once, each of which may have values of so many bytes from dictionaries."""
+    bytes_per_row = max(1, group.total_byte_size // max(1, group.num_rows)) + longest_bytes
     return max(1, min(_BATCH_ROWS, _BATCH_BYTES // bytes_per_row))
 
 
-def _few_rows(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """The batch in slices that hold `_BATCH_BYTES` or a single row, once they are taken out of their dictionaries."""
-    sizes = np.zeros(batch.num_rows, np.int64)
-    for column in batch.columns:
-        if pa.types.is_dictionary(column.type):
-            lengths = pc.binary_length(column.dictionary.cast(pa.large_binary())).take(column.indices)
-            sizes += lengths.fill_null(0).to_numpy(zero_copy_only=False)
-    begin, ends = 0, np.cumsum(sizes)
-    while begin < batch.num_rows:
-        taken = ends[begin - 1] if begin else 0
-        end = max(begin + 1, int(np.searchsorted(ends, taken + _BATCH_BYTES, side="right")))
-        yield batch.slice(begin, end - begin)
-        begin = end
+def _longest_in_dictionaries(file: pa.NativeFile, parquet: pq.ParquetFile, number: int, read: Sequence[str]) -> int:
+    """The bytes of the longest values in the dictionaries of a row group's columns, summed up over these.
+
+    What stands once in a dictionary may be in every row. The footer doesn't tell how long it is, so a single row is
+    read with its dictionaries, which as a rule are of a megabyte at most.
+    """
+    kinds = {name: parquet.schema_arrow.field(name).type for name in read}
+    names = [n for n, kind in kinds.items() if _is_string(kind.value_type if pa.types.is_dictionary(kind) else kind)]
+    reader = pq.ParquetFile(
+        file, metadata=parquet.metadata, pre_buffer=False, buffer_size=_BUFFER_BYTES, read_dictionary=names
+    )
+    longest = 0
+    for batch in itertools.islice(reader.iter_batches(1, row_groups=[number], columns=names, use_threads=False), 1):
+        for column in batch.columns:
+            longest += pc.max(pc.binary_length(column.dictionary.cast(pa.large_binary()))).as_py() or 0
+    return longest
 
 
 def _document(
-    place: Provenance, text: bytes | None, columns: Columns, max_record_bytes: int
+    place: Provenance, text: bytes | None, size: int | None, columns: Columns, max_record_bytes: int
 ) -> PlainText | Quarantined:
+    if size is not None and size > max_record_bytes:
+        detail = f"{size} bytes; {max_record_bytes} allowed"
+        return Quarantined(place.uri, place.offset, "record_too_large", detail, place.url)
     if text is None:
         return Quarantined(place.uri, place.offset, "missing_text", f"{columns.text!r} is null", place.url)
-    if len(text) > max_record_bytes:
-        detail = f"{len(text)} bytes; {max_record_bytes} allowed"
-        return Quarantined(place.uri, place.offset, "record_too_large", detail, place.url)
     try:
         return PlainText(place, text.decode())
     except UnicodeDecodeError as error:

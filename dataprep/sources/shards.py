@@ -88,7 +88,7 @@ def plan_shards(
     """The shards of some files, in the order of their URIs. Raises `InputError` for an unknown format.
 
     `directories`: the URI of each file -> that of the directory that its input covers; None: one input for all. Files
-    of different inputs are never packed together.
+    of different directories are never packed together.
     """
     if directories is None:
         directories = dict.fromkeys(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from email.message import Message
 from typing import BinaryIO
 
 from fastwarc.warc import WarcRecord, WarcRecordType
@@ -16,6 +16,8 @@ from dataprep.sources.warc_frames import Frame, compressed_frames, plain_frames
 # About the crawl, not what was crawled.
 _WITHOUT_CONTENT = (WarcRecordType.warcinfo, WarcRecordType.request, WarcRecordType.metadata)
 HTML_TYPES = frozenset({"text/html", "application/xhtml+xml"})
+_MAX_CONTENT_TYPE = 1024  # characters of the header that are looked at
+_CHARSET = re.compile(r""";\s*charset\s*=\s*["']?([A-Za-z0-9._:-]+)""", re.IGNORECASE)
 
 
 def read_warc(stream: BinaryIO, uri: str, *, codec: Codec | None, max_record_bytes: int) -> Iterator[SourceRecord]:
@@ -73,13 +75,14 @@ def _resource(record: WarcRecord, place: Provenance, max_record_bytes: int) -> S
         return Quarantined(
             place.uri, place.offset, "record_too_large", f"a body over {max_record_bytes} bytes", place.url
         )
-    header = Message()
-    header["Content-Type"] = record.headers.get("Content-Type") or "application/octet-stream"
-    if header.get_content_type() not in HTML_TYPES:
-        return Unwanted(place, "content_type", f"content type {header.get_content_type()}")
+    content_type = (record.headers.get("Content-Type") or "application/octet-stream")[:_MAX_CONTENT_TYPE]
+    essence = content_type.partition(";")[0].strip().lower()
+    if essence not in HTML_TYPES:
+        return Unwanted(place, "content_type", f"content type {essence}")
     if not body.strip():
         return Unwanted(place, "empty_body")
-    return HtmlPage(place, body, header.get_content_charset())
+    charset = _CHARSET.search(content_type)
+    return HtmlPage(place, body, charset[1] if charset else None)
 
 
 def _response(record: WarcRecord, place: Provenance, max_record_bytes: int) -> SourceRecord:

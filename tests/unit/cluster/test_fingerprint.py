@@ -93,6 +93,22 @@ def test_files_that_settings_name_count_by_their_content_wherever_they_lie(tmp_p
     assert fingerprint("a") == fingerprint("b") != fingerprint("c")
 
 
+def test_inputs_that_are_told_apart_are_others_wherever_they_lie(tmp_path: Path) -> None:
+    for root in ("here", "there"):
+        for name in ("a/1", "b/1"):
+            (tmp_path / root / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / root / name).write_text("x")
+
+    def of(*patterns: str) -> list[tuple[str, Any]]:
+        return file_identities([str(tmp_path / pattern) for pattern in patterns], "content")
+
+    assert of("here/*/1") == of("there/*/1")
+    assert of("here/a/1", "here/b/1") == of("there/b/1", "there/a/1")
+    assert of("here/*/1") != of("here/a/1", "here/b/1")
+    (tmp_path / "there" / "b").rename(tmp_path / "there" / "c")
+    assert of("here/*/1") != of("there/*/1")
+
+
 def test_a_file_named_twice_is_another_input(tmp_path: Path) -> None:
     for name in ("a.jsonl", "b.jsonl"):
         (tmp_path / name).write_text(name)

@@ -92,7 +92,7 @@ def _run(root: Path, read: int = 10) -> RunRecord:
                 "quarantined": 1,
                 "quarantine_reasons": {"bad_json": 1},
                 "languages_seen": {"en": 6, "de": 3},
-                "evaluation_texts_too_short": {"mmlu.jsonl": 2},
+                "evaluation_texts_left_out": {"mmlu.jsonl": 2},
                 "contamination": {"/data/gsm.jsonl": 3},
             },
             {"decontamination": {"mode": "filter", "action": "cut"}},
@@ -190,7 +190,7 @@ def test_what_was_hit_of_evaluation_sets_and_how_long_documents_are_is_told(tmp_
     assert section["contamination"] == {
         "outcome": "cut out",
         "passages": {"gsm.jsonl": 3},
-        "too_short": {"mmlu.jsonl": 2},
+        "left_out": {"mmlu.jsonl": 2},
         "sampled": False,
         "documents": 2,
         "dropped": 0,
@@ -204,7 +204,7 @@ def test_what_was_hit_of_evaluation_sets_and_how_long_documents_are_is_told(tmp_
     assert not sampled
     page = Path(write_report(_run(tmp_path))).read_text()
     assert "<b>Ann" not in page
-    assert "too short to be looked for: mmlu.jsonl 2." in page
+    assert "or have more numbers than words: mmlu.jsonl 2." in page
 
 
 def test_passages_of_parts_that_are_not_read_and_of_files_of_one_name_are_told(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Names of sources: as short as tells them apart, and found by patterns of their ends."""
 
-from cluster.contracts.source_names import common_directory, fits, short_names
+from cluster.contracts.source_names import common_directory, fits, input_directories, short_names
 
 
 def test_names_leave_out_the_directories_that_all_share_and_stay_different() -> None:
@@ -16,8 +16,20 @@ def test_patterns_are_of_the_name_or_of_the_path_from_some_directory_on() -> Non
     source = "s3://b/crawl/a/part-0.jsonl"
     for pattern in ("part-*", "a/*", "a/part-0.jsonl", "s3://b/*", "*.jsonl", "crawl/*"):
         assert fits(source, pattern), pattern
-    for pattern in ("art-*", "b/part-0.jsonl", "a", "/a/*"):
+    for pattern in ("art-*", "b/part-0.jsonl", "a", "/a/*", "crawl*", "cr*", "s3://b/part-*", "*/b/part-*", "b/a/*"):
         assert not fits(source, pattern), pattern
+    assert fits("/d/books", "books/*")  # of small files that were packed together
+    assert fits("/d/books", "books")
+    assert not fits("books", "/d/books")
+
+
+def test_a_directory_of_a_like_name_gives_its_files_to_no_pattern_of_names() -> None:
+    assert [fits(f"/srv/web-crawls/raw/{name}.jsonl", "web-*") for name in ("web-1", "books-1")] == [True, False]
+
+
+def test_a_file_is_of_the_first_input_that_matches_it() -> None:
+    matched = [["/d/a/1", "/d/a/2"], ["/d/a/2", "/d/b/3"], []]
+    assert input_directories(matched) == {"/d/a/1": "/d/a", "/d/a/2": "/d/a", "/d/b/3": "/d"}
 
 
 def test_the_common_directory_holds_all_files() -> None:

@@ -13,7 +13,7 @@ from cluster.contracts.commit import CommittedPart, committed_part
 from cluster.contracts.errors import InputError, StageFailed
 from cluster.contracts.storage import FileStat
 from dataprep import clean_part as module
-from dataprep.clean import input_directories, input_files
+from dataprep.clean import input_files
 from dataprep.clean_part import Tally, clean_part
 from dataprep.config import CleanConfig
 from dataprep.sources.shards import part_key, plan_shards, whole_file
@@ -202,15 +202,3 @@ def test_part_keys_tell_files_and_their_versions_apart() -> None:
     assert part_key(file).startswith("a-b.warc.gz-")
     assert len({part_key(f) for f in [file, *others]}) == 4
     assert part_key(FileStat("/x/__.jsonl", 1, 1)).startswith("jsonl-")
-
-
-def test_each_file_belongs_to_the_first_input_that_names_it(tmp_path: Path) -> None:
-    for name in ("a/x/1.html", "a/y/2.html", "b/1.html"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("x")
-    found = input_directories([f"{tmp_path}/b", f"{tmp_path}/a/*.html", f"{tmp_path}/*/1.html"])
-    assert found == {
-        f"{tmp_path}/b/1.html": f"{tmp_path}/b",
-        f"{tmp_path}/a/x/1.html": f"{tmp_path}/a",
-        f"{tmp_path}/a/y/2.html": f"{tmp_path}/a",
-    }

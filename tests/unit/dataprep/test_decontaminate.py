@@ -18,7 +18,7 @@ from cluster.contracts.progress import SilentProgress
 from dataprep import clean
 from dataprep.clean_part import clean_part
 from dataprep.config import CleanConfig, FilterFamilies
-from dataprep.decontaminate import EvaluationIndex, too_short_items
+from dataprep.decontaminate import EvaluationIndex, items_left_out
 from dataprep.evaluation_sets import EvaluationText, read_evaluation_sets
 from dataprep.filters.settings import DecontaminationSettings
 from dataprep.sources.shards import whole_file
@@ -55,7 +55,7 @@ def test_ngrams_of_more_numbers_than_words_find_nothing() -> None:
 
 def test_items_shorter_than_an_ngram_are_looked_for_whole() -> None:
     index = index_of("one two", "one", "", ngram=5, min_terms=2)
-    assert index.num_too_short == 2
+    assert index.is_indexed_D.tolist() == [True, False, False]
     assert passages(index, "so One, Two it is, one") == [("One, Two", 0)]
     assert passages(index_of("", min_terms=1), "anything") == []
 
@@ -113,13 +113,13 @@ def test_evaluation_files_are_read_by_row_or_paragraph(tmp_path: Path) -> None:
         read_evaluation_sets([f"{tmp_path}/cut*"], None)
 
 
-def test_texts_too_short_to_be_looked_for_are_counted_by_file(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("one two three\n\none\n\ntwo")
+def test_texts_that_are_not_looked_for_are_counted_by_file(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one two three\n\none\n\n1 2 3")
     (tmp_path / "b.txt").write_text("one\n\ntwo")
     settings = DecontaminationSettings(files=(f"{tmp_path}/*",), ngram=5, min_terms=3)
-    assert too_short_items(settings) == {f"{tmp_path}/a.txt": (3, 2), f"{tmp_path}/b.txt": (2, 2)}
+    assert items_left_out(settings) == {f"{tmp_path}/a.txt": (3, 2), f"{tmp_path}/b.txt": (2, 2)}
     with pytest.raises(InputError, match=r"none of the 5 texts of .* has min_terms \(4\) words"):
-        too_short_items(settings.model_copy(update={"min_terms": 4}))
+        items_left_out(settings.model_copy(update={"min_terms": 4}))
 
 
 def test_files_of_which_texts_are_too_short_are_noted_before_cleaning(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_files_of_which_texts_are_too_short_are_noted_before_cleaning(tmp_path: 
 
     settings = DecontaminationSettings(files=(f"{tmp_path}/*",), ngram=5, min_terms=3)
     context = StageContext("clean", Notes(), tmp_path, tmp_path)
-    assert clean._too_short_items(settings, context) == {f"{tmp_path}/a.txt": 2, f"{tmp_path}/b.txt": 2}
+    assert clean._items_left_out(settings, context) == {f"{tmp_path}/a.txt": 2, f"{tmp_path}/b.txt": 2}
     assert f"2 of the 3 texts of {tmp_path}/a.txt have under 3 words" in notes[0]
     assert f"WARNING: all 2 texts of {tmp_path}/b.txt have under 3 words" in notes[1]
 

@@ -66,12 +66,24 @@ def test_columns_of_one_name_are_one_quarantined_record(tmp_path: Path) -> None:
     table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
     pq.write_table(table, tmp_path / "a.parquet")
     assert outcomes(read(tmp_path / "a.parquet")) == [(-1, "bad_parquet")]
+    table = pa.Table.from_arrays([pa.array(["a"])] * 3, names=["text", "url", "url"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert outcomes(read(tmp_path / "a.parquet", url="url")) == [(-1, "bad_parquet")]
+
+
+def test_numbers_and_binary_values_are_provenance_too(tmp_path: Path) -> None:
+    numbers = pa.array([1, 2]).dictionary_encode()
+    table = pa.table({"text": ["a", "b"], "url": numbers, "date": [b"2026", b"\xff"], "title": [1.5, None]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    found = [r.provenance for r in read(tmp_path / "a.parquet", url="url", date="date") if isinstance(r, PlainText)]
+    assert [(p.url, p.date, p.title) for p in found] == [("1", "2026", "1.5"), ("2", None, None)]
 
 
 @pytest.mark.parametrize(
     ("table", "reason"),
     [
         (pa.table({"body": ["x"]}), "missing_column"),
+        (pa.table({}), "missing_column"),
         (pa.table({"text": [1, 2, 3]}), "text_not_a_string"),
         (pa.table({"text": [["a"], ["b"]]}), "text_not_a_string"),
     ],

@@ -93,6 +93,24 @@ def test_resources_are_pages_and_other_content_is_counted() -> None:
     assert len(others) == 2
 
 
+@pytest.mark.parametrize(
+    ("content_type", "charset"),
+    [
+        ("Text/HTML;charset=UTF-8", "UTF-8"),
+        ("text/html; charset*=a\0b''x", None),
+        ('text/html; charset="' + ";" * 60_000, None),
+        ("text/html; charset=" + "a" * 60_000, "a" * 1005),
+        ("text/html; mycharset=x", None),
+    ],
+)
+def test_no_content_type_of_a_resource_ends_or_holds_up_the_reading(content_type: str, charset: str | None) -> None:
+    started = time.process_time()
+    (page,) = read_warc(io.BytesIO(other_record("resource", content_type)), "w", codec=None, max_record_bytes=10**6)
+    assert time.process_time() - started < 0.5
+    assert isinstance(page, HtmlPage)
+    assert page.charset == charset
+
+
 @pytest.mark.parametrize("codec", ["gz", "zst"])
 def test_a_file_of_one_member_that_is_cut_off_keeps_its_whole_records(codec: str) -> None:
     """What the decompressor gave before the end; the last record it gave might be cut itself."""

@@ -59,7 +59,7 @@ def test_memory_does_not_grow_with_the_tokens(monkeypatch: pytest.MonkeyPatch) -
     order = np.arange(64 * 500)[::-1].copy()
     with spool.in_order(order) as (tokens, mapping):
         offsets = np.arange(64 * 500 + 1) * 1000
-        write_token_shard(PiecewiseSink(sink, mapping), tokens, offsets, order, ["s"] * len(order))  # type: ignore[arg-type]
+        write_token_shard(PiecewiseSink(sink, mapping), tokens, offsets, order, "s3://bucket/" + 300 * "x")  # type: ignore[arg-type]
         assert pa.total_allocated_bytes() - in_arrow < 4 << 20
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from tokenizers import Tokenizer
 
@@ -10,8 +11,11 @@ from cluster.contracts.commit import committed_part
 from cluster.contracts.errors import InputError
 from cluster.contracts.records import doc_id, shard_and_row
 from cluster.contracts.tokens import TokenShard
+from dataprep import tokenize_part as tokenize_part_module
 from dataprep.bpe import train_bpe
 from dataprep.config import SpecialTokens, TokenizeConfig
+from dataprep.encoder import Encoded, HuggingFaceEncoder, fastest_of
+from dataprep.text_column import TextColumn
 from dataprep.tokenize_part import HELDOUT, TRAIN, end_of_text_id, tokenize_part
 from tests.unit.dataprep.small_documents import write_documents
 
@@ -57,6 +61,34 @@ def test_doc_ids_name_shard_and_row_and_removed_rows_are_absent(tmp_path: Path, 
     assert sorted(shard.doc_ids_D.tolist()) == [doc_id(1, row) for row in range(600) if row not in (3, 400)]
     (source,) = set(shard.sources_D.to_pylist())
     assert source.rsplit("/", 1)[-1] == "input-1.jsonl"
+
+
+def test_an_encoder_of_other_ids_is_found_out_though_the_first_documents_are_removed(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = HuggingFaceEncoder(Tokenizer.from_file(str(model)))
+
+    class Wrong:
+        name = "wrong"
+
+        def encode(self, texts: TextColumn) -> Encoded:
+            found = own.encode(texts)
+            return Encoded(found.ids_T + 1, found.offsets)
+
+    monkeypatch.setattr(tokenize_part_module, "encoders", lambda *_, **__: [Wrong(), own])
+    tokenize_part_module._open_tokenizer.cache_clear()
+    texts = TEXTS * 3
+    artifact, shards = write_documents(tmp_path, [texts], removed=[range(1500)])  # more than are read at once
+    config = TokenizeConfig(documents="dedupe", tokenizer="tokenizer", heldout_fraction=0.0)
+    kept = tokenize_part(
+        shards[0], documents=artifact, tokenizer=str(model), output=str(tmp_path), key="k", config=config, num_threads=1
+    )
+    tokenize_part_module._open_tokenizer.cache_clear()
+    part = committed_part(str(tmp_path), "k")
+    assert part is not None
+    assert (kept, part.metrics["encoder"]) == (300, "tokenizers")
+    with pytest.raises(ValueError, match="no texts"):
+        fastest_of([Wrong(), own], TextColumn(pa.array([], pa.large_string())))
 
 
 def test_the_sides_share_no_document_and_miss_none(tmp_path: Path, model: Path) -> None:
