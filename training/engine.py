@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import inspect
 import math
 import os
 import shutil
@@ -68,15 +69,24 @@ def _silenced_stderr() -> Iterator[None]:
 
 
 def check_passthrough(extra: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Raise `InputError` for all of a spec's `deepspeed:` block that our loops can't honour or DeepSpeed can't read.
+    """Raise `InputError` for all of a spec's `deepspeed:` block that our loops can't honour or DeepSpeed refuses.
 
     `config` is what `deepspeed_config` made with that block. DeepSpeed itself would find these on the workers, or leave
     them out without a word.
     """
     problems = [f"deepspeed.{key} is {extra[key]!r}, and {why}" for key, why in _NOT_OURS.items() if key in extra]
-    zero = config["zero_optimization"]
+    zero, adamw = config["zero_optimization"], config["optimizer"]["params"]
     if zero.get("compute_grad_norm") is False:
         problems.append("deepspeed.zero_optimization.compute_grad_norm is false, and every step's norm is judged")
+    if adamw.get("adam_w_mode", True) is not True:
+        problems.append("deepspeed.optimizer.params.adam_w_mode is false, and weight decay is AdamW's")
+    takes = {*inspect.signature(torch.optim.AdamW).parameters, "torch_adam", "adam_w_mode"} - {"params"}
+    problems += [
+        f"deepspeed.optimizer.params.{key} is no setting of AdamW; it takes {', '.join(sorted(takes))}"
+        for key in sorted(adamw.keys() - takes)
+    ]
+    if dict(config.get("checkpoint") or {}).get("load_universal"):
+        problems.append("deepspeed.checkpoint.load_universal is set, and a run loads its own checkpoints as they are")
     if extra:
         load_deepspeed()
         known = _known_settings()
@@ -93,8 +103,26 @@ def check_passthrough(extra: Mapping[str, Any], config: Mapping[str, Any]) -> No
             for wrong in error.errors():
                 place = ".".join(map(str, wrong["loc"]))
                 problems.append(f"deepspeed.zero_optimization.{place} is {wrong['input']!r}: {wrong['msg']}")
+    if extra and not problems:
+        problems += _refused_by_deepspeed(config)
     if problems:
         raise InputError("; ".join(problems))
+
+
+def _refused_by_deepspeed(config: Mapping[str, Any]) -> list[str]:
+    """What DeepSpeed says of settings below the top that it can't read, as it reads them all."""
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    try:
+        object.__new__(DeepSpeedConfig)._initialize_params(dict(config))
+    except ValidationError as error:
+        return [
+            f"deepspeed: {error.title}: {'.'.join(map(str, wrong['loc']))} is {wrong['input']!r}: {wrong['msg']}"
+            for wrong in error.errors()
+        ]
+    except Exception as error:  # it asserts, and stumbles over values of other types
+        return [f"deepspeed: a value that DeepSpeed can't read ({type(error).__name__}: {error})"]
+    return []
 
 
 def _known_settings() -> set[str]:
@@ -136,6 +164,12 @@ _NOT_OURS = {
     "scheduler": "the stage sets the learning rate of each step itself (schedule, warmup_steps, min_lr)",
     "amp": "precision says what is computed in",
     "managed_gradient_accumulation": "the stage says itself which pass is the last of a step",
+    "torch_autocast": "precision says what is computed in",
+    "tensor_parallel": "a stage divides its model by ZeRO alone (zero_stage)",
+    "pipeline": "a stage divides its model by ZeRO alone (zero_stage)",
+    "hybrid_engine": "a stage generates nothing with its engine",
+    "data_efficiency": "the stage chooses its data itself",
+    "curriculum_learning": "the stage chooses its data itself",
 }
 
 
@@ -165,9 +199,9 @@ def build_engine(
     if config["bf16"]["enabled"]:
         model = model.to(torch.bfloat16)
     zero_stage = config["zero_optimization"]["stage"]
-    if zero_stage == 3 and (classes := {type(layer) for layer in layers_of(model)}):
+    if zero_stage == 3 and (classes := leaf_classes(model)):
         # A layer's weights are gathered at once, not those of each module in it, whose hooks cost 5% on a CPU.
-        deepspeed.utils.set_z3_leaf_modules(model, sorted(classes, key=lambda kind: kind.__name__))
+        deepspeed.utils.set_z3_leaf_modules(model, classes)
     engine, _, _, _ = deepspeed.initialize(model=model, model_parameters=list(parameters), config=dict(config))
     assert_engine(engine, zero_stage=zero_stage, world_size=dist.get_world_size())
     if zero_stage == 0 and dist.get_world_size() == 1:
@@ -177,7 +211,26 @@ def build_engine(
             _undo_first_step(engine.optimizer)
         else:
             _guard_plain_optimizer(engine)
+    elif zero_stage < 3:
+        _forget_bad_gradients(engine.optimizer)
     return engine
+
+
+def leaf_classes(model: torch.nn.Module) -> list[type[torch.nn.Module]]:
+    """The classes of layers whose weights ZeRO-3 may gather at once; none where it can't be told that it may.
+
+    Each layer must run once in a pass, which models do that have as many as their config says, and have its weights
+    for itself.
+    """
+    layers = layers_of(model)
+    if len(layers) != getattr(getattr(model, "config", None), "num_hidden_layers", None):
+        return []
+    inside = {id(module) for layer in layers for module in layer.modules()}
+    of_layers = {id(p) for layer in layers for p in layer.parameters()}
+    others = (module for module in model.modules() if id(module) not in inside)
+    if any(id(p) in of_layers for module in others for p in module.parameters(recurse=False)):
+        return []
+    return sorted({type(layer) for layer in layers}, key=lambda kind: kind.__name__)
 
 
 def _undo_first_step(optimizer: Any) -> None:
@@ -209,6 +262,28 @@ def _guard_plain_optimizer(engine: Any) -> None:
 
     engine.clip_fp32_gradients = lambda: None
     optimizer.step = step
+
+
+def _forget_bad_gradients(optimizer: Any) -> None:
+    """Have ZeRO-1 and ZeRO-2 drop all gradients of a step that was not applied, offloaded ones too.
+
+    With an offloaded optimizer DeepSpeed keeps their sum in `averaged_gradients`, where a nan would outlive every later
+    step.
+    """
+    apply = optimizer.step
+
+    def step(*arguments: Any, **keywords: Any) -> Any:
+        result = apply(*arguments, **keywords)
+        if optimizer.overflow:
+            _forget_sums(optimizer)
+        return result
+
+    optimizer.step = step
+
+
+def _forget_sums(optimizer: Any) -> None:
+    for group in optimizer.averaged_gradients:
+        optimizer.averaged_gradients[group] = None
 
 
 def set_global_batch_size(engine: Any, sequences: int) -> None:
@@ -445,6 +520,8 @@ def _load_checkpoint(engine: Any, directory: Path, tag: str) -> None:
     loaded, _ = engine.load_checkpoint(str(directory), tag=tag)
     if loaded is None:
         raise StageFailed(f"DeepSpeed found no checkpoint in {directory}")
+    if engine.zero_optimization_stage() in (1, 2):
+        _forget_sums(engine.optimizer)
 
 
 def _load_random_state(directory: Path) -> None:

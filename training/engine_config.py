@@ -72,6 +72,12 @@ def deepspeed_config(
         ours["zero_force_ds_cpu_optimizer"] = False  # which would need a compiler; torch's fused AdamW runs on CPUs too
     if offload == "optimizer_and_weights":
         ours["zero_optimization"]["offload_param"] = {"device": "cpu", "pin_memory": True}
+    sums = dict((extra or {}).get("data_types") or {}).get("grad_accum_dtype")
+    if precision == "bf16" and sums not in (None, ours["data_types"]["grad_accum_dtype"]):
+        what = "in fp32 as it is" if accumulate_in_fp32 else "in bf16 in this stage"
+        raise InputError(
+            f"deepspeed.data_types.grad_accum_dtype is {sums!r}, and gradients are added up {what}; leave it out"
+        )
     merged = _merge(ours, extra or {}, "deepspeed")
     if merged["bf16"].get("check_grad_overflow") is False:
         raise InputError(

@@ -7,7 +7,9 @@ config or a model is built.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -58,9 +60,10 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-_SAME_LOGITS = (
-    1e-3  # difference of rounding, as a share of the logits' standard deviation, and far below any of context
-)
+# Difference of rounding, as a share of the logits' standard deviation, and far below any of context.
+_SAME_LOGITS = 1e-3
+# Of rounding too, as a share of the gradient by the tokens before; a mask leaves exactly nothing.
+_SAME_GRADIENT = 1e-6
 
 
 def model_config(model: str | Mapping[str, Any], *, tokenizer: Any) -> Any:
@@ -143,42 +146,74 @@ def compile_layers(model: Any, *, backend: str | Callable[..., Any] = "inductor"
 
 def layers_of(model: Any) -> list[Any]:
     """The layers that a model is a stack of, as transformers names them; empty where it doesn't."""
-    names = set(getattr(model, "_no_split_modules", None) or ())
-    return [module for module in model.modules() if type(module).__name__ in names]
+    from torch.nn import ModuleList
+
+    names = set(getattr(model, "_no_split_modules", None) or ())  # of embeddings and the like too
+    stacks = (module for module in model.modules() if isinstance(module, ModuleList))
+    return [layer for stack in stacks for layer in stack if type(layer).__name__ in names]
 
 
 def check_looks_back_only(model: Any) -> None:
     """Raise `InputError` if a model sees the tokens it is to predict.
 
     Transformers makes a causal-LM model of an encoder's config too (BERT, RoBERTa), which then attends both ways unless
-    `is_decoder` is set, and its loss means nothing. Nothing all configs have tells which, so it is tried: a token's
-    logits must not change with the tokens behind it.
+    `is_decoder` is set, and its loss means nothing. Nothing all configs have tells which, so it is tried: no token's
+    logits may have a gradient by the embeddings of the tokens behind it. A model whose logits depend on nothing yet, by
+    a head of zeros, passes.
     """
     import torch
 
-    length = min(12, getattr(model.config, "max_position_embeddings", None) or 12)
-    kept, vocab_size = length // 2, model.config.vocab_size
+    length = min(12, _longest(model.config))
+    kept = length // 2
     if not kept:
         return
-    ids = torch.arange(length, device=model.device) % min(16, vocab_size)
-    other = ids.clone()
-    other[kept:] = (other[kept:] + 1) % min(16, vocab_size)
+    ids = torch.arange(length, device=model.device) % min(16, model.config.vocab_size)
+    embedded: list[torch.Tensor] = []
+    hook = model.get_input_embeddings().register_forward_hook(lambda _module, _inputs, output: embedded.append(output))
+    try:
+        with _tried(model), torch.enable_grad():
+            logits_TV = model(input_ids=ids[None], use_cache=False).logits[0, :kept].float()
+            weights_TV = torch.linspace(-1.0, 1.0, logits_TV.numel(), device=model.device).view_as(logits_TV)
+            (gradient,) = torch.autograd.grad((logits_TV * weights_TV).sum(), embedded[:1])
+    finally:
+        hook.remove()
+    gradient_TD = gradient.float().flatten(0, -2)  # some models have the tokens first, or more of their own in front
+    before, behind = (float(part.abs().max()) for part in gradient_TD.tensor_split([kept - length]))
+    if behind > _SAME_GRADIENT * before:
+        raise InputError(
+            f"a {model.config.model_type!r} model of this config looks ahead: a token's logits depend on the tokens "
+            "behind it, which it is to predict; set is_decoder: true in the config of an encoder that has it (BERT, "
+            "RoBERTa), or take a causal model (Llama, Mistral, Qwen, GPT-2, GPT-NeoX)"
+        )
+
+
+@contextmanager
+def _tried(model: Any) -> Iterator[None]:
+    """For a pass by which something is found out: without dropout, and with a kernel that takes fp32.
+
+    Raises `InputError` where the pass fails.
+    """
     training, kernel = model.training, str(model.config._attn_implementation)
     model.eval()
     if "flash" in kernel:  # takes no fp32, which the weights are in here
         model.set_attn_implementation("eager")
-    with torch.no_grad():
-        one, two = (model(input_ids=i[None], use_cache=False).logits[0, :kept] for i in (ids, other))
-    if "flash" in kernel:
-        model.set_attn_implementation(kernel)
-    model.train(training)
-    difference = float((one - two).float().abs().max() / one.float().std().clamp(min=1e-6))
-    if not difference < _SAME_LOGITS:
+    try:
+        yield
+    except Exception as error:  # whatever a model's own code stumbles over
         raise InputError(
-            f"a {model.config.model_type!r} model of this config looks ahead: a token's logits change by "
-            f"{difference:.1%} with the tokens behind it, which it is to predict; set is_decoder: true in the config "
-            "of an encoder that has it (BERT, RoBERTa), or take a causal model (Llama, Mistral, Qwen, GPT-2, GPT-NeoX)"
-        )
+            f"a {model.config.model_type!r} model of this config can't be tried on a few tokens: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    finally:
+        if "flash" in kernel:
+            model.set_attn_implementation(kernel)
+        model.train(training)
+
+
+def _longest(config: Any) -> int:
+    """The most positions of a sequence; configs without a limit have none, or -1."""
+    longest = getattr(config, "max_position_embeddings", None)
+    return longest if longest is not None and longest > 0 else sys.maxsize
 
 
 def check_attention_within_documents(model: Any) -> None:
@@ -189,18 +224,18 @@ def check_attention_within_documents(model: Any) -> None:
     """
     import torch
 
-    before, length = 5, 7
-    ids = torch.arange(before + length, device=model.device) % min(16, model.config.vocab_size)
-    positions = torch.cat([torch.arange(before), torch.arange(length)]).to(model.device)
-    training = model.training
-    model.eval()
-    with torch.no_grad():
+    total = min(12, _longest(model.config))
+    before = 5 * total // 12
+    if not before:
+        return
+    ids = torch.arange(total, device=model.device) % min(16, model.config.vocab_size)
+    positions = torch.cat([torch.arange(before), torch.arange(total - before)]).to(model.device)
+    with _tried(model), torch.no_grad():
         alone = model(input_ids=ids[None, before:], use_cache=False).logits[0]
         try:
             packed = model(input_ids=ids[None], position_ids=positions[None], use_cache=False).logits[0, before:]
         except TypeError:  # takes no positions
             packed = model(input_ids=ids[None], use_cache=False).logits[0, before:]
-    model.train(training)
     difference = float((packed - alone).float().abs().max() / alone.float().std().clamp(min=1e-6))
     if not difference < _SAME_LOGITS:
         raise InputError(
@@ -351,8 +386,8 @@ def check_buildable(config: Any, *, attention_kernel: str | None = None) -> None
 
 def check_sequence_length(sequence_length: int, config: Any) -> None:
     """Raise `InputError` if the model has no positions for such sequences."""
-    longest = getattr(config, "max_position_embeddings", None)
-    if longest is not None and sequence_length > longest:
+    longest = _longest(config)
+    if sequence_length > longest:
         raise InputError(
             f"sequence_length is {sequence_length} and the model has {longest} positions "
             "(max_position_embeddings); shorten the one or raise the other "

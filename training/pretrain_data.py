@@ -193,9 +193,12 @@ def check_data(job: PretrainJob, tokens: Artifact, tokenizer: Artifact, tokenize
     num_tokens = sum(entry.num_tokens for entry in entries if not entry.heldout)
     if num_tokens < 2:
         raise InputError(f"{job.tokens_uri} has {num_tokens} tokens to train on (held-out shards apart)")
-    if job.config.keep_best and all(not entry.heldout for entry in entries):
+    heldout_tokens = Counter[str]()
+    for entry in entries:
+        heldout_tokens[entry.source] += entry.num_tokens * entry.heldout
+    if job.config.keep_best and max(heldout_tokens.values(), default=0) < 2:
         raise InputError(
-            f"keep_best keeps checkpoints of the lowest held-out loss, and {job.tokens_uri} has no held-out shards; "
+            f"keep_best keeps checkpoints of the lowest held-out loss, and {job.tokens_uri} has no held-out tokens; "
             "make some (tokenize's heldout_fraction), or leave keep_best out"
         )
     window = job.config.shuffle_window * job.config.sequence_length if job.config.shuffle == "windows" else None

@@ -55,7 +55,7 @@ class _PiecewiseLosses(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits_NV: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
-        counts_N, label_N1 = labels_N != IGNORE_INDEX, labels_N.clamp(min=0)[:, None]
+        counts_N, label_N1 = _counted(labels_N)
         rows = _rows_of_a_piece(logits_NV)
         pieces = zip(logits_NV.split(rows), label_N1.split(rows), strict=True)
         # torch's log-softmax is one pass over a piece, its logsumexp several.
@@ -64,15 +64,20 @@ class _PiecewiseLosses(torch.autograd.Function):
         )
         log_z_N = logits_NV.gather(1, label_N1)[:, 0].float() - logprob_N
         ctx.save_for_backward(logits_NV, labels_N, log_z_N)
+        ctx.set_materialize_grads(False)
         loss = torch.where(counts_N, -logprob_N, 0.0).sum()
         return loss, torch.where(counts_N, log_z_N.square(), 0.0).sum()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, loss_gradient: Tensor, z_loss_gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, loss_gradient: Tensor | None, z_loss_gradient: Tensor | None) -> tuple[Tensor, None]:
         logits_NV, labels_N, log_z_N = ctx.saved_tensors
-        counts_N, label_N1 = labels_N != IGNORE_INDEX, labels_N.clamp(min=0)[:, None]
-        softmax_weight_N1 = torch.where(counts_N, loss_gradient + 2 * z_loss_gradient * log_z_N, 0.0)[:, None]
+        counts_N, label_N1 = _counted(labels_N)
+        loss_gradient = log_z_N.new_zeros(()) if loss_gradient is None else loss_gradient
+        weight_N = loss_gradient.expand_as(log_z_N)
+        if z_loss_gradient is not None:
+            weight_N = weight_N + 2 * z_loss_gradient * log_z_N
+        softmax_weight_N1 = torch.where(counts_N, weight_N, 0.0)[:, None]
         label_weight_N1 = torch.where(counts_N, -loss_gradient, 0.0)[:, None]
         gradient_NV = torch.empty_like(logits_NV)
         rows = _rows_of_a_piece(logits_NV)
@@ -85,6 +90,12 @@ class _PiecewiseLosses(torch.autograd.Function):
             if place is None:
                 gradient_NV[piece] = gradient
         return gradient_NV, None
+
+
+def _counted(labels_N: Tensor) -> tuple[Tensor, Tensor]:
+    """(which labels count, the labels in a column, 0 where they don't). Other negative ones stay, and are refused."""
+    counts_N = labels_N != IGNORE_INDEX
+    return counts_N, torch.where(counts_N, labels_N, 0)[:, None]
 
 
 def _rows_of_a_piece(logits_NV: Tensor) -> int:

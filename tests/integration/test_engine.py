@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig
 
 from tests.integration.test_pretrain import one_rank
-from training.engine import begin_pass, build_engine, gradient_norm
+from training.engine import begin_pass, build_engine, gradient_norm, leaf_classes
 from training.engine_config import deepspeed_config
+from training.models import new_model
+from training.token_losses import token_losses_sum
 
 assert one_rank  # the fixture of that name, for this module too
 
@@ -23,7 +27,9 @@ STAGES = pytest.mark.parametrize("zero_stage", range(4))
 PRECISIONS = pytest.mark.parametrize("precision", ["fp32", "bf16"])
 
 
-def engine_of(model: torch.nn.Module, *, zero_stage: int, precision: Any, num_passes: int = 1) -> Any:
+def engine_of(
+    model: torch.nn.Module, *, zero_stage: int, precision: Any, num_passes: int = 1, offload: Any = "none"
+) -> Any:
     settings = deepspeed_config(
         zero_stage=zero_stage,
         precision=precision,
@@ -34,6 +40,7 @@ def engine_of(model: torch.nn.Module, *, zero_stage: int, precision: Any, num_pa
         lr=1e-2,
         weight_decay=0.1,
         accumulate_in_fp32=True,
+        offload=offload,
     )
     return build_engine(model, config=settings)
 
@@ -74,3 +81,55 @@ def test_gradients_of_many_passes_are_added_up_without_loss(zero_stage: int, pre
             engine.backward(engine(inputs).float().sum())  # the engine divides by the number of passes
             engine.step()
         assert gradient_norm(engine) == pytest.approx(8**0.5, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("zero_stage", "offload"), [*((z, "none") for z in range(4)), *((z, "optimizer") for z in (1, 2, 3))]
+)
+@PRECISIONS
+def test_a_bad_step_leaves_nothing_behind(zero_stage: int, precision: str, offload: str) -> None:
+    """Neither in the weights nor in the gradients of the steps after it, whichever of its passes was bad."""
+    engine = engine_of(linear(0.5), zero_stage=zero_stage, precision=precision, num_passes=2, offload=offload)
+    inputs = torch.ones(1, 8, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+    norms = []
+    for bad in ((False, False), (True, False), (False, True), (False, False)):
+        for number, is_bad in enumerate(bad):
+            begin_pass(engine, last=number == 1)
+            engine.backward(engine(inputs).float().sum() * (math.nan if is_bad else 1.0))
+            engine.step()
+        norms.append(gradient_norm(engine))
+    assert norms[0] == norms[3] == pytest.approx(8**0.5, rel=0.01)
+    assert not math.isfinite(norms[1])
+    assert not math.isfinite(norms[2])
+
+
+def test_zero_3_gathers_layers_whole_only_where_it_may() -> None:
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 64}
+    llama = new_model(AutoConfig.for_model("llama", intermediate_size=32, **shape))
+    assert [kind.__name__ for kind in leaf_classes(llama)] == ["LlamaDecoderLayer"]
+    llama.lm_head.weight = llama.model.layers[0].mlp.gate_proj.weight  # tied
+    assert leaf_classes(llama) == []
+    llama.config.num_hidden_layers = 1  # as if each ran twice
+    assert leaf_classes(llama) == []
+    assert leaf_classes(torch.nn.Linear(2, 2)) == []
+
+
+def test_an_encoder_made_a_decoder_trains_alike_at_zero_3() -> None:
+    found = []
+    for zero_stage in (0, 3):
+        config = AutoConfig.for_model(
+            "bert", hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=64,
+            is_decoder=True, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        )  # fmt: skip
+        torch.manual_seed(0)
+        engine = engine_of(new_model(config), zero_stage=zero_stage, precision="fp32")
+        ids = torch.arange(12)[None]
+        losses = []
+        for _ in range(3):
+            begin_pass(engine, last=True)
+            loss = token_losses_sum(engine(input_ids=ids).logits[:, :-1], ids[:, 1:]) / 11
+            engine.backward(loss)
+            engine.step()
+            losses.append(loss.item())
+        found.append(losses)
+    assert found[0] == pytest.approx(found[1], rel=1e-4)

@@ -77,6 +77,12 @@ def test_contradictions_are_refused_by_their_path(extra: dict[str, Any], path: s
             {"elasticity": {"enabled": True}},
             r"deepspeed\.elasticity is no setting of .* it knows activation_checkpointing",
         ),
+        ({"optimizer": {"params": {"wd": 0.1}}}, r"optimizer\.params\.wd is no setting of AdamW; it takes adam_w_mode"),
+        ({"optimizer": {"params": {"adam_w_mode": False}}}, r"adam_w_mode is false, and weight decay is AdamW's"),
+        ({"checkpoint": {"load_universal": True}}, r"deepspeed\.checkpoint\.load_universal is set"),
+        ({"tensor_parallel": {"autotp_size": 2}}, r"deepspeed\.tensor_parallel is .* ZeRO alone"),
+        ({"bf16": {"enabledd": 1}}, r"enabledd is 1"),
+        ({"compile": {"enabled": True}}, r"CompileConfig: enabled is True"),
         (
             {"zero_optimization": {"no_such": 1, "overlap_comm": "maybe"}},
             r"(?s)zero_optimization\.overlap_comm is 'maybe'.*zero_optimization\.no_such is 1",
@@ -86,6 +92,15 @@ def test_contradictions_are_refused_by_their_path(extra: dict[str, Any], path: s
 def test_what_no_worker_could_honour_is_refused(extra: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         check_passthrough(extra, config(extra=extra))
+
+
+def test_how_gradients_are_added_up_is_the_stages_own() -> None:
+    extra = {"data_types": {"grad_accum_dtype": "fp32"}}
+    config(zero_stage=2, precision="bf16", accumulate_in_fp32=True, extra=extra)
+    with pytest.raises(InputError, match="grad_accum_dtype is 'fp32', and gradients are added up in fp32 as it is"):
+        config(zero_stage=1, precision="bf16", accumulate_in_fp32=True, extra=extra)
+    with pytest.raises(InputError, match="grad_accum_dtype is 'fp32', and gradients are added up in bf16 in this"):
+        config(zero_stage=2, precision="bf16", extra=extra)
 
 
 def test_settings_that_deepspeed_reads_pass() -> None:

@@ -179,6 +179,34 @@ def test_an_encoder_looks_ahead_unless_it_is_made_a_decoder(is_decoder: bool) ->
         check_looks_back_only(model)
 
 
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "electra"])
+def test_an_encoder_of_small_fresh_weights_is_found_out_too(model_type: str) -> None:
+    settings = {"hidden_size": 64, "intermediate_size": 256, "vocab_size": 1000, "initializer_range": 0.006}
+    with pytest.raises(InputError, match="looks ahead"):
+        check_looks_back_only(causal_model(model_type, settings))
+
+
+def test_a_model_without_a_limit_of_positions_is_tried_too() -> None:
+    model = causal_model("xlnet", {"d_inner": 32, "d_head": 8})
+    assert model.config.max_position_embeddings == -1
+    with pytest.raises(InputError, match="looks ahead"):
+        check_looks_back_only(model)
+
+
+def test_a_model_that_fails_at_a_few_tokens_is_refused_by_what_it_says() -> None:
+    model = causal_model("gpt2", {})
+    model.forward = None
+    with pytest.raises(InputError, match="a 'gpt2' model of this config can't be tried on a few tokens: TypeError"):
+        check_looks_back_only(model)
+
+
+@pytest.mark.parametrize("positions", [1, 2, 4, 6])
+def test_short_contexts_are_tried_as_they_are(positions: int) -> None:
+    model = causal_model("gpt2", {"n_positions": positions})
+    check_looks_back_only(model)
+    check_attention_within_documents(model)
+
+
 @pytest.mark.parametrize("model_type", TOGETHER)
 def test_models_that_ignore_positions_are_found_by_trying(model_type: str) -> None:
     with pytest.raises(InputError, match=f"does not hold for a '{model_type}' model: a document's logits change by"):

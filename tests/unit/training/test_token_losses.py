@@ -58,6 +58,24 @@ def test_pieces_of_any_size_have_torchs_losses_and_gradients(
     assert gradient[0, 3].abs().sum() == 0
 
 
+def test_a_label_that_is_no_token_is_refused() -> None:
+    with pytest.raises(RuntimeError, match="index -1 is out of bounds"):
+        token_losses_sum(torch.zeros(1, 2, 8), torch.tensor([[1, -1]]))
+
+
+def test_a_masked_label_has_torchs_gradient() -> None:
+    found = []
+    for function in (loss_sums, plain_loss_sums):
+        logits_BTV = torch.tensor([[[0.0, -math.inf, 1.0]]], requires_grad=True)
+        sums = function(logits_BTV, torch.tensor([[1]]))
+        assert sums.loss.item() == math.inf
+        sums.loss.backward()
+        found.append(logits_BTV.grad)
+    torch.testing.assert_close(*found)
+    assert found[0] is not None
+    assert found[0].isfinite().all()
+
+
 def test_logits_are_left_as_they_are() -> None:
     logits_BTV = torch.randn(1, 3, 8, requires_grad=True)
     before = logits_BTV.detach().clone()
