@@ -137,5 +137,5 @@ def test_a_killed_driver_and_a_killed_and_replaced_raylet_change_no_loss(
     assert driver.returncode == 0, shown[-3000:]
     notes = (root / "notes").read_text()
     print(notes)
-    assert "starting the workers again (1 of 2 restarts)" in notes
+    assert "starting the workers again (1 of 2 restarts without progress)" in notes
     assert losses(root / "two_raylets") == losses(root / "two_workers")
