@@ -82,9 +82,10 @@ def finished(child: int) -> bool:
     return status == 0
 
 
-def long_run(root: Path, name: str, progress: Progress) -> bool:
+def long_run(root: Path, name: str, progress: Progress, **changes: Any) -> bool:
     """A run of one worker with a checkpoint every third step, to its end or until killed."""
-    return finished(fork(lambda: train(root, name, progress, num_workers=1, steps=40, checkpoint_every_steps=3)))
+    settings = {"num_workers": 1, "steps": 40, "checkpoint_every_steps": 3, **changes}
+    return finished(fork(lambda: train(root, name, progress, **settings)))
 
 
 def pair(root: Path) -> None:
@@ -100,15 +101,16 @@ def pair(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    root, seed, kills = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    root, seed, kills, zero_stage = Path(sys.argv[1]), *map(int, sys.argv[2:5])
     load_deepspeed()
     preloaded = (torch._inductor.compile_fx, export, models, AutoTokenizer, LlamaForCausalLM)  # before the forks
-    pair(root)
-    assert long_run(root, "undisturbed", SilentProgress())
+    if zero_stage == 1:
+        pair(root)
+    assert long_run(root, "undisturbed", SilentProgress(), zero_stage=zero_stage)
     moments = random.Random(seed)
     for kill in range(kills):
         in_checkpoint = kill % 2 == 0
         delay_s = moments.uniform(0, 0.003 if in_checkpoint else 0.05)
         progress = KilledAtRandom(moments.randint(1, 5), delay_s, in_checkpoint=in_checkpoint)
-        assert not long_run(root, "killed", progress), "the run ended before it was killed"
-    assert long_run(root, "killed", SilentProgress())
+        assert not long_run(root, "killed", progress, zero_stage=zero_stage), "the run ended before it was killed"
+    assert long_run(root, "killed", SilentProgress(), zero_stage=zero_stage)

@@ -32,23 +32,39 @@ KILLS = 6
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Inputs, and the runs of `killed_process_job.py`: `undisturbed`, `killed` and `two_workers`."""
+    """Inputs, and the runs of `killed_process_job.py` at ZeRO-1: `undisturbed`, `killed` and `two_workers`."""
     root = tmp_path_factory.mktemp("kills")
+    run_job(root, zero_stage=1)
+    return root
+
+
+def run_job(root: Path, *, zero_stage: int) -> None:
     make_tokens(root / "tokens")
     make_tokenizer(root / "tokenizer")
     seed = random.Random(os.getpid()).randrange(10**6)
-    command = [sys.executable, "-m", "tests.integration.killed_process_job", str(root), str(seed), str(KILLS)]
+    job = "tests.integration.killed_process_job"
+    command = [sys.executable, "-m", job, str(root), str(seed), str(KILLS), str(zero_stage)]
     # Without what other tests' libraries left in the environment.
     environment = {k: v for k, v in os.environ.items() if k not in {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"}}
-    job = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=180)
-    print(f"seed {seed}\n{job.stdout}")
-    assert job.returncode == 0, job.stderr[-3000:]
-    (root / "shown").write_text(job.stdout)
-    return root
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=180)
+    print(f"seed {seed}\n{done.stdout}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    (root / "shown").write_text(done.stdout)
 
 
 def test_a_process_killed_at_random_moments_ends_with_the_losses_of_the_undisturbed_run(root: Path) -> None:
     """At steps and, every other time, while a checkpoint is written."""
+    check_killed(root)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+def test_so_does_one_at_the_other_zero_stages(zero_stage: int, tmp_path: Path) -> None:
+    run_job(tmp_path, zero_stage=zero_stage)
+    check_killed(tmp_path)
+
+
+def check_killed(root: Path) -> None:
     shown = (root / "shown").read_text()
     assert len(re.findall("killed after step", shown)) == KILLS
     assert "writing checkpoint-" in shown
