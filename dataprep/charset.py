@@ -22,5 +22,5 @@ def decode_text(content: bytes) -> str:
 def _decode(content: bytes, declared: str) -> str:
     try:
         return bytes_to_str(content, declared, errors="strict", fallback_encodings=())
-    except (UnicodeDecodeError, LookupError):
+    except (UnicodeError, LookupError):  # also of "undefined", a codec whose every use is an error
         return bytes_to_str(content, detect_encoding(content) or "utf-8", errors="replace", fallback_encodings=())

@@ -367,8 +367,9 @@ class MixtureConfig(StageConfig):
     tokens: Annotated[list[str], InputOf(("tokenize",)), Field(min_length=1)]
     tokenizer: Annotated[str, InputOf(("tokenizer",))]  # the one that all of the shards were made with
     # Pattern of input files' names (`web-*`), with directories where names recur (`en/web-*`), or of all below a
-    # directory (`books/*`) -> weight; the first that fits; else 1. Files of one document each (HTML, text, code) go by
-    # the directory that clean's input covers.
+    # directory (`books/*`) -> weight; the first that fits; else 1. Unlike in clean's inputs, a star before the end
+    # stays within a name, and `**` goes through directories. Files of one document each (HTML, text, code) go by the
+    # directory that clean's input covers.
     sources: dict[str, Weight] = Field(default_factory=dict)
     languages: dict[str, Weight] = Field(default_factory=dict)  # language code -> weight; those not named have 1
     # lower end of a class of lengths (0, 2048, ...) -> weight; those not named have 1

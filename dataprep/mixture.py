@@ -41,7 +41,7 @@ def run(config: MixtureConfig, inputs: Mapping[str, Artifact], output: str, cont
     for entry in entries:
         if not entry.heldout:
             groups[_group(entry, config)].append(entry)
-    _check_weights([entry for members in groups.values() for entry in members], config)
+    _check_weights([entry for members in groups.values() for entry in members], config, context)
     often = group_epochs({group: sum(e.num_tokens for e in members) for group, members in groups.items()}, config)
     taken = [entry for group in sorted(groups) for entry in _taken(groups[group], often[group], output)]
     if not taken:
@@ -57,8 +57,11 @@ def run(config: MixtureConfig, inputs: Mapping[str, Artifact], output: str, cont
     return StageResult(metrics, [written_file(INDEX, index)])
 
 
-def _check_weights(entries: Sequence[ShardEntry], config: MixtureConfig) -> None:
-    """Raise `InputError` for weights of what the shards don't have: one misspelt would leave all as it comes."""
+def _check_weights(entries: Sequence[ShardEntry], config: MixtureConfig, context: StageContext) -> None:
+    """Raise `InputError` for weights of what the shards don't have: one misspelt would leave all as it comes.
+
+    A weight of 0 leaves out what may not be there anyway, so that is only told.
+    """
     sources = {entry.source for entry in entries}
     languages, lengths = {entry.language for entry in entries}, {entry.min_length for entry in entries}
     fitting = {key for key in config.sources if any(fits(source, key) for source in sources)}
@@ -68,7 +71,8 @@ def _check_weights(entries: Sequence[ShardEntry], config: MixtureConfig) -> None
         ("languages", config.languages, languages, languages),
         ("lengths", config.lengths, lengths, lengths),
     ):
-        # A weight of 0 leaves out what may not be there anyway.
+        for key in (key for key, weight in weights.items() if not weight and key not in usable):
+            context.progress.note(f"{setting}: {key} has weight 0, and fits no training document as it is")
         missing = [str(key) for key, weight in weights.items() if weight and key not in usable]
         if missing:
             names = sorted(str(key) for key in there if key != "")

@@ -4,12 +4,16 @@ import os
 
 import pytest
 
+from dataprep.over_shards import keep_compiled_kernels
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Ray makes its workers give way to everything else (15): beside a second test process they would hardly run.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# Numba's own cache, beside a kernel, would go on with what a function that it calls was before a change.
+keep_compiled_kernels()
 
 # `make test` runs two files at a time; the one that takes as long as all others together goes first.
 FIRST = "test_whole_way.py"

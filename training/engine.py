@@ -74,18 +74,31 @@ def check_passthrough(extra: Mapping[str, Any], config: Mapping[str, Any]) -> No
     `config` is what `deepspeed_config` made with that block. DeepSpeed itself would find these on the workers, or leave
     them out without a word.
     """
+    if (key := _other_than_text(extra)) is not None:
+        raise InputError(f"deepspeed: {key!r} is no name of a setting; put it in quotes, or take it out")
     problems = [f"deepspeed.{key} is {extra[key]!r}, and {why}" for key, why in _NOT_OURS.items() if key in extra]
     zero, adamw = config["zero_optimization"], config["optimizer"]["params"]
     if zero.get("compute_grad_norm") is False:
         problems.append("deepspeed.zero_optimization.compute_grad_norm is false, and every step's norm is judged")
-    if adamw.get("adam_w_mode", True) is not True:
-        problems.append("deepspeed.optimizer.params.adam_w_mode is false, and weight decay is AdamW's")
+    problems += [
+        f"deepspeed.optimizer.params.{key} is {adamw[key]!r}, and the optimizer is torch's AdamW"
+        for key in ("adam_w_mode", "torch_adam")
+        if adamw.get(key, True) is not True
+    ]
+    problems += [
+        f"deepspeed.optimizer.params.{key} is {value!r}; it must be true or false"
+        for key, value in adamw.items()
+        if key in _ADAMW_SWITCHES and not isinstance(value, bool | None)
+    ]
+    if adamw.get("foreach") and adamw.get("fused"):
+        problems.append("deepspeed.optimizer.params.foreach is true, and so is fused: set fused to false beside it")
     takes = {*inspect.signature(torch.optim.AdamW).parameters, "torch_adam", "adam_w_mode"} - {"params"}
     problems += [
         f"deepspeed.optimizer.params.{key} is no setting of AdamW; it takes {', '.join(sorted(takes))}"
         for key in sorted(adamw.keys() - takes)
     ]
-    if dict(config.get("checkpoint") or {}).get("load_universal"):
+    saving = config.get("checkpoint")
+    if isinstance(saving, Mapping) and saving.get("load_universal"):
         problems.append("deepspeed.checkpoint.load_universal is set, and a run loads its own checkpoints as they are")
     if extra:
         load_deepspeed()
@@ -107,6 +120,16 @@ def check_passthrough(extra: Mapping[str, Any], config: Mapping[str, Any]) -> No
         problems += _refused_by_deepspeed(config)
     if problems:
         raise InputError("; ".join(problems))
+
+
+def _other_than_text(settings: Mapping[Any, Any]) -> Any:
+    """A key at any depth that is no text; None where all are."""
+    for key, value in settings.items():
+        if not isinstance(key, str):
+            return key
+        if isinstance(value, Mapping) and (found := _other_than_text(value)) is not None:
+            return found
+    return None
 
 
 def _refused_by_deepspeed(config: Mapping[str, Any]) -> list[str]:
@@ -160,6 +183,7 @@ def _known_settings() -> set[str]:
     return asked
 
 
+_ADAMW_SWITCHES = frozenset({"amsgrad", "capturable", "differentiable", "foreach", "fused", "maximize"})
 _NOT_OURS = {
     "scheduler": "the stage sets the learning rate of each step itself (schedule, warmup_steps, min_lr)",
     "amp": "precision says what is computed in",
@@ -223,7 +247,7 @@ def leaf_classes(model: torch.nn.Module) -> list[type[torch.nn.Module]]:
     for itself.
     """
     layers = layers_of(model)
-    if len(layers) != getattr(getattr(model, "config", None), "num_hidden_layers", None):
+    if len({id(layer) for layer in layers}) != getattr(getattr(model, "config", None), "num_hidden_layers", None):
         return []
     inside = {id(module) for layer in layers for module in layer.modules()}
     of_layers = {id(p) for layer in layers for p in layer.parameters()}

@@ -72,9 +72,10 @@ def deepspeed_config(
         ours["zero_force_ds_cpu_optimizer"] = False  # which would need a compiler; torch's fused AdamW runs on CPUs too
     if offload == "optimizer_and_weights":
         ours["zero_optimization"]["offload_param"] = {"device": "cpu", "pin_memory": True}
-    sums = dict((extra or {}).get("data_types") or {}).get("grad_accum_dtype")
-    if precision == "bf16" and sums not in (None, ours["data_types"]["grad_accum_dtype"]):
-        what = "in fp32 as it is" if accumulate_in_fp32 else "in bf16 in this stage"
+    data_types = (extra or {}).get("data_types")
+    sums = data_types.get("grad_accum_dtype") if isinstance(data_types, Mapping) else None
+    if sums not in (None, ours.get("data_types", {}).get("grad_accum_dtype", "fp32")):
+        what = "in fp32 as it is" if accumulate_in_fp32 or precision == "fp32" else "in bf16 in this stage"
         raise InputError(
             f"deepspeed.data_types.grad_accum_dtype is {sums!r}, and gradients are added up {what}; leave it out"
         )

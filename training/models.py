@@ -7,6 +7,7 @@ config or a model is built.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -169,16 +170,23 @@ def check_looks_back_only(model: Any) -> None:
         return
     ids = torch.arange(length, device=model.device) % min(16, model.config.vocab_size)
     embedded: list[torch.Tensor] = []
-    hook = model.get_input_embeddings().register_forward_hook(lambda _module, _inputs, output: embedded.append(output))
-    try:
-        with _tried(model), torch.enable_grad():
+
+    def embeddings(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        embedded.append(output.detach().requires_grad_())  # frozen ones too
+        return embedded[-1]
+
+    with _tried(model), torch.enable_grad():
+        hook = model.get_input_embeddings().register_forward_hook(embeddings)
+        try:
             logits_TV = model(input_ids=ids[None], use_cache=False).logits[0, :kept].float()
-            weights_TV = torch.linspace(-1.0, 1.0, logits_TV.numel(), device=model.device).view_as(logits_TV)
-            (gradient,) = torch.autograd.grad((logits_TV * weights_TV).sum(), embedded[:1])
-    finally:
-        hook.remove()
+        finally:
+            hook.remove()
+        weights_TV = torch.linspace(-1.0, 1.0, logits_TV.numel(), device=model.device).view_as(logits_TV)
+        (gradient,) = torch.autograd.grad((logits_TV * weights_TV).sum(), embedded[:1])
     gradient_TD = gradient.float().flatten(0, -2)  # some models have the tokens first, or more of their own in front
     before, behind = (float(part.abs().max()) for part in gradient_TD.tensor_split([kept - length]))
+    if not math.isfinite(before + behind):
+        raise InputError(f"a {model.config.model_type!r} model with these weights gives logits that are no numbers")
     if behind > _SAME_GRADIENT * before:
         raise InputError(
             f"a {model.config.model_type!r} model of this config looks ahead: a token's logits depend on the tokens "

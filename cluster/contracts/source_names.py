@@ -21,22 +21,22 @@ def short_names(sources: Iterable[str]) -> dict[str, str]:
 def fits(source: str, pattern: str) -> bool:
     """Whether a pattern is of the source's URI, or of its end from some directory or the file's name on.
 
-    Step by step: "*" stands for a part of one name, but at the end, as in "books/*", for all that is in a directory,
-    which is a source itself where small files of it were packed together.
+    "*" stands for a part of one name, "**" for directories, and a "/*" or "/" at the end, as in "books/*", for all that
+    is in a directory, which is a source itself where small files of it were packed together.
     """
-    path, steps = source.split("/"), pattern.split("/")
-    is_directory = len(steps) > 1 and steps[-1] == "*"
-    if is_directory:
-        steps.pop()
-    last = len(path) - len(steps)  # where the pattern begins if it ends with the path
-    starts = set(range(last + 1) if is_directory else range(last, last + 1))
-    if steps[0] == "" or steps[0].endswith(":"):  # "/data/x.jsonl", "s3://bucket/x.jsonl"
-        starts &= {0}
-    return any(
-        all(fnmatchcase(name, step) for name, step in zip(path[start:], steps, strict=False))
-        for start in starts
-        if start >= 0
-    )
+    steps = pattern.split("/")
+    if len(steps) > 1 and steps[-1] in ("", "*"):
+        steps[-1] = "**"
+    is_whole = steps[0] == "" or steps[0].endswith(":")  # "/data/x.jsonl", "s3://bucket/x.jsonl"
+    return _fits(source.split("/"), steps if is_whole else ["**", *steps])
+
+
+def _fits(path: Sequence[str], steps: Sequence[str]) -> bool:
+    if not steps:
+        return not path
+    if steps[0] == "**":
+        return any(_fits(path[begin:], steps[1:]) for begin in range(len(path) + 1))
+    return bool(path) and fnmatchcase(path[0], steps[0]) and _fits(path[1:], steps[1:])
 
 
 def input_directories(matched: Iterable[Sequence[str]]) -> dict[str, str]:

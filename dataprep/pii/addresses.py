@@ -7,8 +7,9 @@ punctuation other than `_`, "@", then a host name whose last label is of two let
 and reserved ranges name no person and stay (the IANA special-purpose registries, RFC 6890). IPv4 is four decimal
 numbers without leading zeros that no digit, letter or further dotted number touches. One of them must be 100 or more,
 since most others are versions and sections ("3.8.11.1"), or a word for addresses ("IP", "DNS", "ping", ...) must
-stand shortly before on the line, with no word for versions after it: "ping 8.8.8.8". "Server" and "host" are such only
-with ":", "=", a tab, "at" or "is" behind them: programs of these names have versions. IPv6 is any form of RFC 4291,
+stand shortly before on the line, with no word for versions after it: "ping 8.8.8.8". "Host" is one where no other word
+stands between ("at", "is", "and" and numbers apart), and "server" where that is not a space alone: "server: 8.8.8.8",
+since programs of that name have versions. IPv6 is any form of RFC 4291,
 section 2.2, but with a final IPv4 part, within 2000::/3, all that is assigned.
 
 Each function gives the end of the match that begins at a byte, or -1; `email` gives both its ends.
@@ -22,15 +23,16 @@ import numpy as np
 from dataprep.pii.bytes import hex_value, is_alnum, is_digit, is_letter, is_word
 
 _DOT, _DASH, _COLON, _UNDERSCORE, _NEWLINE = 0x2E, 0x2D, 0x3A, 0x5F, 0x0A
-_EQUALS, _TAB = 0x3D, 0x09
+_LINKS = np.frombuffer(b":=\t(>,\"'", np.uint8)
 _LEAST_LARGEST_OCTET = 100
 _CONTEXT_BYTES = 32  # before an address of small numbers, in which a word must tell that it is one
-_ADDRESS_WORDS, _MACHINE_WORDS, _LINKING_WORDS, _VERSION_WORDS = (
+_ADDRESS_WORDS, _HOST_WORDS, _SERVER_WORDS, _LINKING_WORDS, _VERSION_WORDS = (
     np.frombuffer(b"".join(b"\0" + word for word in words.encode().split()) + b"\0", np.uint8)
     for words in (
         "ip ips ipv4 address addresses addr dns nameserver nameservers resolver resolvers ping gateway traceroute",
-        "server servers host hosts",
-        "at is are",
+        "host hosts",
+        "server servers",
+        "at is are and",
         "v ver version versions release releases firmware section sections build",
     )
 )
@@ -111,20 +113,29 @@ def _is_announced(data, i, begin):  # type: ignore[no-untyped-def]
     """Whether of the words before byte `i` the last one that is for addresses or for versions is for addresses."""
     first = max(begin, i - _CONTEXT_BYTES)
     end = i
-    is_linked = False
+    is_near, is_linked = True, False  # to the number: nothing but links between; a link that is no space
     while end > first:
         if data[end - 1] == _NEWLINE:
             return False
-        is_linked |= data[end - 1] in (_COLON, _EQUALS, _TAB)
         start = end
         while start > begin and end - start < _CONTEXT_BYTES and is_alnum(data[start - 1]):
             start -= 1
         if start == end:
+            for link in _LINKS:
+                is_linked |= data[end - 1] == link
             end -= 1
             continue
-        if _is_listed(data, start, end, _ADDRESS_WORDS) or (is_linked and _is_listed(data, start, end, _MACHINE_WORDS)):
+        if _is_listed(data, start, end, _ADDRESS_WORDS):
             return True
-        is_linked |= _is_listed(data, start, end, _LINKING_WORDS)
+        if is_near and _is_listed(data, start, end, _HOST_WORDS):
+            return True
+        if is_near and is_linked and _is_listed(data, start, end, _SERVER_WORDS):
+            return True
+        if _is_listed(data, start, end, _LINKING_WORDS):
+            is_linked = True
+        else:
+            for k in range(start, end):
+                is_near &= is_digit(data[k])
         if _is_listed(data, start, end, _VERSION_WORDS):
             return False
         end = start

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
@@ -16,6 +15,7 @@ from dataprep.sources.records import PlainText, Provenance, SourceRecord
 
 _BATCH_ROWS = 512
 _BATCH_BYTES = 32 << 20  # about; rows of long texts come in smaller batches
+_UNKNOWN_BYTES = 1 << 20  # of a value, where nothing tells: it may be the one before it and a byte more
 _BUFFER_BYTES = 4 << 20  # of one column; a request to a remote store
 _PROBE_BYTES = 16 << 20
 
@@ -78,6 +78,10 @@ def _is_string(kind: pa.DataType) -> bool:
     return any(is_kind(kind) for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
 
 
+def _is_binary(kind: pa.DataType) -> bool:
+    return _is_string(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
 def _mapped(schema: pa.Schema, columns: Columns) -> dict[str, str]:
     """What a column holds -> its name, of those that the file has."""
     mapped = {"text": columns.text, "url": columns.url, "date": columns.date, "title": columns.title}
@@ -94,7 +98,8 @@ def _row_group(
     columns: Columns,
     max_record_bytes: int,
 ) -> Iterator[SourceRecord]:
-    names = _mapped(parquet.schema_arrow, columns)
+    schema = parquet.schema_arrow
+    names = {role: n for role, n in _mapped(schema, columns).items() if not pa.types.is_nested(schema.field(n).type)}
     names.pop("text")
     row = first_row
     try:
@@ -131,14 +136,19 @@ def _longest_in_dictionaries(file: pa.NativeFile, parquet: pq.ParquetFile, numbe
     read with its dictionaries, which as a rule are of a megabyte at most.
     """
     kinds = {name: parquet.schema_arrow.field(name).type for name in read}
-    names = [n for n, kind in kinds.items() if _is_string(kind.value_type if pa.types.is_dictionary(kind) else kind)]
+    names = [n for n, kind in kinds.items() if _is_binary(kind.value_type if pa.types.is_dictionary(kind) else kind)]
     reader = pq.ParquetFile(
         file, metadata=parquet.metadata, pre_buffer=False, buffer_size=_BUFFER_BYTES, read_dictionary=names
     )
     longest = 0
-    for batch in itertools.islice(reader.iter_batches(1, row_groups=[number], columns=names, use_threads=False), 1):
-        for column in batch.columns:
-            longest += pc.max(pc.binary_length(column.dictionary.cast(pa.large_binary()))).as_py() or 0
+    for name in names:
+        try:
+            first = next(reader.iter_batches(1, row_groups=[number], columns=[name], use_threads=False), None)
+        except (pa.ArrowException, OSError):  # of no dictionary, or of one that the reading itself will stumble over
+            longest += _UNKNOWN_BYTES
+            continue
+        if first is not None:
+            longest += pc.max(pc.binary_length(first.column(0).dictionary.cast(pa.large_binary()))).as_py() or 0
     return longest
 
 
@@ -157,10 +167,8 @@ def _document(
 
 
 def _strings(column: pa.Array) -> list[str | None]:
-    """A column as text, timestamps as ISO 8601; null where it is nested, and each value that is no UTF-8."""
+    """A column as text, timestamps as ISO 8601; null for each value that is no UTF-8."""
     column = _decoded(column)
-    if pa.types.is_nested(column.type):
-        return [None] * len(column)
     try:
         if pa.types.is_timestamp(column.type):
             zone = "" if column.type.tz is None else "Z"

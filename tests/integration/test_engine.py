@@ -104,14 +104,16 @@ def test_a_bad_step_leaves_nothing_behind(zero_stage: int, precision: str, offlo
 
 
 def test_zero_3_gathers_layers_whole_only_where_it_may() -> None:
-    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 64}
-    llama = new_model(AutoConfig.for_model("llama", intermediate_size=32, **shape))
-    assert [kind.__name__ for kind in leaf_classes(llama)] == ["LlamaDecoderLayer"]
-    llama.lm_head.weight = llama.model.layers[0].mlp.gate_proj.weight  # tied
-    assert leaf_classes(llama) == []
-    llama.config.num_hidden_layers = 1  # as if each ran twice
-    assert leaf_classes(llama) == []
-    assert leaf_classes(torch.nn.Linear(2, 2)) == []
+    def llama(**settings: Any) -> Any:
+        shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 64, **settings}
+        return new_model(AutoConfig.for_model("llama", intermediate_size=32, **shape))
+
+    assert [kind.__name__ for kind in leaf_classes(llama())] == ["LlamaDecoderLayer"]
+    tied, twice, short = llama(), llama(), llama()
+    tied.lm_head.weight = tied.model.layers[0].mlp.gate_proj.weight
+    twice.model.layers[1] = twice.model.layers[0]
+    short.config.num_hidden_layers = 4  # as if each ran twice
+    assert [leaf_classes(model) for model in (tied, twice, short, torch.nn.Linear(2, 2))] == [[]] * 4
 
 
 def test_an_encoder_made_a_decoder_trains_alike_at_zero_3() -> None:

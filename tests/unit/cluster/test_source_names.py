@@ -14,9 +14,23 @@ def test_names_leave_out_the_directories_that_all_share_and_stay_different() -> 
 
 def test_patterns_are_of_the_name_or_of_the_path_from_some_directory_on() -> None:
     source = "s3://b/crawl/a/part-0.jsonl"
-    for pattern in ("part-*", "a/*", "a/part-0.jsonl", "s3://b/*", "*.jsonl", "crawl/*"):
+    for pattern in (
+        "part-*", "a/*", "a/part-0.jsonl", "s3://b/*", "*.jsonl", "crawl/*", "crawl/", "s3://b/", "s3://b/**/*.jsonl",
+        "crawl/**/part-*", "crawl/**", "**", "*/part-0.jsonl", "s3://b/*/*/*.jsonl",
+    ):  # fmt: skip
         assert fits(source, pattern), pattern
-    for pattern in ("art-*", "b/part-0.jsonl", "a", "/a/*", "crawl*", "cr*", "s3://b/part-*", "*/b/part-*", "b/a/*"):
+    for pattern in (
+        "art-*",
+        "b/part-0.jsonl",
+        "a",
+        "/a/*",
+        "crawl*",
+        "cr*",
+        "s3://b/part-*",
+        "*/b/part-*",
+        "b/a/*",
+        "crawl/*.jsonl",
+    ):
         assert not fits(source, pattern), pattern
     assert fits("/d/books", "books/*")  # of small files that were packed together
     assert fits("/d/books", "books")

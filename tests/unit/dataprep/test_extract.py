@@ -44,7 +44,8 @@ def test_the_servers_charset_goes_first_unless_the_bytes_contradict_it() -> None
     assert decode_html(latin, "iso-8859-1") == latin.decode("iso-8859-1")
     assert decode_html(latin, "utf-8") == decode_text(latin) == latin.decode("windows-1252")
     assert decode_html(b"h\xc3\xa4ufig" * 20 + b"\xff", "utf-8").endswith("häufig\ufffd")
-    assert decode_html(b"text", "no-such-charset") == "text"
+    for unusable in ("no-such-charset", "undefined", "base64"):
+        assert decode_html(b"text", unusable) == "text"
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,38 @@ def test_a_text_that_a_small_file_repeats_is_read_few_rows_at_a_time(tmp_path: P
     assert peak < 150 << 20  # not the 600 MB that the rows take
 
 
+@pytest.mark.parametrize("kind", [pa.string(), pa.binary(), pa.list_(pa.string())])
+def test_so_is_what_its_other_columns_repeat(kind: pa.DataType, tmp_path: Path) -> None:
+    value = "x" * 900_000
+    titles = pa.array([[value] if pa.types.is_list(kind) else value] * 1000, kind)
+    pq.write_table(pa.table({"text": ["t"] * 1000, "title": titles}), tmp_path / "a.parquet", compression="zstd")
+    assert (tmp_path / "a.parquet").stat().st_size < 10_000
+    before = pa.total_allocated_bytes()
+    peak = 0
+    with pa.OSFile(str(tmp_path / "a.parquet")) as file:
+        for record in read_parquet(file, "p", columns=Columns(), max_record_bytes=1000):
+            assert isinstance(record, PlainText)
+            assert record.provenance.title == (None if pa.types.is_list(kind) else value)
+            peak = max(peak, pa.total_allocated_bytes() - before)
+    assert record.provenance.offset == 999
+    assert peak < 100 << 20
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("encoding", ["DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY", "PLAIN"])
+@pytest.mark.parametrize("column", ["text", "url"])
+def test_every_encoding_of_texts_is_read(column: str, encoding: str, version: str, tmp_path: Path) -> None:
+    texts, urls = [f"text {n}" for n in range(90)], [f"http://a/{n}" for n in range(90)]
+    pq.write_table(
+        pa.table({"text": texts, "url": urls}), tmp_path / "a.parquet", use_dictionary=False,
+        column_encoding={column: encoding}, data_page_version=version,
+    )  # fmt: skip
+    found = read(tmp_path / "a.parquet", url="url")
+    assert [(r.text, r.provenance.url) for r in found if isinstance(r, PlainText)] == list(
+        zip(texts, urls, strict=True)
+    )
+
+
 def test_a_store_that_fails_is_an_error_and_no_quarantine(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["x " * 300] * 50}), tmp_path / "a.parquet")
 

@@ -223,19 +223,15 @@ def test_a_planted_item_is_found_in_any_text_at_any_place() -> None:
 
 def test_addresses_of_small_numbers_count_where_a_word_says_that_they_are_some() -> None:
     for before in (
-        "DNS server: ",
-        "ping ",
-        "IP=",
-        "the address is ",
-        "host\t",
-        "servers=",
-        "version 2 of the server at ",
-    ):
+        "DNS server: ", "ping ", "IP=", "the address is ", "host\t", "servers=", "version 2 of the server at ",
+        "server (", "<host>", "the host ", "hosts 10.0.0.1 and ",
+    ):  # fmt: skip
         assert redacted(f"{before}8.8.8.8.", kinds=["ip_address"]) == [f"{before}<IP_ADDRESS>."], before
     for text in (
         "8.8.8.8", "server version 8.8.8.8", "the ship 8.8.8.8", "IP:\n8.8.8.8", "zip 3.8.11.1", "ping 10.0.0.1",
         "the server, as it is told in the long section 8.8.8.8", "ping v8.8.8.8", "section 8.8.8.8",
-        "SQL Server 9.0.2.4 is old", "Server 2.4.1.9 released", "the host 8.8.8.8", "at the server 8.8.8.8",
+        "SQL Server 9.0.2.4 is old", "Server 2.4.1.9 released", "at the server 8.8.8.8", "Servers are running 9.0.2.4",
+        "the host is now running kernel 2.6.3.9", "Server: Apache/2.4.1.9",
         "IP and then many other words that say nothing 8.8.8.8",
     ):  # fmt: skip
         assert redacted(text, kinds=["ip_address"]) == [text]

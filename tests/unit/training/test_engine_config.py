@@ -78,7 +78,17 @@ def test_contradictions_are_refused_by_their_path(extra: dict[str, Any], path: s
             r"deepspeed\.elasticity is no setting of .* it knows activation_checkpointing",
         ),
         ({"optimizer": {"params": {"wd": 0.1}}}, r"optimizer\.params\.wd is no setting of AdamW; it takes adam_w_mode"),
-        ({"optimizer": {"params": {"adam_w_mode": False}}}, r"adam_w_mode is false, and weight decay is AdamW's"),
+        (
+            {"optimizer": {"params": {"adam_w_mode": False}}},
+            r"adam_w_mode is False, and the optimizer is torch's AdamW",
+        ),
+        ({"optimizer": {"params": {"torch_adam": False}}}, r"torch_adam is False, and the optimizer is torch's AdamW"),
+        ({"optimizer": {"params": {"amsgrad": "maybe"}}}, r"amsgrad is 'maybe'; it must be true or false"),
+        ({"optimizer": {"params": {"foreach": True}}}, r"foreach is true, and so is fused"),
+        ({1: 2}, r"deepspeed: 1 is no name of a setting"),
+        ({"zero_optimization": {1: 2}}, r"deepspeed: 1 is no name of a setting"),
+        ({"checkpoint": "x"}, r"deepspeed: "),
+        ({"data_types": "fp32"}, r"deepspeed"),
         ({"checkpoint": {"load_universal": True}}, r"deepspeed\.checkpoint\.load_universal is set"),
         ({"tensor_parallel": {"autotp_size": 2}}, r"deepspeed\.tensor_parallel is .* ZeRO alone"),
         ({"bf16": {"enabledd": 1}}, r"enabledd is 1"),
@@ -99,6 +109,8 @@ def test_how_gradients_are_added_up_is_the_stages_own() -> None:
     config(zero_stage=2, precision="bf16", accumulate_in_fp32=True, extra=extra)
     with pytest.raises(InputError, match="grad_accum_dtype is 'fp32', and gradients are added up in fp32 as it is"):
         config(zero_stage=1, precision="bf16", accumulate_in_fp32=True, extra=extra)
+    with pytest.raises(InputError, match="grad_accum_dtype is 'bf16', and gradients are added up in fp32 as it is"):
+        config(precision="fp32", extra={"data_types": {"grad_accum_dtype": "bf16"}})
     with pytest.raises(InputError, match="grad_accum_dtype is 'fp32', and gradients are added up in bf16 in this"):
         config(zero_stage=2, precision="bf16", extra=extra)
 

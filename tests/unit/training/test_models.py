@@ -200,6 +200,16 @@ def test_a_model_that_fails_at_a_few_tokens_is_refused_by_what_it_says() -> None
         check_looks_back_only(model)
 
 
+def test_frozen_embeddings_are_no_fault_and_weights_that_are_no_numbers_are() -> None:
+    model = causal_model("gpt2", {})
+    model.get_input_embeddings().weight.requires_grad_(False)
+    check_looks_back_only(model)
+    assert not model.get_input_embeddings()._forward_hooks
+    torch.nn.init.constant_(model.transformer.ln_f.weight, float("nan"))
+    with pytest.raises(InputError, match="a 'gpt2' model with these weights gives logits that are no numbers"):
+        check_looks_back_only(model)
+
+
 @pytest.mark.parametrize("positions", [1, 2, 4, 6])
 def test_short_contexts_are_tried_as_they_are(positions: int) -> None:
     model = causal_model("gpt2", {"n_positions": positions})
