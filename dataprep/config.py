@@ -53,9 +53,8 @@ class MinHashSettings(StrictModel):
 class ReadLimits(StrictModel):
     """Beyond these a record is quarantined instead of read."""
 
-    max_record_bytes: Annotated[int, Field(ge=1, le=2**40)] = (
-        16 * 2**20
-    )  # of a page, a text, a JSON line or a Parquet row's text
+    # Of a page, a text, a JSON line or a Parquet row's text.
+    max_record_bytes: Annotated[int, Field(ge=1, le=2**40)] = 16 * 2**20
     # Elements open at once; extraction is quadratic in it.
     max_html_depth: Annotated[int, Field(ge=1, le=MAX_INT)] = 2_000
     max_html_attributes: Annotated[int, Field(ge=1, le=MAX_INT)] = 2_000  # of one tag; parsing is quadratic in them

@@ -43,6 +43,11 @@ class Failure:
     detail: str
 
 
+def child_environment() -> dict[str, str]:
+    """For a child process in which the same modules are found as in this one."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
 class KillableMap(Generic[Item, Result]):
     """`function` applied in a child process, started at the first call.
 
@@ -117,10 +122,9 @@ class KillableMap(Generic[Item, Result]):
     def _start(self) -> Connection[Any, Any]:
         ours, theirs = Pipe()
         with theirs:
-            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
             descriptors = [theirs.fileno(), self._progress.fileno()]
             command = [sys.executable, "-c", _COMMAND, *map(str, descriptors)]
-            self._process = subprocess.Popen(command, pass_fds=descriptors, env=environment)
+            self._process = subprocess.Popen(command, pass_fds=descriptors, env=child_environment())
         self._connection = ours
         self._served = 0
         self.num_started += 1

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from cluster.contracts.errors import InputError, StageFailed
 from dataprep.config import QualityClassifierConfig
 from dataprep.filters.scores import Judged, Limit, Scores, first_failing
 from dataprep.filters.settings import QualitySettings
+from dataprep.killable import child_environment
 from dataprep.text_column import TextColumn
 
 SCORES: tuple[str, ...] = ("positive_probability",)
@@ -71,7 +71,7 @@ def train(rows: Iterable[tuple[str, bool]], *, config: QualityClassifierConfig, 
     }
     done = subprocess.run(
         [sys.executable, "-c", _TRAIN, json.dumps(settings), str(output)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), **_FRESH_MEMORY},
+        env={**child_environment(), **_FRESH_MEMORY},
         capture_output=True,
         text=True,
         check=False,

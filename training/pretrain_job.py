@@ -11,7 +11,6 @@ from typing import Any
 from cluster.contracts import storage
 from cluster.contracts.errors import StageFailed
 from training.checkpoints import CheckpointStore
-from training.engine import check_passthrough
 from training.engine_config import deepspeed_config
 from training.models import (
     add_tokens,
@@ -24,6 +23,7 @@ from training.models import (
     model_config,
     new_model,
 )
+from training.passthrough import check_passthrough
 from training.pretrain_config import PretrainConfig
 
 

@@ -68,7 +68,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--documents", type=Path, help="JSON Lines (.zst, .gz, .bz2)")  # fmt: skip
     parser.add_argument("--peer", help="a Python with datatrove 0.10.1; default: this one, where it has it")
     parser.add_argument("--only", type=_bars, default=list(BARS), help="bars to measure, such as 1,3; default: all")
-    parser.add_argument("--pipeline-documents", type=int, help="documents of bar 2; default: 350,000, a minute of ours")
+    parser.add_argument(
+        "--pipeline-documents",
+        type=int,
+        help="documents of bar 2; default: 720,000, a minute of ours",
+    )
     parser.add_argument("--peer-documents", type=int, help="how many of them datatrove gets; default: a tenth of them")
     parser.add_argument("--quick", action="store_true", help="smaller inputs, to see that it works")
     parser.add_argument("--json", type=Path, help="write the JSON lines here too")

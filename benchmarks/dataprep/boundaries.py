@@ -79,12 +79,9 @@ def _gopher_quality() -> list[_Row]:
     ]
 
 
-def _names(count: int, length: int = 4) -> list[str]:
-    """So many words of `length` small letters, no two alike."""
-    return [
-        "".join(_LETTERS[number // 26**place % 26] for place in range(min(length, 4))).ljust(length, "z")
-        for number in range(count)
-    ]
+def _names(count: int) -> list[str]:
+    """So many words of four small letters, no two alike."""
+    return ["".join(_LETTERS[number // 26**place % 26] for place in range(4)) for number in range(count)]
 
 
 def _exactly(parts: Sequence[str], length: int, between: str = " ") -> str:
@@ -179,7 +176,7 @@ def _fineweb() -> list[_Row]:
     def broken(words: int) -> str:
         """Four lines of so many words in all, a full stop among them."""
         long = [name.ljust(40, "x") for name in _names(words - 1)]
-        return "\n".join([" ".join([*long[:-3]]) + ".", *long[-3:]])
+        return "\n".join([" ".join(long[:-3]) + ".", *long[-3:]])
 
     return [
         ("3 of 25 lines end in a full stop", lines(25, ended=3), ""),

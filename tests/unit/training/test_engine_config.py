@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from cluster.contracts.errors import InputError, StageFailed
-from training.engine import _accumulate_in_fp32, assert_engine, check_passthrough, weight_decay_groups
+from training.engine import _accumulate_in_fp32, assert_engine, weight_decay_groups
 from training.engine_config import deepspeed_config
+from training.passthrough import check_passthrough
 
 
 def config(**changes: Any) -> dict[str, Any]:
@@ -91,8 +92,8 @@ def test_contradictions_are_refused_by_their_path(extra: dict[str, Any], path: s
         ({"data_types": "fp32"}, r"deepspeed"),
         ({"checkpoint": {"load_universal": True}}, r"deepspeed\.checkpoint\.load_universal is set"),
         ({"tensor_parallel": {"autotp_size": 2}}, r"deepspeed\.tensor_parallel is .* ZeRO alone"),
-        ({"bf16": {"enabledd": 1}}, r"enabledd is 1"),
-        ({"compile": {"enabled": True}}, r"CompileConfig: enabled is True"),
+        ({"bf16": {"enabledd": 1}}, r"deepspeed\.bf16\.enabledd is 1"),
+        ({"compile": {"enabled": True}}, r"deepspeed\.compile\.enabled is True"),
         (
             {"zero_optimization": {"no_such": 1, "overlap_comm": "maybe"}},
             r"(?s)zero_optimization\.overlap_comm is 'maybe'.*zero_optimization\.no_such is 1",
