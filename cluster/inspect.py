@@ -32,7 +32,7 @@ from dataprep.documents import (
     read_row,
     read_shard_table,
 )
-from dataprep.url_key import normal_url
+from dataprep.signatures.url import normal_url
 
 CORPUS_KINDS = ("dedupe", "repeated_lines", "clean")  # of artifacts with documents; the last made of a run first
 HEAD_CHARACTERS = 160  # of a text, shown

@@ -38,26 +38,36 @@ class StageKind:
 STAGE_KINDS: dict[str, StageKind] = {
     kind.name: kind
     for kind in (
-        StageKind("clean", "dataprep.config:CleanConfig", "dataprep.clean:run", "extract, identify language, filter"),
+        StageKind(
+            "clean", "dataprep.config:CleanConfig", "dataprep.clean.stage:run", "extract, identify language, filter"
+        ),
         StageKind(
             "quality_classifier",
             "dataprep.config:QualityClassifierConfig",
-            "dataprep.quality_classifier:run",
+            "dataprep.quality_classifier.stage:run",
             "train a fastText classifier of good and bad documents",
         ),
         StageKind(
             "repeated_lines",
             "dataprep.config:RepeatedLinesConfig",
-            "dataprep.repeated_lines:run",
+            "dataprep.repeated_lines.stage:run",
             "cut lines that stand in many documents",
         ),
-        StageKind("dedupe", "dataprep.config:DedupeConfig", "dataprep.dedupe:run", "find exact and near duplicates"),
         StageKind(
-            "tokenizer", "dataprep.config:TokenizerConfig", "dataprep.tokenizer:run", "train a byte-level BPE tokenizer"
+            "dedupe", "dataprep.config:DedupeConfig", "dataprep.dedupe.stage:run", "find exact and near duplicates"
         ),
-        StageKind("tokenize", "dataprep.config:TokenizeConfig", "dataprep.tokenize:run", "write token shards"),
         StageKind(
-            "mixture", "dataprep.config:MixtureConfig", "dataprep.mixture:run", "weigh sources, languages and lengths"
+            "tokenizer",
+            "dataprep.config:TokenizerConfig",
+            "dataprep.tokenizer.stage:run",
+            "train a byte-level BPE tokenizer",
+        ),
+        StageKind("tokenize", "dataprep.config:TokenizeConfig", "dataprep.tokenize.stage:run", "write token shards"),
+        StageKind(
+            "mixture",
+            "dataprep.config:MixtureConfig",
+            "dataprep.mixture.stage:run",
+            "weigh sources, languages and lengths",
         ),
         StageKind("pretrain", "training.pretrain_config:PretrainConfig", "training.pretrain:run", "train a base model"),
         StageKind(

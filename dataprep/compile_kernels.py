@@ -20,7 +20,7 @@ from dataprep.filters.settings import (
     PiiSettings,
     RefinedWebSettings,
 )
-from dataprep.over_shards import keep_compiled_kernels
+from dataprep.ray_tasks import keep_compiled_kernels
 from dataprep.sources.shards import whole_file
 
 _PAGE = b"<html><body><p>Two words, and [1] a few more. It is no page of note, but one of the kind.</p></body></html>"
@@ -32,14 +32,14 @@ def compile_kernels() -> None:
     import numpy as np
     import pyarrow as pa
 
-    from dataprep.bpe_encoder import BpeEncoder
-    from dataprep.buckets import checked_edges
-    from dataprep.clean_part import clean_part
-    from dataprep.components import UnionFind, spanning_forest
-    from dataprep.line_keys import line_keys, site_hashes, site_keys, without_lines
-    from dataprep.markup import scan
-    from dataprep.minhash import DTYPE, band_hashes
-    from dataprep.text_column import TextColumn
+    from dataprep.clean.part import clean_part
+    from dataprep.dedupe.bucket_edges import checked_edges
+    from dataprep.dedupe.union_find import UnionFind, spanning_forest
+    from dataprep.extract.html_depth import scan
+    from dataprep.repeated_lines.line_keys import line_keys, site_hashes, site_keys, without_lines
+    from dataprep.signatures.minhash import DTYPE, band_hashes
+    from dataprep.text.column import TextColumn
+    from dataprep.tokenizer.compiled_bpe import BpeEncoder
 
     scan(_PAGE)
     page = TextColumn(pa.array(["two words"], pa.large_string()))

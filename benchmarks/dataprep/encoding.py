@@ -16,10 +16,10 @@ from tokenizers import Tokenizer
 
 from benchmarks.dataprep.documents import Document
 from benchmarks.figures import Figure, ratio
-from dataprep.bpe import train_bpe
 from dataprep.config import SpecialTokens
-from dataprep.encoder import Encoded, Encoder, HuggingFaceEncoder, fastest_encoder
-from dataprep.text_column import TextColumn
+from dataprep.text.column import TextColumn
+from dataprep.tokenizer.bpe_training import train_bpe
+from dataprep.tokenizer.encoders import Encoded, Encoder, HuggingFaceEncoder, fastest_encoder
 
 _VOCAB_SIZE = 32_768
 _TRAINING_DOCUMENTS = 3_000

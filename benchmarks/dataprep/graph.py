@@ -69,7 +69,7 @@ def _batches(num_edges: int, num_nodes: int) -> Iterator[npt.NDArray[np.int64]]:
 
 
 def _union_find(num_edges: int, num_nodes: int, memory_map: Path | None) -> dict[str, Any]:
-    from dataprep.components import UnionFind
+    from dataprep.dedupe.union_find import UnionFind
 
     warm = UnionFind(2)
     warm.add(np.array([[0, 1]]))

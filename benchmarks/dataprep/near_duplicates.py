@@ -12,12 +12,12 @@ import pyarrow as pa
 from benchmarks.dataprep.documents import Document
 from benchmarks.dataprep.peer_process import Peer
 from benchmarks.figures import Figure
-from dataprep import minhash
-from dataprep.buckets import checked_edges
-from dataprep.components import UnionFind
 from dataprep.config import FuzzySettings, MinHashSettings
-from dataprep.sketches import most_differing, sketches
-from dataprep.text_column import TextColumn
+from dataprep.dedupe.bucket_edges import checked_edges
+from dataprep.dedupe.union_find import UnionFind
+from dataprep.signatures import minhash
+from dataprep.signatures.bit_sketch import most_differing, sketches
+from dataprep.text.column import TextColumn
 
 
 def recall(documents: Sequence[Document], files: Sequence[Path], peer: Peer | None) -> list[Figure]:

@@ -100,7 +100,9 @@ def at_ten_times_the_data(documents: Sequence[Document], scratch: Path, *, count
 
 def _through_ray(documents: Sequence[Document], tokenizer: Path, storage: Path) -> Run:
     """Clean, dedupe, tokenise with the default rules and all filter families, as the runner calls them."""
-    from dataprep import clean, dedupe, tokenize
+    from dataprep.clean import stage as clean
+    from dataprep.dedupe import stage as dedupe
+    from dataprep.tokenize import stage as tokenize
 
     files = write_jsonl(documents, storage / "input", files=_num_files(len(documents)))
     families = CleanConfig(inputs=[str(p) for p in files], languages=["en"], fineweb={})  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """C4's bad-words rule: a page with any word or phrase of a list goes.
 
 Source: Raffel et al. 2020, section 2.2, and C4's published code; the share that is kept all the same is FineWeb's.
-Entries count as whole words (`dataprep.phrases`). Which documents are kept follows from a hash of their text, so it is
+Entries count as whole words (`phrase_search.py`). Which documents are kept follows from a hash of their text, so it is
 the same in every run and wherever they stand.
 """
 
@@ -13,13 +13,13 @@ import numba
 import numpy as np
 
 from cluster.contracts.errors import InputError
+from dataprep.filters.phrase_search import PhraseTrie
 from dataprep.filters.scores import Judged, Limit, Scores, first_failing
 from dataprep.filters.settings import BadWordsSettings
-from dataprep.hashing import hash_bytes, mix
-from dataprep.phrases import PhraseTrie
-from dataprep.pointers import pointer_to
-from dataprep.text_column import TextColumn
-from dataprep.word_lists import read_word_lists
+from dataprep.filters.word_lists import read_word_lists
+from dataprep.text.column import TextColumn
+from dataprep.text.hashing import hash_bytes, mix
+from dataprep.text.numba_pointers import pointer_to
 
 SCORES: tuple[str, ...] = ("num_bad_words",)
 REASONS: tuple[str, ...] = ("bad_words",)

@@ -9,15 +9,15 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from dataprep.characters import DIGIT, character_flags, decode, flags_of
 from dataprep.filters.limits import at_least, at_most
 from dataprep.filters.scores import Judged, Scores
 from dataprep.filters.settings import C4Settings
-from dataprep.kept_spans import KeptSpans
-from dataprep.pointers import pointer_to
-from dataprep.text_column import TextColumn
-from dataprep.word_pieces import ABBREVIATION_HASHES
-from dataprep.words import ENDS_SENTENCE, IS_PUNCTUATION, IS_UNSPACED, words_between
+from dataprep.text.characters import DIGIT, character_flags, decode, flags_of
+from dataprep.text.column import TextColumn
+from dataprep.text.edits import KeptSpans
+from dataprep.text.numba_pointers import pointer_to
+from dataprep.text.word_rules import ABBREVIATION_HASHES
+from dataprep.text.words import ENDS_SENTENCE, IS_PUNCTUATION, IS_UNSPACED, words_between
 
 SCORES: tuple[str, ...] = (
     "num_lines",
@@ -188,7 +188,7 @@ def _c4(  # type: ignore[no-untyped-def]
 def _spaced_words(starts, ends, chars, kinds, first, last):  # type: ignore[no-untyped-def]
     """(words between white space, code points of the longest) among the words first:last of a line.
 
-    In scripts without spaces each letter is a word, as everywhere (`dataprep.words`, rule 6).
+    In scripts without spaces each letter is a word, as everywhere (`dataprep.text.words`, rule 6).
     """
     count = longest = length = 0
     for w in range(first, last):

@@ -9,12 +9,12 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from dataprep.characters import SENTENCE_END, SPACE, character_flags, decode, flags_of, previous_start
 from dataprep.filters.scores import Judged, Limit, Scores, first_failing
 from dataprep.filters.settings import FineWebSettings
-from dataprep.hash_table import insert, new_table, table_mask
-from dataprep.pointers import pointer_to
-from dataprep.text_column import TextColumn
+from dataprep.text.characters import SENTENCE_END, SPACE, character_flags, decode, flags_of, previous_start
+from dataprep.text.column import TextColumn
+from dataprep.text.hash_table import insert, new_table, table_mask
+from dataprep.text.numba_pointers import pointer_to
 
 SCORES: tuple[str, ...] = (
     "num_lines",

@@ -11,14 +11,14 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from dataprep.characters import SPACE, character_flags, decode, flags_of, previous_start
 from dataprep.filters.scores import Judged, Limit, Scores, first_failing
 from dataprep.filters.settings import GopherQualitySettings
-from dataprep.hash_table import find_slot, insert, new_table
-from dataprep.hashing import hash_text
-from dataprep.pointers import pointer_to
-from dataprep.text_column import TextColumn
-from dataprep.words import HAS_ALPHA, IS_SYMBOL, IS_UNSPACED
+from dataprep.text.characters import SPACE, character_flags, decode, flags_of, previous_start
+from dataprep.text.column import TextColumn
+from dataprep.text.hash_table import find_slot, insert, new_table
+from dataprep.text.hashing import hash_text
+from dataprep.text.numba_pointers import pointer_to
+from dataprep.text.words import HAS_ALPHA, IS_SYMBOL, IS_UNSPACED
 
 SCORES: tuple[str, ...] = (
     "num_words",  # but for symbols alone

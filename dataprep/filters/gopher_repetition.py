@@ -14,14 +14,14 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from dataprep.characters import SPACE, character_flags, decode, flags_of, previous_start
 from dataprep.filters.scores import Judged, Limit, Scores, first_failing
 from dataprep.filters.settings import GopherRepetitionSettings
-from dataprep.hash_table import find_slot, insert, new_table, table_mask
-from dataprep.hashing import NGRAM_BASE, hash_bytes, mix
-from dataprep.pointers import pointer_to
-from dataprep.text_column import TextColumn
-from dataprep.words import IS_UNSPACED
+from dataprep.text.characters import SPACE, character_flags, decode, flags_of, previous_start
+from dataprep.text.column import TextColumn
+from dataprep.text.hash_table import find_slot, insert, new_table, table_mask
+from dataprep.text.hashing import NGRAM_BASE, hash_bytes, mix
+from dataprep.text.numba_pointers import pointer_to
+from dataprep.text.words import IS_UNSPACED
 
 _TOP_SIZES, _DUPLICATE_SIZES = range(2, 5), range(5, 11)
 SCORES: tuple[str, ...] = (

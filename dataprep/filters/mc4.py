@@ -9,7 +9,7 @@ import numpy as np
 
 from dataprep.filters.scores import Judged, Limit, Scores, first_failing
 from dataprep.filters.settings import Mc4Settings
-from dataprep.text_column import TextColumn
+from dataprep.text.column import TextColumn
 
 SCORES: tuple[str, ...] = ("num_long_lines",)
 REASONS: tuple[str, ...] = ("too_few_long_lines",)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from dataprep.characters import DIGIT, LOWER, SPACE, UNSPACED, UPPER, character_flags, decode, flags_of
 from dataprep.filters.limits import at_least, at_most
 from dataprep.filters.scores import Judged, Limit, Scores, first_failing
 from dataprep.filters.settings import RefinedWebSettings
-from dataprep.kept_spans import KeptSpans
-from dataprep.pointers import pointer_to
-from dataprep.text_column import TextColumn
+from dataprep.text.characters import DIGIT, LOWER, SPACE, UNSPACED, UPPER, character_flags, decode, flags_of
+from dataprep.text.column import TextColumn
+from dataprep.text.edits import KeptSpans
+from dataprep.text.numba_pointers import pointer_to
 
 SCORES: tuple[str, ...] = ("cut_lines_fraction", "cut_words_fraction")
 REASONS: tuple[str, ...] = ("too_many_words_cut",)

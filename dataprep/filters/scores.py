@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dataprep.kept_spans import KeptSpans
+from dataprep.text.edits import KeptSpans
 
 
 @dataclass(frozen=True)

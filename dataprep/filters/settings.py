@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, field_validator
 
 from cluster.contracts.config import ReferenceFiles, StrictModel
-from dataprep.pii.kinds import KINDS, PiiKind
+from dataprep.pii.settings import KINDS, PiiKind
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 MAX_INT = 2**63 - 1  # what the kernels compute with

@@ -15,7 +15,7 @@ import numpy as np
 from cluster.contracts.errors import InputError
 from dataprep.filters.scores import Judged, Limit, Scores, first_failing
 from dataprep.filters.settings import WORD, UrlBlocklistSettings, domain_of
-from dataprep.word_lists import listed
+from dataprep.filters.word_lists import listed
 
 SCORES: tuple[str, ...] = ("blocked_domain", "blocked_words")  # 0 or 1; how many different ones
 REASONS: tuple[str, ...] = ("url_domain", "url_word")

@@ -13,10 +13,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dataprep.filters.settings import PiiSettings
-from dataprep.pii.kinds import KINDS
 from dataprep.pii.scan import Matches, find
-from dataprep.pointers import pointer_to
-from dataprep.text_column import TextColumn
+from dataprep.pii.settings import KINDS
+from dataprep.text.column import TextColumn
+from dataprep.text.numba_pointers import pointer_to
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ import numpy.typing as npt
 
 from dataprep.pii.addresses import email, ipv4, ipv6
 from dataprep.pii.bytes import is_alnum, is_digit
-from dataprep.pii.kinds import CREDIT_CARD, EMAIL_ADDRESS, IBAN_CODE, IP_ADDRESS, PHONE_NUMBER, SECRET
 from dataprep.pii.numbers import IBAN_LENGTH_OF, american_phone, credit_card, iban, international_phone
 from dataprep.pii.secrets import (
     MIN_TOKEN,
@@ -31,8 +30,9 @@ from dataprep.pii.secrets import (
     service_key,
     web_token,
 )
-from dataprep.pointers import pointer_to
-from dataprep.text_column import TextColumn
+from dataprep.pii.settings import CREDIT_CARD, EMAIL_ADDRESS, IBAN_CODE, IP_ADDRESS, PHONE_NUMBER, SECRET
+from dataprep.text.column import TextColumn
+from dataprep.text.numba_pointers import pointer_to
 
 _BLOCK = 128  # bytes looked at together
 _AT, _DASH, _PLUS, _OPEN, _UNDERSCORE = 0x40, 0x2D, 0x2B, 0x28, 0x5F
@@ -46,7 +46,7 @@ class Matches:
     doc_offsets: npt.NDArray[np.int64]  # [D+1] document d has the matches doc_offsets[d]:doc_offsets[d+1]
     starts: npt.NDArray[np.int64]  # [M] first byte
     ends: npt.NDArray[np.int64]  # [M] one past the last byte
-    kinds: npt.NDArray[np.int8]  # [M] index into `dataprep.pii.kinds.KINDS`
+    kinds: npt.NDArray[np.int8]  # [M] index into `dataprep.pii.settings.KINDS`
 
 
 def find(column: TextColumn, wanted: Collection[int]) -> Matches:

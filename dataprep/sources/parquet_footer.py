@@ -12,7 +12,7 @@ from functools import lru_cache
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dataprep.killable import Failure, KillableMap
+from dataprep.killable_process import Failure, KillableMap
 
 _MAGIC = b"PAR1"
 _TAIL_BYTES = 8  # the footer's length, 4 bytes, and the magic

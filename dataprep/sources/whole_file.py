@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import BinaryIO
 
 from cluster.contracts.records import Quarantined
-from dataprep.charset import decode_text
+from dataprep.sources.charset import decode_text
 from dataprep.sources.code_languages import code_language
 from dataprep.sources.compression import DamagedStream, decompressed
 from dataprep.sources.formats import Codec

@@ -25,10 +25,14 @@ from cluster.contracts.progress import SilentProgress
 from cluster.contracts.records import doc_id
 from cluster.contracts.retry import Backoff
 from cluster.contracts.tokens import open_shards, read_token_index
-from dataprep import clean, dedupe, quality_classifier, tokenize, tokenizer
+from dataprep.clean import stage as clean
 from dataprep.config import CleanConfig, DedupeConfig, QualityClassifierConfig, TokenizeConfig, TokenizerConfig
+from dataprep.dedupe import stage as dedupe
 from dataprep.documents import absolute_uri, read_kept, read_shard_table
-from dataprep.over_shards import Pace, over_shards
+from dataprep.quality_classifier import stage as quality_classifier
+from dataprep.ray_tasks import Pace, over_shards
+from dataprep.tokenize import stage as tokenize
+from dataprep.tokenizer import stage as tokenizer
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -305,7 +309,7 @@ def _touch_or_fail(shard: dict[str, Any]) -> int:
 
 
 def test_shards_that_fail_are_named_and_the_others_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dataprep.over_shards._MAX_CRASHES", 2)
+    monkeypatch.setattr("dataprep.ray_tasks._MAX_CRASHES", 2)
     names = ["a", "away", "away-twice", "bad", "bug", "killed-once", "killer", "z"]
     with pytest.raises(StageFailed) as failed:
         over_shards(

@@ -34,13 +34,16 @@ from cluster.contracts.commit import committed_part
 from cluster.contracts.config import Resources
 from cluster.contracts.tokens import INDEX
 from cluster.runs import read_run
-from dataprep import clean, dedupe, tokenize, tokenizer
-from dataprep.clean import input_files
-from dataprep.clean_part import clean_part
+from dataprep.clean import stage as clean
+from dataprep.clean.part import clean_part
+from dataprep.clean.stage import input_files
 from dataprep.config import CleanConfig, DedupeConfig, TokenizeConfig, TokenizerConfig
+from dataprep.dedupe import stage as dedupe
 from dataprep.documents import SHARD_TABLE, Shard, read_shard_table
-from dataprep.over_shards import over_shards
+from dataprep.ray_tasks import over_shards
 from dataprep.sources.shards import plan_shards
+from dataprep.tokenize import stage as tokenize
+from dataprep.tokenizer import stage as tokenizer
 from tests.integration.test_dataprep import HALF_CPU, Storage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,7 +108,7 @@ def busy_processes() -> list[psutil.Process]:
             command = " ".join(process.cmdline())
         except psutil.Error:
             continue
-        if command.startswith("ray::Map") or "dataprep.killable" in command:
+        if command.startswith("ray::Map") or "dataprep.killable_process" in command:
             found.append(process)
     return found
 

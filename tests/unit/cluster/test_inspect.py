@@ -15,11 +15,11 @@ from cluster.contracts.commit import committed_part
 from cluster.contracts.errors import InputError
 from cluster.contracts.storage import relative_uri
 from cluster.inspect import find_url, open_corpus, print_summary, printable, summarise
-from dataprep.clean_part import clean_part
+from dataprep.clean.part import clean_part
 from dataprep.config import CleanConfig
-from dataprep.corpora import Corpora
+from dataprep.dedupe.corpora import Corpora
+from dataprep.dedupe.removals import Removals
 from dataprep.documents import Shard, write_shard_table, write_table
-from dataprep.removals import Removals
 from dataprep.sources.shards import whole_file
 
 GOOD = "The little animals have been quiet with others of their kind, and that was everything for today. " * 8

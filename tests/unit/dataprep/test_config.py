@@ -6,13 +6,13 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
+from dataprep.clean.decisions import Judge
 from dataprep.config import CleanConfig, MinHashSettings, QualityClassifierConfig, TokenizeConfig
 from dataprep.filters import settings
 from dataprep.filters.settings import MAX_INT
-from dataprep.normalise import normalise
 from dataprep.pii.redact import redact
-from dataprep.signing import signatures
-from dataprep.verdicts import Judge
+from dataprep.signatures.table import signatures
+from dataprep.text.normalise import normalise
 
 TEXTS = normalise(
     pa.array(

@@ -1,0 +1,187 @@
+"""What becomes of a batch of texts: URL, language, the filter families of the language's profile, decontamination.
+
+Each text's first failing rule is its reason. All hashes and signatures see what the families left of the text.
+
+Shape letters: D texts of the batch, K of them kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from dataprep.config import CleanConfig
+from dataprep.filters import quality as quality_model
+from dataprep.filters.decontamination import EvaluationIndex
+from dataprep.filters.evaluation_sets import EvaluationText
+from dataprep.filters.families import Families, FamilyVerdicts
+from dataprep.filters.language import identify
+from dataprep.filters.scores import struct_type
+from dataprep.filters.settings import DecontaminationSettings, QualitySettings
+from dataprep.filters.url_blocklist import UrlBlocklist
+from dataprep.text.column import TextColumn
+
+EMPTY, LANGUAGE, LANGUAGE_SCORE, CONTAMINATED = "empty_text", "language", "language_score", "contaminated"
+NOTHING_LEFT = "nothing_left"  # of a text whose lines were all cut
+URL_BLOCKLIST = "url_blocklist"
+
+
+class Passage(NamedTuple):
+    """A passage that a text shares with an evaluation set."""
+
+    row: int  # of the batch
+    text: str
+    source: EvaluationText
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """The outcome for each text of a batch."""
+
+    reasons_D: npt.NDArray[Any]  # object: why it is dropped; "" for keep
+    languages_D: pa.StringArray
+    scores_D: npt.NDArray[np.float32]  # of the language
+    kept: TextColumn  # the K kept texts after their edits
+    annotations: Mapping[str, pa.StructArray] = field(default_factory=dict)  # family -> its K scores
+    passages: Sequence[Passage] = ()  # of evaluation sets, in kept and dropped texts
+
+    @property
+    def keep_D(self) -> npt.NDArray[np.bool_]:
+        return self.reasons_D == ""
+
+
+class Judge:
+    """All rules of a clean stage, with the files they need read once."""
+
+    def __init__(self, config: CleanConfig, classifier: Path | None = None) -> None:
+        """`classifier`: the model file of the quality classifier. Raises `InputError` for a file that can't be read."""
+        self._classifier = None if classifier is None else quality_model.load(classifier)
+        self._config = config
+        self._blocklist = None if config.url_blocklist is None else UrlBlocklist(config.url_blocklist)
+        self._index = None if config.decontamination is None else EvaluationIndex.read(config.decontamination)
+        profiles = list(config.profiles.values())
+        self._families = [Families(config), *map(Families, profiles)]
+        self._thresholds = np.array([settings.language_threshold for settings in (config, *profiles)])
+        self._profile_of = {code: n for n, profile in enumerate(profiles, start=1) for code in profile.languages}
+
+    def judge(self, texts: pa.LargeStringArray, urls: Sequence[str | None] | None = None) -> Verdicts:
+        """The verdicts on normalised texts; `urls` [D] says where each is from."""
+        config = self._config
+        reasons_D = np.full(len(texts), "", object)
+        reasons_D[TextColumn(texts).num_chars_D == 0] = EMPTY
+        blocked = None if self._blocklist is None else self._blocklist.judge(urls or [None] * len(texts))
+        if blocked is not None and config.url_blocklist is not None and config.url_blocklist.mode == "filter":
+            for code, reason in enumerate(blocked.reasons, start=1):
+                _set(reasons_D, blocked.codes_D == code, reason)
+        labels, scores_D = identify(texts)
+        languages_D = labels.to_numpy(zero_copy_only=False)
+        if config.languages is not None:
+            _set(reasons_D, ~np.isin(languages_D, config.languages), LANGUAGE)
+        profiles_D = np.array([self._profile_of.get(language, 0) for language in languages_D], np.int64)
+        _set(reasons_D, scores_D < self._thresholds[profiles_D], LANGUAGE_SCORE)
+
+        parts: list[tuple[npt.NDArray[np.int64], FamilyVerdicts]] = []
+        for profile, families in enumerate(self._families):
+            rows = np.flatnonzero((reasons_D == "") & (profiles_D == profile))
+            if len(rows) or profile == 0:
+                found = families.judge(TextColumn(texts.take(pa.array(rows))))
+                reasons_D[rows] = found.reasons_D
+                parts.append((rows[found.rows_K], found))
+        kept, annotations = _in_order(parts)
+        left_K = kept.num_chars_D > 0
+        if not left_K.all():  # cut line by line
+            kept = _drop(kept, reasons_D, annotations, left_K, NOTHING_LEFT)
+        if self._classifier is not None:
+            kept = _judge_quality(kept, reasons_D, annotations, self._classifier, config.quality)
+        passages: list[Passage] = []
+        if self._index is not None and config.decontamination is not None:
+            kept, passages = _decontaminate(kept, reasons_D, annotations, self._index, config.decontamination)
+        if blocked is not None and URL_BLOCKLIST in config.annotated_families():
+            annotations[URL_BLOCKLIST] = blocked.scores.take(np.flatnonzero(reasons_D == "")).struct_array()
+        return Verdicts(reasons_D, pa.array(languages_D, pa.string()), scores_D, kept, annotations, passages)
+
+
+def _in_order(
+    parts: Sequence[tuple[npt.NDArray[np.int64], FamilyVerdicts]],
+) -> tuple[TextColumn, dict[str, pa.StructArray]]:
+    """What the profiles kept, in the order of the batch; null scores where a profile has no such family."""
+    columns = {name: found.names for _, part in parts for name, found in part.scores.items()}
+    if len(parts) == 1:
+        ((_, part),) = parts
+        return part.kept, {name: part.scores[name].struct_array() for name in columns}
+    order = pa.array(np.argsort(np.concatenate([rows for rows, _ in parts])))
+    texts = pa.concat_arrays([part.kept.texts for _, part in parts]).take(order)
+    annotations = {}
+    for name, names in columns.items():
+        pieces = [
+            part.scores[name].struct_array() if name in part.scores else pa.nulls(len(rows), struct_type(names))
+            for rows, part in parts
+        ]
+        annotations[name] = pa.concat_arrays(pieces).take(order)
+    return TextColumn(texts), annotations
+
+
+def _judge_quality(
+    kept: TextColumn,
+    reasons_D: npt.NDArray[Any],
+    annotations: dict[str, pa.StructArray],
+    classifier: Any,
+    settings: QualitySettings,
+) -> TextColumn:
+    """The kept texts that are good enough; sets the reasons of the others."""
+    judged = quality_model.judge(kept, classifier, settings)
+    if settings.mode == "annotate":
+        annotations["quality"] = judged.scores.struct_array()
+        return kept
+    return _drop(kept, reasons_D, annotations, judged.codes_D == 0, judged.reasons[0])
+
+
+def _drop(
+    kept: TextColumn,
+    reasons_D: npt.NDArray[Any],
+    annotations: dict[str, pa.StructArray],
+    left_K: npt.NDArray[np.bool_],
+    reason: str,
+) -> TextColumn:
+    """The kept texts without some, whose reason this is."""
+    reasons_D[np.flatnonzero(reasons_D == "")[~left_K]] = reason
+    for name in annotations:
+        annotations[name] = annotations[name].filter(pa.array(left_K))
+    return kept.filter(left_K)
+
+
+def _decontaminate(
+    kept: TextColumn,
+    reasons_D: npt.NDArray[Any],
+    annotations: dict[str, pa.StructArray],
+    index: EvaluationIndex,
+    settings: DecontaminationSettings,
+) -> tuple[TextColumn, list[Passage]]:
+    """(what is left of the kept texts, the passages found); sets the reasons of those that go."""
+    hits = index.find(kept)
+    rows = np.flatnonzero(reasons_D == "")
+    places = np.repeat(np.arange(len(kept)), np.diff(hits.doc_offsets))
+    passages = [
+        Passage(int(rows[place]), kept.data[start:end].tobytes().decode(), index.texts[number])
+        for place, start, end, number in zip(places, hits.starts, hits.ends, hits.texts, strict=True)
+    ]
+    if settings.mode == "annotate":
+        annotations["decontamination"] = hits.scores(kept).struct_array()
+        return kept, passages
+    if settings.action == "cut":
+        kept = hits.without(kept).edited(kept)
+        left = kept.num_chars_D > 0
+    else:
+        left = np.diff(hits.doc_offsets) == 0
+    return _drop(kept, reasons_D, annotations, left, CONTAMINATED), passages
+
+
+def _set(reasons_D: npt.NDArray[Any], fails_D: npt.NDArray[np.bool_], reason: str) -> None:
+    """Give a reason to those that fail and have none."""
+    reasons_D[fails_D & (reasons_D == "")] = reason

@@ -1,0 +1,97 @@
+"""From keyed documents to the edges between those that share a key: the pure middle of deduplication.
+
+A bucket is the set of documents with the same key (a band of their MinHash signatures, or their exact hash). One
+edge from its lowest member to each other one is enough: the same components as all pairs, and linear in its size.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from dataprep.signatures.bit_sketch import num_differing
+
+MAX_LEADERS = 8  # members of a bucket that the others are compared with
+
+
+def bucket_edges(keys_N: npt.NDArray[np.uint64], members_N: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Edges [E, 2] from the lowest member of each bucket to its others, in the order of keys, then members.
+
+    N rows of (key, member) in any order; a member may have many keys, and a row may be repeated.
+    """
+    rows = _rows_of_shared_keys(keys_N)
+    order = rows[np.lexsort((members_N[rows], keys_N[rows]))]
+    keys, members = keys_N[order], members_N[order]
+    return _star_edges(keys[1:] != keys[:-1], members)
+
+
+def checked_edges(
+    keys_N: npt.NDArray[np.uint64],
+    members_N: npt.NDArray[np.int64],
+    sketches_NW: npt.NDArray[np.uint64],
+    *,
+    most_differing: int,
+) -> npt.NDArray[np.int64]:
+    """Edges [E, 2] between members of a bucket whose sketches differ in at most `most_differing` bits.
+
+    In the order of their numbers, each member is compared with the bucket's leaders and joins the first that is like
+    it; one that is like none becomes a leader, up to `MAX_LEADERS` of them. So a bucket with a false middle falls apart
+    into its true groups, instead of being one group or losing all pairs that its lowest member is no part of.
+    """
+    rows = _rows_of_shared_keys(keys_N)
+    order = rows[np.lexsort((members_N[rows], keys_N[rows]))]
+    members = members_N[order]
+    edges = _checked_edges(keys_N[order], members, np.ascontiguousarray(sketches_NW[order]), most_differing)
+    return edges[edges[:, 0] != edges[:, 1]]
+
+
+def equal_edges(
+    high_N: npt.NDArray[np.uint64], low_N: npt.NDArray[np.uint64], members_N: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """`bucket_edges` for 128-bit keys in two halves."""
+    rows = _rows_of_shared_keys(high_N)
+    order = rows[np.lexsort((members_N[rows], low_N[rows], high_N[rows]))]
+    high, low, members = high_N[order], low_N[order], members_N[order]
+    return _star_edges((high[1:] != high[:-1]) | (low[1:] != low[:-1]), members)
+
+
+def _rows_of_shared_keys(keys_N: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """The rows whose key another row has too; most keys are met once, and sorting by one column is far cheaper."""
+    order = np.argsort(keys_N)
+    keys = keys_N[order]
+    is_shared = np.zeros(len(keys), bool)
+    is_shared[1:] = keys[1:] == keys[:-1]
+    is_shared[:-1] |= is_shared[1:]
+    return order[is_shared]
+
+
+def _star_edges(changes: npt.NDArray[np.bool_], members_N: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """`changes[i]` says that sorted row i+1 begins another bucket than row i."""
+    if len(members_N) == 0:
+        return np.empty((0, 2), np.int64)
+    is_first = np.concatenate([[True], changes])
+    first_N = members_N[np.maximum.accumulate(np.where(is_first, np.arange(len(members_N)), 0))]
+    is_edge = members_N != first_N
+    return np.stack([first_N[is_edge], members_N[is_edge]], axis=1)
+
+
+@numba.njit(cache=True)
+def _checked_edges(keys, members, sketches, most_differing):  # type: ignore[no-untyped-def]
+    edges = np.empty((keys.size, 2), np.int64)
+    leaders = np.empty(MAX_LEADERS, np.int64)
+    num_edges = num_leaders = 0
+    for row in range(keys.size):
+        if row == 0 or keys[row] != keys[row - 1]:
+            num_leaders = 0
+        joined = False
+        for k in range(num_leaders):
+            if num_differing(sketches[leaders[k]], sketches[row]) <= most_differing:
+                edges[num_edges, 0], edges[num_edges, 1] = members[leaders[k]], members[row]
+                num_edges += 1
+                joined = True
+                break
+        if not joined and num_leaders < MAX_LEADERS:
+            leaders[num_leaders] = row
+            num_leaders += 1
+    return edges[:num_edges]

@@ -1,0 +1,1 @@
+"""The mixture stage: how often each range of documents comes in training."""

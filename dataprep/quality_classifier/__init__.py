@@ -1,0 +1,4 @@
+"""The quality_classifier stage: trains a fastText model of good and bad documents.
+
+`dataprep/filters/quality.py` applies it.
+"""

@@ -1,0 +1,4 @@
+"""The repeated_lines stage: lines that stand in many documents (menus, notices, footers) are cut.
+
+`stage.py` is what the driver does, `part.py` what one task does with one part.
+"""

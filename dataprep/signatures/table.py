@@ -1,0 +1,25 @@
+"""The signatures of a column of documents, as they lie beside a part's documents row by row."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from dataprep.config import MinHashSettings
+from dataprep.documents import signature_schema
+from dataprep.signatures import exact, minhash
+from dataprep.text.column import TextColumn
+
+
+def schema(settings: MinHashSettings) -> pa.Schema:
+    """The schema of `signatures`."""
+    return signature_schema(settings.num_hashes, pa.from_numpy_dtype(minhash.DTYPE))
+
+
+def signatures(column: TextColumn, settings: MinHashSettings) -> pa.Table:
+    """One row per document: the hash of its text, its length, its MinHash."""
+    values_DH = minhash.signatures(
+        column.terms, num_hashes=settings.num_hashes, ngram=settings.ngram, seed=settings.seed
+    )
+    high_D, low_D = exact.text_hashes(column)
+    minhash_column = pa.FixedSizeListArray.from_arrays(pa.array(values_DH.reshape(-1)), settings.num_hashes)
+    return pa.table([high_D, low_D, column.num_chars_D, minhash_column], schema=schema(settings))

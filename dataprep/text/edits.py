@@ -1,0 +1,87 @@
+"""What an editing step leaves of each document: spans over the column's buffer, copied into new texts once.
+
+Shape letters: D documents, S spans.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from dataprep.text.characters import SPACE, character_flags, decode, flags_of, previous_start
+from dataprep.text.column import TextColumn
+from dataprep.text.numba_pointers import pointer_to
+
+
+@dataclass(frozen=True)
+class KeptSpans:
+    """The pieces of each document that stay, in order."""
+
+    doc_offsets: npt.NDArray[np.int64]  # [D+1] document d keeps the spans doc_offsets[d]:doc_offsets[d+1]
+    starts: npt.NDArray[np.int64]  # [S] first byte
+    ends: npt.NDArray[np.int64]  # [S] one past the last byte
+    begins_line: npt.NDArray[np.bool_]  # [S] whether a line break goes before it (but for a document's first)
+    whole_D: npt.NDArray[np.bool_]  # documents that stay as they are, whatever their spans
+    num_words_D: npt.NDArray[np.int64] | None = None  # words in what is kept, where they were counted
+
+    def edited(self, column: TextColumn) -> TextColumn:
+        """The documents after the cuts, white space at their ends stripped."""
+        if len(column) == 0 or self.whole_D.all():
+            return column
+        offsets, data = _materialise(
+            column.data, column.offsets, self.doc_offsets, self.starts, self.ends, self.begins_line, self.whole_D,
+            character_flags(),
+        )  # fmt: skip
+        texts = pa.LargeStringArray.from_buffers(len(column), pa.py_buffer(offsets), pa.py_buffer(data))
+        return TextColumn(texts, self.num_words_D)
+
+
+@numba.njit(cache=True)
+def _materialise(  # type: ignore[no-untyped-def]
+    data_array, offsets, doc_offsets, starts, ends, begins_line, whole_D, flags_array
+):
+    data, flags = pointer_to(data_array), pointer_to(flags_array)
+    num_documents = whole_D.size
+    room = starts.size
+    for d in range(num_documents):
+        room += offsets[d + 1] - offsets[d]  # spans of a document do not overlap
+    out_array = np.empty(room, np.uint8)
+    out = pointer_to(out_array)
+    out_offsets = np.zeros(num_documents + 1, np.int64)
+    position = 0
+    for d in range(num_documents):
+        if whole_D[d]:
+            position = _copy(data, offsets[d], offsets[d + 1], out, position)
+            out_offsets[d + 1] = position
+            continue
+        begin = position
+        for span in range(doc_offsets[d], doc_offsets[d + 1]):
+            if begins_line[span] and span > doc_offsets[d] and position > begin:
+                out[position] = 0x0A
+                position += 1
+            i, end = starts[span], ends[span]
+            while position == begin and i < end:
+                code, width = decode(data, i, end)
+                if flags_of(code, flags) & SPACE == 0:
+                    break
+                i += width
+            position = _copy(data, i, end, out, position)
+        while position > begin:
+            at = previous_start(out, position, begin)
+            if flags_of(decode(out, at, position)[0], flags) & SPACE == 0:
+                break
+            position = at
+        out_offsets[d + 1] = position
+    return out_offsets, out_array[:position].copy()
+
+
+@numba.njit(cache=True)
+def _copy(data, start, end, out, position):  # type: ignore[no-untyped-def]
+    """Copy `data[start:end]` to `out[position:]`; returns the next position."""
+    for k in range(start, end):
+        out[position + k - start] = data[k]
+    return position + end - start
