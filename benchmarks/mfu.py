@@ -1,8 +1,8 @@
 """MFU of a 1B model in bf16 on one GPU, with and without `torch.compile`: bar 8 of pre-training.
 
 `python -m benchmarks.pretrain --only 8`. What is timed is the whole stage's loop, from report to report, in a process
-of its own for each setting; the MFU's formula is `training.flops`'s. Without a GPU nothing is measured, and that is
-said.
+of its own for each setting; the formula of the MFU is that of `training/pretrain/flops.py`.
+Without a GPU nothing is measured, and that is said.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def measure(*, quick: bool = False, runs: Mapping[str, Mapping[str, Any]] = RUNS
 def _measured(scratch: Path, *, steps: int, runs: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     """MFU by setting; a table of them on the screen."""
     from benchmarks.pretrain import launch, make_inputs
-    from training.flops import peak_flops
+    from training.pretrain.flops import peak_flops
 
     make_inputs(scratch, vocab_size=VOCAB_SIZE)
     peak, source = peak_flops(torch.device("cuda"), torch.bfloat16)
@@ -80,8 +80,8 @@ def _flops_per_token(tokenizer: Path) -> float:
     """Of the model, which is built without weights for it."""
     from transformers import AutoTokenizer
 
-    from training.flops import training_flops_per_token
     from training.models import model_config, new_model
+    from training.pretrain.flops import training_flops_per_token
 
     with torch.device("meta"):
         model = new_model(model_config(MODEL, tokenizer=AutoTokenizer.from_pretrained(tokenizer)))

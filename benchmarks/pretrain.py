@@ -236,10 +236,10 @@ def run_ours(job: dict[str, Any]) -> tuple[list[tuple[float, float]], dict[str, 
     import torch
 
     from cluster.contracts.artifacts import StageContext, open_artifact
-    from training.metrics_log import METRICS
-    from training.pretrain import run
-    from training.pretrain_config import PretrainConfig
-    from training.workers import run_in_process
+    from training.launch.workers import run_in_process
+    from training.metrics.metrics_log import METRICS
+    from training.pretrain.config import PretrainConfig
+    from training.pretrain.loop import run
 
     scratch = Path(job["scratch"])
     steps = job["steps"] + WARM_UP_STEPS + 1

@@ -122,9 +122,9 @@ def opening_cost(
 
 def _open_and_read(directory: str, num_batches: int, settings: dict[str, Any]) -> Cost:
     """What the process of its own does: as a rank opens its samplers, and trains."""
-    from training.pretrain_config import PretrainConfig
-    from training.pretrain_data import open_training
-    from training.pretrain_job import PretrainJob
+    from training.pretrain.config import PretrainConfig
+    from training.pretrain.job import PretrainJob
+    from training.pretrain.open_data import open_training
 
     config = PretrainConfig(tokens=directory, tokenizer="-", model="tiny", steps=1, **settings)
     job = PretrainJob(config, directory, "-", "-", None, directory, seed=1)

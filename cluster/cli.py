@@ -139,7 +139,7 @@ def export(
     step: Annotated[int | None, typer.Option(help="the checkpoint's step; without it the newest that was kept")] = None,
 ) -> None:
     """Make a model of a checkpoint that pre-training kept (keep_every_steps, keep_best)."""
-    from training.kept_checkpoint import export_checkpoint
+    from training.pretrain.export_checkpoint import export_checkpoint
 
     checkpoint = export_checkpoint(stage_uri, output, step=step)
     Console().print(f"the model of step {checkpoint.step} is in {output}")

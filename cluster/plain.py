@@ -68,7 +68,7 @@ def _train(stage: PlannedStage, spec: JobSpec, screen: Screen, inputs: dict[str,
             f"stage {stage.name!r} is of kind {stage.kind!r}, which needs Ray: raymill run. Without it go "
             f"{', '.join(_WITHOUT_RAY)}"
         )
-    from training.workers import run_in_process
+    from training.launch.workers import run_in_process
 
     started = time.perf_counter()
     scratch = Path(tempfile.mkdtemp(prefix=f"raymill-{stage.name}-"))

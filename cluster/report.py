@@ -21,7 +21,7 @@ from cluster.document_report import MAX_QUARANTINED, balance, document_section
 from cluster.plots import curve_panels
 from cluster.runs import RunRecord, run_uri
 from cluster.yardsticks import readings
-from training.conversations import QUARANTINE_FILE
+from training.conversations.reading import QUARANTINE_FILE
 
 _TEMPLATES = Path(__file__).parent / "templates"
 

@@ -69,23 +69,30 @@ STAGE_KINDS: dict[str, StageKind] = {
             "dataprep.mixture.stage:run",
             "weigh sources, languages and lengths",
         ),
-        StageKind("pretrain", "training.pretrain_config:PretrainConfig", "training.pretrain:run", "train a base model"),
+        StageKind(
+            "pretrain", "training.pretrain.config:PretrainConfig", "training.pretrain.loop:run", "train a base model"
+        ),
         StageKind(
             "preferences",
             "training.config:PreferencesConfig",
-            "training.preferences:run",
+            "training.preferences.stage:run",
             "make preference pairs from conversations",
         ),
-        StageKind("sft", "training.config:SftConfig", "training.sft:run", "fine-tune on conversations"),
+        StageKind("sft", "training.config:SftConfig", "training.post_training.sft:run", "fine-tune on conversations"),
         StageKind(
             "reward_model",
             "training.config:RewardModelConfig",
-            "training.reward_model:run",
+            "training.post_training.reward_model:run",
             "train a reward model on preference pairs",
         ),
-        StageKind("dpo", "training.config:DpoConfig", "training.dpo:run", "align by direct preference optimisation"),
+        StageKind(
+            "dpo",
+            "training.config:DpoConfig",
+            "training.post_training.dpo:run",
+            "align by direct preference optimisation",
+        ),
         StageKind("ppo", "training.online.config:PpoConfig", "cluster.online:run", "align by PPO with served models"),
-        StageKind("evaluate", "training.config:EvaluateConfig", "training.evaluate:run", "compare the models"),
+        StageKind("evaluate", "training.config:EvaluateConfig", "training.evaluate.stage:run", "compare the models"),
     )
 }
 

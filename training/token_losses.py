@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812 (torch's own convention)
 
-from training.sampler import IGNORE_INDEX
+from training.data.sampler import IGNORE_INDEX
 
 # Logits of a piece: 4 MB of fp32 lie in a core's cache, and a GPU wants large kernels.
 _PIECE_LOGITS = {"cpu": 1 << 20, "cuda": 1 << 27}

@@ -25,9 +25,9 @@ from cluster.contracts.artifacts import StageContext, open_artifact
 from cluster.contracts.progress import Progress, SilentProgress
 from tests.integration.test_pretrain import tiny_config
 from training import export, models
-from training.engine import load_deepspeed
-from training.pretrain import run
-from training.workers import run_in_process
+from training.engine.deepspeed_engine import load_deepspeed
+from training.launch.workers import run_in_process
+from training.pretrain.loop import run
 
 
 class KilledAtRandom(SilentProgress):

@@ -10,8 +10,8 @@ import torch
 from transformers import AutoConfig
 
 from tests.integration.test_pretrain import one_rank
-from training.engine import begin_pass, build_engine, gradient_norm, leaf_classes
-from training.engine_config import deepspeed_config
+from training.engine.deepspeed_config import deepspeed_config
+from training.engine.deepspeed_engine import begin_pass, build_engine, gradient_norm, leaf_classes
 from training.models import new_model
 from training.token_losses import token_losses_sum
 

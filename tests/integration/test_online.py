@@ -12,7 +12,7 @@ from cluster.contracts.artifacts import StageContext
 from cluster.contracts.progress import SilentProgress
 from cluster.online import run
 from tests.online_toys import toy_artifacts, toy_conversations
-from training.metrics_log import read_metrics
+from training.metrics.metrics_log import read_metrics
 from training.online.config import PpoConfig
 
 UPDATES = 14

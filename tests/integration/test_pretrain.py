@@ -27,17 +27,17 @@ from cluster.contracts.errors import CorruptArtifact, InputError, StageFailed
 from cluster.contracts.progress import Progress, SilentProgress
 from tests.integration.poison import poisoned_loss
 from tests.integration.token_fixtures import make_tokenizer, make_tokens
-from training.checkpoints import CheckpointStore
-from training.engine import load_deepspeed
-from training.kept_checkpoint import export_checkpoint
-from training.metrics_log import METRICS, read_metrics
-from training.packing import BestFitSampler
-from training.pretrain import run
-from training.pretrain_config import PretrainConfig
-from training.pretrain_data import check_data, open_heldout, open_training
-from training.pretrain_job import PretrainJob
-from training.sampler import IGNORE_INDEX, TokenSampler
-from training.workers import Worker, run_in_process, run_workers
+from training.checkpoint.store import CheckpointStore
+from training.data.packing import BestFitSampler
+from training.data.sampler import IGNORE_INDEX, TokenSampler
+from training.engine.deepspeed_engine import load_deepspeed
+from training.launch.workers import Worker, run_in_process, run_workers
+from training.metrics.metrics_log import METRICS, read_metrics
+from training.pretrain.config import PretrainConfig
+from training.pretrain.export_checkpoint import export_checkpoint
+from training.pretrain.job import PretrainJob
+from training.pretrain.loop import run
+from training.pretrain.open_data import check_data, open_heldout, open_training
 
 STEPS = 12
 MODEL = {

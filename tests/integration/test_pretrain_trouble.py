@@ -22,12 +22,12 @@ from tests.integration.poison import poisoned_loss
 from tests.integration.test_pretrain import STEPS, context, losses, one_rank, tiny_config
 from tests.integration.token_fixtures import make_tokenizer, make_tokens
 from training import token_losses
-from training.metrics_log import METRICS, read_metrics
-from training.pretrain import run
-from training.pretrain_data import open_training
-from training.pretrain_job import PretrainJob, build_model
+from training.launch.workers import Worker, run_in_process, run_workers
+from training.metrics.metrics_log import METRICS, read_metrics
+from training.pretrain.job import PretrainJob, build_model
+from training.pretrain.loop import run
+from training.pretrain.open_data import open_training
 from training.schedules import SCHEDULES
-from training.workers import Worker, run_in_process, run_workers
 
 assert one_rank  # the fixture of that name, for this module too
 

@@ -36,13 +36,13 @@ from dataprep.sources.records import PlainText
 from dataprep.sources.shards import plan_shards
 from tests.integration.test_pretrain import Heard, context, losses, one_rank, tiny_config
 from tests.integration.token_fixtures import make_tokenizer, make_tokens
-from training.metrics_log import METRICS
-from training.pretrain import run
-from training.pretrain_config import PretrainConfig
-from training.pretrain_data import check_data, open_heldout, open_training
-from training.pretrain_job import PretrainJob
-from training.sampler import IGNORE_INDEX
-from training.workers import run_in_process
+from training.data.sampler import IGNORE_INDEX
+from training.launch.workers import run_in_process
+from training.metrics.metrics_log import METRICS
+from training.pretrain.config import PretrainConfig
+from training.pretrain.job import PretrainJob
+from training.pretrain.loop import run
+from training.pretrain.open_data import check_data, open_heldout, open_training
 
 assert one_rank  # the fixture of that name, for this module too
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,17 +14,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from training.engine import build_engine, full_state_dict, load_engine, save_engine, set_lr
-from training.engine_config import deepspeed_config
+from training.engine.deepspeed_config import deepspeed_config
+from training.engine.deepspeed_engine import build_engine, full_state_dict, load_engine, save_engine, set_lr
 from training.online import kl
 from training.online.advantages import gae, whiten
 from training.online.config import PpoConfig
 from training.online.critic import answer_values
 from training.online.logprobs import answer_entropies, answer_logits, answer_logprobs
 from training.online.losses import policy_loss, token_mean, value_loss
+from training.online.metrics import Tally
 from training.online.rewards import shape_scores, token_rewards
 from training.online.rollout import Experience, RolloutBatch, bucket_by_length
-from training.online.tally import Tally
 from training.schedules import warmup_fraction
 
 

@@ -26,10 +26,11 @@ from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.errors import InputError, StageFailed
 from cluster.contracts.records import RolloutClient, SamplingParams
-from training.checkpoints import CheckpointStore
-from training.engine import engine_record
+from training.checkpoint.store import CheckpointStore
+from training.engine.deepspeed_engine import engine_record
 from training.export import commit_result, committed_result, describe_files, export_model
-from training.metrics_log import MetricsLog
+from training.launch.workers import Launcher, Worker, run_workers
+from training.metrics.metrics_log import MetricsLog
 from training.online.answers import answer_and_score
 from training.online.config import PpoConfig
 from training.online.critic import Critic
@@ -43,7 +44,6 @@ from training.online.prompts import (
     share_of_rank,
     spread_over,
 )
-from training.workers import Launcher, Worker, run_workers
 
 CHECKPOINTS = "checkpoints"
 

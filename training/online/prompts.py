@@ -14,7 +14,7 @@ import numpy as np
 
 from cluster.contracts.errors import InputError
 from cluster.contracts.records import Conversation, Message
-from training.conversations import encode_conversation, encode_exchange, read_conversations, split_conversations
+from training.conversations.reading import encode_conversation, encode_exchange, read_conversations, split_conversations
 
 _Item = TypeVar("_Item")
 

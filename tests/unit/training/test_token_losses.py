@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from training import token_losses
-from training.sampler import IGNORE_INDEX
+from training.data.sampler import IGNORE_INDEX
 from training.token_losses import loss_sums, plain_loss_sums, token_losses_sum
 
 LABELS_BT = torch.tensor([[1, IGNORE_INDEX, 7]])

@@ -21,7 +21,7 @@ from dataprep.filters.settings import QualitySettings
 from dataprep.quality_classifier.stage import train
 from dataprep.sources.shards import whole_file
 from dataprep.text.column import TextColumn
-from training.host_memory import keep_freed_memory
+from training.launch.host_memory import keep_freed_memory
 
 GOOD = "the bridge carries water and people over the old river because engineers built it with care".split()
 BAD = "click here buy cheap pills now best price offer win free casino bonus subscribe today deal".split()

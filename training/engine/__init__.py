@@ -1,0 +1,1 @@
+"""The DeepSpeed engine behind a few functions; nothing else in `training` knows DeepSpeed."""

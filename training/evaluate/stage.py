@@ -1,0 +1,233 @@
+"""Models side by side: loss on held-out text and answers, rewards of sampled answers, preferences, samples.
+
+Every model meets the same tokens, prompts, pairs and seeds. Each is measured whole by one worker, and its
+figures are committed at once, so a run that is killed goes on with the models that are left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+
+from cluster.contracts import storage
+from cluster.contracts.artifacts import Artifact, StageContext, StageResult
+from cluster.contracts.commit import CommittedPart, commit_part, committed_parts
+from cluster.contracts.errors import InputError
+from cluster.contracts.records import Conversation, Message
+from cluster.contracts.tokens import open_shards
+from training.config import EvaluateConfig
+from training.conversations.reading import deduplicated, encode_conversation, read_conversations, split_conversations
+from training.data.sampler import TokenSampler
+from training.feedback.encoded_pairs import encode_pairs
+from training.feedback.pair_baselines import pair_accuracy
+from training.inference import heldout
+from training.inference.generate import end_of_turn_id, generate_answers
+from training.inference.sequence_scores import answer_logprobs, pair_logprobs, rewards
+from training.launch.workers import Launcher, Worker, run_workers
+from training.models import load_model
+from training.post_training.reward_model import load_reward_model
+from training.post_training.sft import encode_rows
+from training.post_training.trl_stage import load_tokenizer
+from training.preferences.stage import read_pairs
+
+
+@dataclass(frozen=True)
+class EvaluateJob:
+    """What each worker is told."""
+
+    config: EvaluateConfig
+    models: dict[str, str]  # role -> URI
+    tokens_uri: str
+    reward_model_uri: str | None
+    preferences_uri: str | None
+    output: str
+    seed: int
+
+
+def run(
+    config: EvaluateConfig,
+    inputs: Mapping[str, Artifact],
+    output: str,
+    context: StageContext,
+    *,
+    launch: Launcher = run_workers,
+) -> StageResult:
+    """The stage: metrics are `{"models": {role: figures}, "samples": [...]}`."""
+    job = EvaluateJob(
+        config=config,
+        models={role: inputs[role].uri for role in config.models()},
+        tokens_uri=inputs["tokens"].uri,
+        reward_model_uri=inputs["reward_model"].uri if config.reward_model is not None else None,
+        preferences_uri=inputs["preferences"].uri if config.preferences is not None else None,
+        output=output,
+        seed=context.seed,
+    )
+    launch(measure_models, {"job": job}, config.workers, context)
+    parts = committed_parts(output)
+    metrics = {
+        "models": {role: parts[role].metrics["figures"] for role in job.models},
+        "samples": side_by_side({role: parts[role] for role in job.models}),
+    }
+    files = [file for role in job.models for file in parts[role].files.values()]
+    return StageResult(metrics, files)
+
+
+def side_by_side(parts: Mapping[str, CommittedPart]) -> list[dict[str, Any]]:
+    """One entry per shown prompt, with the greedy and the sampled answer of every model."""
+    first = next(iter(parts.values())).metrics["samples"]
+    return [
+        {
+            "prompt": sample["prompt"],
+            "answers": {role: part.metrics["samples"][row]["greedy"] for role, part in parts.items()},
+            "sampled_answers": {role: part.metrics["samples"][row]["sampled"] for role, part in parts.items()},
+        }
+        for row, sample in enumerate(first)
+    ]
+
+
+def measure_models(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What one worker does: its models in turn, but for those an earlier attempt committed."""
+    job: EvaluateJob = settings["job"]
+    done = committed_parts(job.output)
+    mine = [role for i, role in enumerate(job.models) if i % worker.world_size == worker.rank]
+    for count, role in enumerate(mine):
+        if role not in done:
+            figures, samples, answers = measure_model(worker, job, job.models[role])
+            with commit_part(job.output, role) as part:
+                with part.open("answers", "answers.jsonl") as sink:
+                    sink.write(b"".join(orjson.dumps(answer) + b"\n" for answer in answers))
+                part.metrics.update(figures=figures, samples=samples)
+        worker.progress.update(min((count + 1) * worker.world_size, len(job.models)), len(job.models), "models")
+    return None
+
+
+def require_same_vocabulary(worker: Worker, job: EvaluateJob, uri: str, tokenizer: Any) -> None:
+    """Raise `InputError` unless the model at `uri` has the first model's tokens: losses per token compare only then."""
+    first = next(iter(job.models.values()))
+    with storage.local_copy(first, worker.scratch) as local:
+        if load_tokenizer(local).get_vocab() != tokenizer.get_vocab():
+            raise InputError(f"the models {first} and {uri} have different vocabularies; evaluate them apart")
+
+
+def measure_model(
+    worker: Worker, job: EvaluateJob, uri: str
+) -> tuple[dict[str, float], list[dict[str, str]], list[dict[str, Any]]]:
+    """(figures, shown samples, all sampled answers) of one model."""
+    config = job.config
+    with storage.local_copy(uri, worker.scratch) as local:
+        tokenizer = load_tokenizer(local)
+        model = load_model(local).to(worker.device)
+    require_same_vocabulary(worker, job, uri, tokenizer)
+    pad_token_id = tokenizer.pad_token_id
+    conversations = heldout_conversations(config)
+    if not conversations:
+        raise InputError(f"no conversation is held out at heldout_fraction {config.heldout_fraction}")
+
+    figures: dict[str, float] = {"num_parameters": model.num_parameters(), **token_figures(worker, job, model)}
+    rows, _ = encode_rows(tokenizer, conversations, config.max_length)
+    figures["heldout_answer_loss"] = answer_logprobs(
+        model,
+        [row.input_ids_T for row in rows],
+        [row.assistant_mask_T for row in rows],
+        pad_token_id=pad_token_id,
+        batch_size=config.batch_size,
+    ).nll()
+    if job.preferences_uri is not None:
+        figures["preference_accuracy"] = preference_accuracy(job, tokenizer, model)
+
+    prompts = distinct_prompts(conversations)[: config.num_prompts]
+    prompt_ids = [encode_conversation(tokenizer, p, add_generation_prompt=True).input_ids_T for p in prompts]
+    stop = end_of_turn_id(tokenizer)
+    sampling: dict[str, Any] = {
+        "stop_token_id": stop,
+        "pad_token_id": pad_token_id,
+        "max_new_tokens": config.max_new_tokens,
+        "seed": job.seed,
+        "batch_size": config.batch_size,
+    }
+    sampled = generate_answers(model, prompt_ids, temperature=config.temperature, **sampling)
+    greedy = generate_answers(model, prompt_ids[: config.num_samples], temperature=None, **sampling)
+    texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in sampled]
+    greedy_texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in greedy]
+    figures["num_sampled_answers"] = len(sampled)
+    figures["distinct_answer_fraction"] = len(set(texts)) / len(texts)
+    figures["mean_answer_tokens"] = float(np.mean([len(ids) for ids in sampled]))
+    figures["finished_fraction"] = float(np.mean([ids[-1] == stop for ids in sampled]))
+    answers: list[dict[str, Any]] = [
+        {"prompt": list(prompt), "answer": text} for prompt, text in zip(prompts, texts, strict=True)
+    ]
+    if job.reward_model_uri is not None:
+        scored = answer_rewards(worker, job, [p + a for p, a in zip(prompt_ids, sampled, strict=True)])
+        figures["reward_mean"] = float(scored.mean())
+        figures["reward_se"] = float(scored.std(ddof=1) / np.sqrt(len(scored)))
+        answers = [{**row, "reward": float(reward)} for row, reward in zip(answers, scored, strict=True)]
+    samples = [
+        {"prompt": prompt[-1]["content"], "greedy": likeliest, "sampled": text}
+        for prompt, likeliest, text in zip(prompts, greedy_texts, texts, strict=False)
+    ]
+    return figures, samples, answers
+
+
+def heldout_conversations(config: EvaluateConfig) -> list[Conversation]:
+    """The conversations that no stage of the same split trained on, each once."""
+    conversations, _ = read_conversations(config.conversations)
+    split = split_conversations(deduplicated(conversations), fraction=config.heldout_fraction, seed=config.split_seed)
+    return split.heldout
+
+
+def distinct_prompts(conversations: Sequence[Conversation]) -> list[tuple[Message, ...]]:
+    """What stands before each first answer, every prompt once, in order of appearance."""
+    prompts: dict[tuple[tuple[str, str], ...], tuple[Message, ...]] = {}
+    for conversation in conversations:
+        messages = conversation["messages"]
+        first_answer = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
+        prompt = tuple(messages[:first_answer])
+        prompts.setdefault(tuple((m["role"], m["content"]) for m in prompt), prompt)
+    return list(prompts.values())
+
+
+def token_figures(worker: Worker, job: EvaluateJob, model: Any) -> dict[str, float]:
+    """Loss in nats per token on the first `max_tokens` of the held-out shards."""
+    shards = [shard.tokens_T for shard in open_shards(job.tokens_uri, heldout=True)]
+    remaining = job.config.max_tokens
+    taken = []
+    for tokens_T in shards:
+        taken.append(tokens_T[:remaining])
+        remaining -= len(taken[-1])
+        if remaining <= 0:
+            break
+    if sum(len(tokens_T) for tokens_T in taken) < 2:
+        raise InputError(f"{job.tokens_uri} has no held-out tokens; raise the tokenize stage's heldout_fraction")
+    model.eval()
+    measured = heldout.heldout_loss(
+        model,
+        TokenSampler(taken, job.config.sequence_length, seed=None),
+        batch_size=job.config.batch_size,
+        device=worker.device,
+    )
+    return {"heldout_loss": measured.mean, "heldout_tokens": measured.num_tokens}
+
+
+def preference_accuracy(job: EvaluateJob, tokenizer: Any, model: Any) -> float:
+    """The share of held-out pairs whose chosen answer is the likelier one, by its summed log-probability."""
+    assert job.preferences_uri is not None
+    pairs = encode_pairs(tokenizer, read_pairs(job.preferences_uri)[1], max_length=job.config.max_length).pairs
+    if not pairs:
+        raise InputError(f"no held-out pair of {job.preferences_uri} has at most {job.config.max_length} tokens")
+    logprobs_P2 = pair_logprobs(model, pairs, pad_token_id=tokenizer.pad_token_id, batch_size=job.config.batch_size)
+    return pair_accuracy((logprobs_P2[:, 0] - logprobs_P2[:, 1]).numpy())
+
+
+def answer_rewards(
+    worker: Worker, job: EvaluateJob, sequences: Sequence[Sequence[int]]
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """[N] what the reward model gives each prompt with its answer."""
+    assert job.reward_model_uri is not None
+    with storage.local_copy(job.reward_model_uri, worker.scratch) as local:
+        model = load_reward_model(local).to(worker.device)
+    scored = rewards(model, sequences, pad_token_id=model.config.pad_token_id, batch_size=job.config.batch_size)
+    return np.asarray(scored.numpy(), dtype=np.float64)

@@ -1,0 +1,116 @@
+"""What a model thinks of given sequences: log-probabilities of answers, and rewards.
+
+The same functions measure every model, so figures can be compared. Plain torch; no gradients; the model is
+left in the mode it was in.
+
+Shape letters: N rows, P pairs, B rows of a batch, T positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from training.feedback.encoded_pairs import EncodedPair
+
+
+@dataclass(frozen=True)
+class AnswerLogprobs:
+    """Per row, the summed natural-log probability of its answer tokens, and how many there are."""
+
+    logprobs_N: torch.Tensor  # float64
+    num_tokens_N: torch.Tensor  # int64
+
+    def nll(self) -> float:
+        """Mean negative log-likelihood per answer token, over all rows, in nats."""
+        return float(-self.logprobs_N.sum() / self.num_tokens_N.sum())
+
+
+def answer_logprobs(
+    model: Any,
+    input_ids_N: Sequence[Sequence[int]],
+    answer_masks_N: Sequence[Sequence[bool]],
+    *,
+    pad_token_id: int,
+    batch_size: int = 32,
+) -> AnswerLogprobs:
+    """Log-probabilities of the tokens under the masks, each given all tokens before it.
+
+    A row's first token has nothing before it and is never counted.
+    """
+    logprobs_N = torch.zeros(len(input_ids_N), dtype=torch.float64)
+    num_tokens_N = torch.zeros(len(input_ids_N), dtype=torch.int64)
+    with _inference(model):
+        for rows in _batches_by_length([len(ids) for ids in input_ids_N], batch_size):
+            input_ids_BT, attention_mask_BT = padded([input_ids_N[r] for r in rows], pad_token_id, model.device)
+            answer_mask_BT, _ = padded([[int(a) for a in answer_masks_N[r]] for r in rows], 0, model.device)
+            logits_BTV = model(input_ids=input_ids_BT, attention_mask=attention_mask_BT, use_cache=False).logits
+            token_logprobs_BT = -cross_entropy(
+                logits_BTV[:, :-1].float().flatten(0, 1), input_ids_BT[:, 1:].flatten(), reduction="none"
+            ).view(len(rows), -1)
+            counted_BT = answer_mask_BT[:, 1:]
+            logprobs_N[rows] = (token_logprobs_BT * counted_BT).sum(1).double().cpu()
+            num_tokens_N[rows] = counted_BT.sum(1).cpu()
+    return AnswerLogprobs(logprobs_N, num_tokens_N)
+
+
+def pair_logprobs(
+    model: Any, pairs_P: Sequence[EncodedPair], *, pad_token_id: int, batch_size: int = 32
+) -> torch.Tensor:
+    """[P, 2] float64, the log-probabilities of each pair's chosen and rejected answer, given its prompt."""
+    columns = []
+    for sequences in ([pair.chosen for pair in pairs_P], [pair.rejected for pair in pairs_P]):
+        masks = [pair.answer_mask(sequence) for pair, sequence in zip(pairs_P, sequences, strict=True)]
+        scored = answer_logprobs(model, sequences, masks, pad_token_id=pad_token_id, batch_size=batch_size)
+        columns.append(scored.logprobs_N)
+    return torch.stack(columns, dim=1)
+
+
+def rewards(
+    model: Any, input_ids_N: Sequence[Sequence[int]], *, pad_token_id: int, batch_size: int = 32
+) -> torch.Tensor:
+    """[N] float64, the score a one-label sequence classifier gives each whole sequence."""
+    rewards_N = torch.zeros(len(input_ids_N), dtype=torch.float64)
+    with _inference(model):
+        for rows in _batches_by_length([len(ids) for ids in input_ids_N], batch_size):
+            input_ids_BT, attention_mask_BT = padded([input_ids_N[r] for r in rows], pad_token_id, model.device)
+            logits_B1 = model(input_ids=input_ids_BT, attention_mask=attention_mask_BT, use_cache=False).logits
+            rewards_N[rows] = logits_B1[:, 0].double().cpu()
+    return rewards_N
+
+
+def padded(
+    sequences_B: Sequence[Sequence[int]], pad_value: int, device: torch.device, *, side: str = "right"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(values [B, T], mask [B, T] with 1 at real positions), padded to the longest."""
+    longest = max(len(sequence) for sequence in sequences_B)
+    values_BT = torch.full((len(sequences_B), longest), pad_value, dtype=torch.long)
+    mask_BT = torch.zeros((len(sequences_B), longest), dtype=torch.long)
+    for row, sequence in enumerate(sequences_B):
+        place = slice(0, len(sequence)) if side == "right" else slice(longest - len(sequence), longest)
+        values_BT[row, place] = torch.tensor(sequence, dtype=torch.long)
+        mask_BT[row, place] = 1
+    return values_BT.to(device), mask_BT.to(device)
+
+
+def _batches_by_length(lengths_N: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Row numbers in batches of rows of like length, so that little is padding."""
+    order = sorted(range(len(lengths_N)), key=lambda row: lengths_N[row])
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+@contextmanager
+def _inference(model: Any) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(was_training)

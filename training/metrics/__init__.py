@@ -1,0 +1,1 @@
+"""Where the figures of a training run go: `metrics.jsonl`, and the trackers beside it."""

@@ -1,0 +1,136 @@
+"""Direct preference optimisation: TRL's `DPOTrainer` on preference pairs, the starting model as reference.
+
+The implicit reward of an answer is beta x (log p_policy - log p_reference) (Rafailov et al., 2023, eq. 5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cluster.contracts import storage
+from cluster.contracts.artifacts import Artifact, StageContext, StageResult
+from cluster.contracts.errors import InputError
+from training.config import DpoConfig
+from training.feedback.encoded_pairs import WINDOW_BATCHES, EncodedPair, encode_pairs
+from training.feedback.pair_baselines import pair_accuracy
+from training.inference.sequence_scores import pair_logprobs
+from training.launch.workers import Launcher, Worker, run_workers
+from training.models import load_model
+from training.post_training.trl_stage import (
+    TrlJob,
+    check_max_length,
+    gather_over_ranks,
+    last_loss,
+    load_tokenizer,
+    lora_config,
+    run_job,
+    share,
+    train_and_export,
+    trainer_arguments,
+    training_rows,
+)
+from training.preferences.stage import read_pairs
+
+
+def run(
+    config: DpoConfig,
+    inputs: Mapping[str, Artifact],
+    output: str,
+    context: StageContext,
+    *,
+    launch: Launcher = run_workers,
+) -> StageResult:
+    """The stage. With `launch=run_in_process` it needs no Ray."""
+    job = TrlJob(config, inputs["model"].uri, output, context.seed, inputs["preferences"].uri)
+    return run_job(job, train, context, launch)
+
+
+def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What one rank does; rank 0 returns metrics, files and engine."""
+    from trl import DPOConfig as TrlDpoConfig
+    from trl import DPOTrainer
+
+    class TokenisedDpoTrainer(DPOTrainer):
+        """TRL's trainer on rows that are tokens already; it would render and tokenise them by itself."""
+
+        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+            return dataset
+
+    job: TrlJob = settings["job"]
+    config: DpoConfig = job.config
+    losses = {"sigmoid": 1.0, "sft": config.sft_loss_weight}
+    weights = {name: weight for name, weight in losses.items() if weight}
+    arguments = trainer_arguments(
+        TrlDpoConfig,
+        job,
+        worker,
+        beta=config.beta,
+        label_smoothing=config.label_smoothing,
+        loss_type=list(weights),
+        loss_weights=list(weights.values()),
+    )
+    with storage.local_copy(job.model_uri, worker.scratch) as local:
+        tokenizer = load_tokenizer(local)
+        model = load_model(local)
+        reference = load_model(local) if config.lora is None else None  # adapters are switched off instead
+    check_max_length(config, model)
+    train_rows, heldout_rows = read_pairs(job.data_uri)
+    train_pairs = encode_pairs(tokenizer, train_rows, max_length=config.max_length)
+    heldout_pairs = encode_pairs(tokenizer, heldout_rows, max_length=config.max_length)
+    if not train_pairs.pairs or not heldout_pairs.pairs:
+        raise InputError(f"no pair of {job.data_uri} has at most max_length {config.max_length} tokens on either side")
+    trainer = TokenisedDpoTrainer(
+        model=model,
+        ref_model=reference,
+        args=arguments,
+        train_dataset=training_rows(
+            [
+                {"prompt_ids": p.prompt_ids, "chosen_ids": p.chosen_ids, "rejected_ids": p.rejected_ids}
+                for p in train_pairs.pairs
+            ],
+            [pair.length for pair in train_pairs.pairs],
+            job,
+            window_batches=WINDOW_BATCHES,
+        ),
+        processing_class=tokenizer,
+        peft_config=lora_config(config, task_type="CAUSAL_LM"),
+    )
+    engine, files = train_and_export(trainer, job, worker, load=load_model)
+
+    before_P2, after_P2 = (
+        logprobs_at(worker, uri, heldout_pairs.pairs, pad_token_id=tokenizer.pad_token_id)
+        for uri in (job.model_uri, job.output)
+    )
+    if not worker.is_main:
+        return None
+    rewards_P2 = config.beta * (after_P2 - before_P2)
+    margins_P = rewards_P2[:, 0] - rewards_P2[:, 1]
+    metrics = {
+        "num_train_pairs": len(train_pairs.pairs),
+        "num_heldout_pairs": len(heldout_pairs.pairs),
+        "num_pairs_too_long": train_pairs.num_too_long + heldout_pairs.num_too_long,
+        "steps": trainer.state.global_step,
+        "train_loss": last_loss(trainer),
+        # By the implicit reward; before training both answers of every pair have reward 0, so it is 0.5.
+        "heldout_preference_accuracy": pair_accuracy(margins_P),
+        "heldout_reward_margin": float(margins_P.mean()),
+        "heldout_chosen_reward": float(rewards_P2[:, 0].mean()),
+        "heldout_rejected_reward": float(rewards_P2[:, 1].mean()),
+        # By the plain log-probability, of the reference and of the policy.
+        "heldout_logprob_accuracy_before": pair_accuracy(before_P2[:, 0] - before_P2[:, 1]),
+        "heldout_logprob_accuracy": pair_accuracy(after_P2[:, 0] - after_P2[:, 1]),
+    }
+    return {"metrics": metrics, "engine": engine, "files": files}
+
+
+def logprobs_at(
+    worker: Worker, uri: str, pairs: Sequence[EncodedPair], *, pad_token_id: int
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """[P, 2] log-probabilities of chosen and rejected answers under the model at `uri`; each rank scores its share."""
+    with storage.local_copy(uri, worker.scratch) as local:
+        model = load_model(local).to(worker.device)
+    scored_P2 = pair_logprobs(model, share(pairs, worker), pad_token_id=pad_token_id)
+    return np.array(gather_over_ranks(worker, scored_P2.tolist()))

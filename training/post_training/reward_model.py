@@ -1,0 +1,214 @@
+"""A reward model from preference pairs: TRL's `RewardTrainer`, with a loss over all prefixes where asked for.
+
+The artifact is an `AutoModelForSequenceClassification` directory with one label. Its score is read after the
+last token that is no padding, so it does not depend on the side of the padding. It is trained on sequences
+that end with the answer's end-of-turn token, as rollouts do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cluster.contracts import storage
+from cluster.contracts.artifacts import Artifact, StageContext, StageResult
+from cluster.contracts.errors import InputError
+from training.config import RewardModelConfig
+from training.conversations.prompt_answers import words
+from training.feedback.encoded_pairs import WINDOW_BATCHES, EncodedPair, EncodedPairs, encode_pairs
+from training.feedback.pair_baselines import bag_of_words_accuracy, length_accuracy, pair_accuracy
+from training.inference.generate import end_of_turn_id
+from training.inference.sequence_scores import rewards
+from training.launch.workers import Launcher, Worker, run_workers
+from training.post_training.bradley_terry import first_difference, prefix_pair_losses
+from training.post_training.trl_stage import (
+    TrlJob,
+    check_max_length,
+    gather_over_ranks,
+    last_loss,
+    load_tokenizer,
+    lora_config,
+    run_job,
+    share,
+    train_and_export,
+    trainer_arguments,
+    training_rows,
+)
+from training.preferences.stage import read_pairs, read_text_pairs
+
+NUM_TRAIN_PAIRS_MEASURED = 128
+
+
+def run(
+    config: RewardModelConfig,
+    inputs: Mapping[str, Artifact],
+    output: str,
+    context: StageContext,
+    *,
+    launch: Launcher = run_workers,
+) -> StageResult:
+    """The stage. With `launch=run_in_process` it needs no Ray."""
+    job = TrlJob(config, inputs["model"].uri, output, context.seed, inputs["preferences"].uri)
+    return run_job(job, train, context, launch)
+
+
+def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What one rank does; rank 0 returns metrics, files and engine."""
+    from trl import RewardConfig as TrlRewardConfig
+
+    job: TrlJob = settings["job"]
+    config: RewardModelConfig = job.config
+    arguments = trainer_arguments(
+        TrlRewardConfig, job, worker, center_rewards_coefficient=config.center_rewards_coefficient
+    )
+    with storage.local_copy(job.model_uri, worker.scratch) as local:
+        tokenizer = load_tokenizer(local)
+        if end_of_turn_id(tokenizer) == tokenizer.pad_token_id:
+            raise InputError("a reward model needs a padding token that is not the one that ends answers")
+        load = partial(new_reward_model, pad_token_id=tokenizer.pad_token_id, seed=job.seed)
+        model = load(local)
+    check_max_length(config, model)
+    train_rows, heldout_rows = read_pairs(job.data_uri)
+    train_rows += read_text_pairs(job.data_uri)
+    train_pairs = encode_pairs(tokenizer, train_rows, max_length=config.max_length)
+    heldout_pairs = encode_pairs(tokenizer, heldout_rows, max_length=config.max_length)
+    if not train_pairs.pairs or not heldout_pairs.pairs:
+        raise InputError(f"no pair of {job.data_uri} has at most max_length {config.max_length} tokens on either side")
+    trainer = trainer_class(config)(
+        model=model,
+        args=arguments,
+        train_dataset=training_rows(
+            [{"chosen_ids": pair.chosen, "rejected_ids": pair.rejected} for pair in train_pairs.pairs],
+            [pair.length for pair in train_pairs.pairs],
+            job,
+            window_batches=WINDOW_BATCHES,
+        ),
+        processing_class=tokenizer,
+        peft_config=lora_config(config, task_type="SEQ_CLS", modules_to_save=["score"]),
+    )
+    engine, files = train_and_export(trainer, job, worker, load=load)
+
+    with storage.local_copy(job.output, worker.scratch) as local:
+        model = load_reward_model(local).to(worker.device)
+    heldout_chosen, heldout_rejected = pair_rewards(worker, model, heldout_pairs.pairs)
+    every = -(-len(train_pairs.pairs) // NUM_TRAIN_PAIRS_MEASURED)
+    measured = train_pairs.pairs[::every]
+    train_chosen, train_rejected = pair_rewards(worker, model, measured)
+    if not worker.is_main:
+        return None
+    metrics = {
+        "num_train_pairs": len(train_pairs.pairs),
+        "num_heldout_pairs": len(heldout_pairs.pairs),
+        "num_pairs_too_long": train_pairs.num_too_long + heldout_pairs.num_too_long,
+        "steps": trainer.state.global_step,
+        "train_loss": last_loss(trainer),
+        "heldout_pair_accuracy": pair_accuracy(heldout_chosen - heldout_rejected),
+        "train_pair_accuracy": pair_accuracy(train_chosen - train_rejected),
+        **baseline_accuracies(train_pairs, heldout_pairs),
+        "heldout_chosen_reward_mean": float(heldout_chosen.mean()),
+        "heldout_chosen_reward_std": float(heldout_chosen.std()),
+        "heldout_rejected_reward_mean": float(heldout_rejected.mean()),
+        "heldout_rejected_reward_std": float(heldout_rejected.std()),
+    }
+    return {"metrics": metrics, "engine": engine, "files": files}
+
+
+def new_reward_model(directory: Path, *, pad_token_id: int, seed: int) -> Any:
+    """The body of the causal model in `directory` under a new score head, drawn from `seed`."""
+    from transformers import AutoModelForSequenceClassification
+
+    torch.manual_seed(seed)
+    return AutoModelForSequenceClassification.from_pretrained(
+        directory, num_labels=1, pad_token_id=pad_token_id, dtype=torch.float32, local_files_only=True
+    )
+
+
+def load_reward_model(directory: Path) -> Any:
+    """The trained reward model in a local directory, in fp32."""
+    from transformers import AutoModelForSequenceClassification
+
+    return AutoModelForSequenceClassification.from_pretrained(directory, dtype=torch.float32, local_files_only=True)
+
+
+def trainer_class(config: RewardModelConfig) -> Any:
+    """TRL's trainer, or the one that compares prefixes."""
+    from trl import RewardTrainer
+
+    if config.compare == "last_token":
+        return RewardTrainer
+
+    class PrefixRewardTrainer(RewardTrainer):
+        """TRL's trainer with the loss of `bradley_terry.prefix_pair_losses`; its metrics stay TRL's."""
+
+        _scores_PT1: Any = None
+
+        def compute_loss(
+            self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
+            if self._scores_PT1 is None:
+                # The head scores every position and the model then picks the last; we need them all. Hooked here,
+                # after DeepSpeed's own hooks, so that the scores seen are the ones ZeRO-3 tracks.
+                score = next(m for name, m in self.model.named_modules() if name.split(".")[-1] == "score")
+                score.register_forward_hook(self._keep_scores)
+            _, outputs = super().compute_loss(model, inputs, return_outputs=True)
+            chosen_scores_PT, rejected_scores_PT = self._scores_PT1.squeeze(-1).float().chunk(2)
+            chosen_ids_PT, rejected_ids_PT = inputs["input_ids"].chunk(2)
+            chosen_lengths_P, rejected_lengths_P = inputs["attention_mask"].sum(dim=1).chunk(2)
+            loss = prefix_pair_losses(
+                chosen_scores_PT,
+                rejected_scores_PT,
+                first_difference(chosen_ids_PT, rejected_ids_PT),
+                chosen_lengths_P,
+                rejected_lengths_P,
+                center_coefficient=self.args.center_rewards_coefficient or 0.0,
+            ).mean()
+            return (loss, outputs) if return_outputs else loss
+
+        def _keep_scores(self, module: Any, inputs: Any, output: torch.Tensor) -> None:
+            self._scores_PT1 = output
+
+    return PrefixRewardTrainer
+
+
+def pair_rewards(
+    worker: Worker, model: Any, pairs: Sequence[EncodedPair]
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """([P], [P]) rewards of chosen and rejected conversations; each rank scores its share."""
+    mine = share(pairs, worker)
+    pad_token_id = model.config.pad_token_id
+    columns = []
+    for sequences in ([pair.chosen for pair in mine], [pair.rejected for pair in mine]):
+        scored = rewards(model, sequences, pad_token_id=pad_token_id)
+        columns.append(np.array(gather_over_ranks(worker, scored.tolist())))
+    return columns[0], columns[1]
+
+
+def baseline_accuracies(train: EncodedPairs, heldout: EncodedPairs) -> dict[str, float]:
+    """What judges reach on the same pairs that see only lengths, or only the counts of words."""
+    texts = [
+        [(row["chosen"][0]["content"], row["rejected"][0]["content"]) for row in side.rows] for side in (train, heldout)
+    ]
+    return {
+        "length_baseline_accuracy": length_accuracy(_length_differences(train), _length_differences(heldout)),
+        "bag_of_words_baseline_accuracy": bag_of_words_accuracy(texts[0], texts[1]),
+    }
+
+
+def _length_differences(side: EncodedPairs) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """[P, 3] how much longer the chosen answer is, in words, characters and tokens."""
+    rows = []
+    for row, pair in zip(side.rows, side.pairs, strict=True):
+        chosen, rejected = row["chosen"][0]["content"], row["rejected"][0]["content"]
+        rows.append(
+            (
+                len(words(chosen)) - len(words(rejected)),
+                len(chosen) - len(rejected),
+                len(pair.chosen_ids) - len(pair.rejected_ids),
+            )
+        )
+    return np.array(rows, dtype=np.float64)

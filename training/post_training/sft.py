@@ -1,0 +1,136 @@
+"""Supervised fine-tuning: TRL's `SFTTrainer` on conversations, with the loss on the answers only.
+
+The rows are tokenised here (`conversations.py`), so that text never becomes a control token, and split by
+first prompt, so that the held-out loss is of prompts never seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cluster.contracts import storage
+from cluster.contracts.artifacts import Artifact, StageContext, StageResult
+from cluster.contracts.errors import InputError
+from cluster.contracts.records import Conversation
+from training.config import SftConfig
+from training.conversations.reading import (
+    QUARANTINE_FILE,
+    EncodedConversation,
+    deduplicated,
+    encode_conversation,
+    quarantine_parquet,
+    read_conversations,
+    split_conversations,
+)
+from training.export import publish_file
+from training.inference.sequence_scores import answer_logprobs
+from training.launch.workers import Launcher, Worker, run_workers
+from training.models import load_model
+from training.post_training.trl_stage import (
+    TrlJob,
+    check_max_length,
+    last_loss,
+    load_tokenizer,
+    lora_config,
+    run_job,
+    share,
+    sum_over_ranks,
+    train_and_export,
+    trainer_arguments,
+    training_rows,
+)
+
+
+def run(
+    config: SftConfig,
+    inputs: Mapping[str, Artifact],
+    output: str,
+    context: StageContext,
+    *,
+    launch: Launcher = run_workers,
+) -> StageResult:
+    """The stage. With `launch=run_in_process` it needs no Ray."""
+    return run_job(TrlJob(config, inputs["model"].uri, output, context.seed), train, context, launch)
+
+
+def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What one rank does; rank 0 returns metrics, files and engine."""
+    from trl import SFTConfig as TrlSftConfig
+    from trl import SFTTrainer
+
+    job: TrlJob = settings["job"]
+    config: SftConfig = job.config
+    conversations, quarantined = read_conversations(config.conversations)
+    distinct = deduplicated(conversations) if config.deduplicate else conversations
+    split = split_conversations(distinct, fraction=config.heldout_fraction, seed=config.split_seed)
+
+    arguments = trainer_arguments(TrlSftConfig, job, worker, packing=False)
+    with storage.local_copy(job.model_uri, worker.scratch) as local:
+        tokenizer = load_tokenizer(local)
+        model = load_model(local)
+    check_max_length(config, model)
+    train_rows, num_without_answer = encode_rows(tokenizer, split.train, config.max_length)
+    heldout_rows, num_heldout_without_answer = encode_rows(tokenizer, split.heldout, config.max_length)
+    if not train_rows:
+        raise InputError(
+            f"{len(conversations)} conversations leave none to train on (heldout_fraction {config.heldout_fraction}, "
+            f"max_length {config.max_length})"
+        )
+    trainer = SFTTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=training_rows(
+            [{"input_ids": row.input_ids_T, "labels": row.labels()} for row in train_rows],
+            [len(row.input_ids_T) for row in train_rows],
+            job,
+        ),
+        processing_class=tokenizer,
+        peft_config=lora_config(config, task_type="CAUSAL_LM"),
+    )
+    engine, files = train_and_export(trainer, job, worker, load=load_model)
+
+    metrics: dict[str, Any] = {
+        "num_rows": len(conversations) + len(quarantined),
+        "num_quarantined": len(quarantined),
+        "num_duplicates": len(conversations) - len(distinct),
+        "num_train_conversations": len(train_rows),
+        "num_heldout_conversations": len(heldout_rows),
+        "num_leaking_conversations": split.num_leaking,
+        "num_without_answer": num_without_answer + num_heldout_without_answer,
+        "num_train_answer_tokens": sum(sum(row.assistant_mask_T) for row in train_rows),
+        "steps": trainer.state.global_step,
+        "train_loss": last_loss(trainer),
+    }
+    if heldout_rows:
+        for name, uri in (("base_heldout_answer_loss", job.model_uri), ("heldout_answer_loss", job.output)):
+            metrics[name] = answer_loss(worker, uri, heldout_rows, pad_token_id=tokenizer.pad_token_id)
+    if not worker.is_main:
+        return None
+    local_quarantine = worker.scratch / QUARANTINE_FILE
+    local_quarantine.write_bytes(quarantine_parquet(quarantined))
+    files.append(asdict(publish_file(local_quarantine, job.output, QUARANTINE_FILE)))
+    return {"metrics": metrics, "engine": engine, "files": files}
+
+
+def encode_rows(
+    tokenizer: Any, conversations: Sequence[Conversation], max_length: int
+) -> tuple[list[EncodedConversation], int]:
+    """Encoded rows cut to `max_length`, and how many had no answer token left in it and were dropped."""
+    encoded = [encode_conversation(tokenizer, c["messages"]).truncated(max_length) for c in conversations]
+    rows = [row for row in encoded if any(row.assistant_mask_T)]
+    return rows, len(encoded) - len(rows)
+
+
+def answer_loss(worker: Worker, uri: str, rows: Sequence[EncodedConversation], *, pad_token_id: int) -> float:
+    """Mean negative log-likelihood per answer token (nats) of the model at `uri`; each rank measures its share."""
+    with storage.local_copy(uri, worker.scratch) as local:
+        model = load_model(Path(local)).to(worker.device)
+    mine = share(rows, worker)
+    measured = answer_logprobs(
+        model, [r.input_ids_T for r in mine], [r.assistant_mask_T for r in mine], pad_token_id=pad_token_id
+    )
+    logprob, num_tokens = sum_over_ranks(worker, float(measured.logprobs_N.sum()), float(measured.num_tokens_N.sum()))
+    return -logprob / num_tokens

@@ -1,0 +1,341 @@
+"""What the three TRL trainers have in common: DeepSpeed in earnest, checkpoints, resume, log and export.
+
+TRL's trainers keep their losses and options; this is the shell around them. It builds their arguments,
+proves that a DeepSpeed engine of the right ZeRO stage on the right number of ranks does the training,
+commits checkpoints that all ranks agree on, and writes the model as a plain Hugging Face directory.
+
+Two traps of Accelerate on CPUs are dealt with. With `use_cpu` (or ACCELERATE_USE_CPU) it ignores the DeepSpeed
+config and runs DDP; without it, it finds no backend and believes in a single process. `accelerate_sees_gloo`
+mends the second, `check_distribution` and `assert_engine` refuse the first.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+
+from cluster.contracts import storage
+from cluster.contracts.artifacts import StageContext, StageResult
+from cluster.contracts.commit import WrittenFile
+from cluster.contracts.errors import InputError, StageFailed
+from training.checkpoint.store import CheckpointStore
+from training.config import TrlConfig
+from training.engine.deepspeed_config import deepspeed_config
+from training.engine.deepspeed_engine import assert_engine, full_state_dict, load_deepspeed
+from training.export import commit_result, committed_result, export_model
+from training.launch.workers import Launcher, Worker, WorkerFunction
+from training.metrics.metrics_log import MetricsLog
+from training.post_training.row_order import row_order
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+KEPT_CHECKPOINTS = 2
+
+
+@dataclass(frozen=True)
+class TrlJob:
+    """What each worker is told."""
+
+    config: Any  # a TrlConfig
+    model_uri: str
+    output: str
+    seed: int
+    data_uri: str = ""  # the preferences artifact, where the stage has one
+
+
+def run_job(job: TrlJob, train: WorkerFunction, context: StageContext, launch: Launcher) -> StageResult:
+    """Start the workers and turn what rank 0 gives back into the stage's result."""
+    finished = committed_result(job.output)
+    store = checkpoint_store(job)
+    if finished is not None:
+        store.clear()
+        return finished
+    check_world_size(store, job.config)
+    outcome = launch(train, {"job": job}, job.config.workers, context, committed_steps=store.steps)
+    files = [WrittenFile(**file) for file in outcome["files"]]
+    result = commit_result(job.output, StageResult(outcome["metrics"], files, outcome["engine"]))
+    store.clear()
+    return result
+
+
+def checkpoint_store(job: TrlJob) -> CheckpointStore:
+    """Where the checkpoints are while the stage runs."""
+    return CheckpointStore(storage.join(job.output, "checkpoints"), keep=KEPT_CHECKPOINTS)
+
+
+def check_world_size(store: CheckpointStore, config: TrlConfig) -> None:
+    """Raise `StageFailed` if an earlier attempt's checkpoint was written by another number of workers."""
+    checkpoint = store.latest()
+    if checkpoint is not None and checkpoint.world_size != config.workers.num_workers:
+        raise StageFailed(
+            f"the checkpoint of step {checkpoint.step} was written by {checkpoint.world_size} workers and doesn't "
+            f"fit {config.workers.num_workers}; set workers.num_workers to {checkpoint.world_size}, or remove "
+            f"{store.uri} to start over"
+        )
+
+
+# ------------------------------------------------------------------------------------ arguments and distribution
+
+
+def accelerate_sees_gloo() -> None:
+    """Make Accelerate use the process group that is up, where it would see no backend on a CPU-only machine."""
+    from accelerate.state import PartialState
+    from accelerate.utils import DistributedType
+
+    prepare = PartialState._prepare_backend
+    if getattr(prepare, "sees_gloo", False):
+        return
+
+    def prepare_backend(self: Any, *arguments: Any, **keywords: Any) -> tuple[Any, Any]:
+        backend, distributed_type = prepare(self, *arguments, **keywords)
+        if backend is None and distributed_type == DistributedType.NO and dist.is_initialized():
+            backend = "gloo"
+        return backend, distributed_type
+
+    prepare_backend.sees_gloo = True  # type: ignore[attr-defined]
+    PartialState._prepare_backend = prepare_backend
+
+
+def trainer_arguments(arguments_class: Any, job: TrlJob, worker: Worker, **own: Any) -> Any:
+    """The trainer's arguments: what the stages share, and the trainer's `own`.
+
+    Must be made before the model is loaded: from here on, transformers loads a ZeRO-3 model partitioned.
+    """
+    config: TrlConfig = job.config
+    load_deepspeed()
+    accelerate_sees_gloo()
+    micro_batch_size = config.micro_batch_size or config.global_batch_size // worker.world_size
+    grad_accumulation_steps = config.global_batch_size // (micro_batch_size * worker.world_size)
+    deepspeed = deepspeed_config(
+        zero_stage=config.zero_stage,
+        precision=config.precision,
+        micro_batch_size=micro_batch_size,
+        grad_accumulation_steps=grad_accumulation_steps,
+        world_size=worker.world_size,
+        gradient_clipping=config.max_grad_norm,
+        lr=config.lr,
+    )
+    del deepspeed["optimizer"]  # the trainer makes it, with its own decay groups and schedule
+    arguments = arguments_class(
+        output_dir=str(worker.scratch / "trainer"),
+        deepspeed=deepspeed,
+        optim="adamw_torch_fused",
+        learning_rate=config.lr,
+        lr_scheduler_type={"constant": "constant_with_warmup"}.get(config.lr_schedule, config.lr_schedule),
+        warmup_steps=config.warmup_fraction,  # below 1, transformers takes it as a share of all steps
+        weight_decay=config.weight_decay,
+        adam_beta2=config.adam_beta2,
+        max_grad_norm=config.max_grad_norm,
+        num_train_epochs=1,  # the dataset already holds all epochs, in order
+        per_device_train_batch_size=micro_batch_size,
+        gradient_accumulation_steps=grad_accumulation_steps,
+        train_sampling_strategy="sequential",
+        gradient_checkpointing=config.gradient_checkpointing,
+        bf16=config.precision == "bf16",
+        seed=job.seed,
+        max_length=config.max_length,
+        save_strategy="steps",
+        save_steps=config.checkpoint_every_steps,
+        save_on_each_node=True,  # each rank has a directory of its own
+        save_total_limit=1,
+        logging_strategy="steps",
+        logging_steps=1,
+        log_level="error",
+        disable_tqdm=True,
+        report_to=[],
+        dataloader_pin_memory=worker.device.type == "cuda",
+        **own,
+    )
+    check_distribution(arguments, worker)
+    return arguments
+
+
+def check_distribution(arguments: Any, worker: Worker) -> None:
+    """Raise `StageFailed` unless Accelerate will use DeepSpeed on all ranks."""
+    from accelerate.utils import DistributedType
+
+    state = arguments.distributed_state
+    if state.distributed_type != DistributedType.DEEPSPEED or state.num_processes != worker.world_size:
+        raise StageFailed(
+            f"Accelerate chose {state.distributed_type.value} on {state.num_processes} process(es) where DeepSpeed on "
+            f"{worker.world_size} was asked for; unset ACCELERATE_USE_CPU and other ACCELERATE_ variables"
+        )
+
+
+def lora_config(config: TrlConfig, *, task_type: str, modules_to_save: Sequence[str] = ()) -> Any:
+    """PEFT's config for the spec's `lora:`, or None."""
+    if config.lora is None:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=config.lora.rank,
+        lora_alpha=config.lora.alpha,
+        lora_dropout=config.lora.dropout,
+        target_modules=config.lora.target_modules,
+        modules_to_save=list(modules_to_save) or None,
+        task_type=task_type,
+    )
+
+
+def training_rows(
+    rows: Sequence[Mapping[str, Any]], lengths: Sequence[int], job: TrlJob, *, window_batches: int = 1
+) -> Dataset:
+    """All rows in the order of training (`row_order`), every epoch in turn; `InputError` for less than one batch."""
+    from datasets import Dataset
+
+    config: TrlConfig = job.config
+    order = row_order(
+        lengths,
+        epochs=config.epochs,
+        global_batch_size=config.global_batch_size,
+        seed=job.seed,
+        window_batches=window_batches,
+    )
+    if not order:
+        raise InputError(
+            f"{len(rows)} training rows x {config.epochs} epochs are less than one global batch of "
+            f"{config.global_batch_size}; lower global_batch_size or raise epochs"
+        )
+    return Dataset.from_list([dict(rows[row]) for row in order])
+
+
+# ------------------------------------------------------------------------------------------------------ training
+
+
+def train_and_export(
+    trainer: Any, job: TrlJob, worker: Worker, *, load: Callable[[Path], Any]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Train from the newest checkpoint or the start, then write the model to `job.output`; all ranks call it.
+
+    `load` opens the model that training started from, in one piece. Returns the engine as found at run time
+    and, on rank 0, the files written.
+    """
+    from transformers import PrinterCallback
+
+    store = checkpoint_store(job)
+    restored_directory = worker.scratch / "restored"
+    restored = store.restore(restored_directory, share=worker.share, agree=worker.agree, note=worker.progress.note)
+    first_step = restored.step if restored is not None else 0
+    if restored is not None:
+        worker.progress.note(f"resuming from the checkpoint of step {restored.step}")
+    log = MetricsLog(job.output, worker.scratch, first_step=first_step + 1) if worker.is_main else None
+    trainer.remove_callback(PrinterCallback)  # the log and the progress bar tell it all
+    trainer.add_callback(_follower(trainer, job, worker, store, log))
+    trainer.train(resume_from_checkpoint=str(restored_directory) if restored is not None else None)
+    engine = assert_engine(trainer.model_wrapped, zero_stage=job.config.zero_stage, world_size=worker.world_size)
+    state_dict = full_state_dict(trainer.model_wrapped)
+    forget_deepspeed()
+    files: list[WrittenFile] = []
+    if log is not None:
+        with storage.local_copy(job.model_uri, worker.scratch) as local:
+            model = load(local)
+        model = _with_weights(model, state_dict, trainer.model)
+        files = export_model(
+            model, model.state_dict(), tokenizer_uri=job.model_uri, output=job.output, scratch=worker.scratch
+        )
+        files.append(log.close())
+    worker.barrier()
+    return engine, [asdict(file) for file in files]
+
+
+def last_loss(trainer: Any) -> float:
+    """The training loss of the last step, also where it was taken before a resume."""
+    return float(next(row["loss"] for row in reversed(trainer.state.log_history) if "loss" in row))
+
+
+def forget_deepspeed() -> None:
+    """Let transformers load models in one piece again."""
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()
+
+
+def _with_weights(model: Any, state_dict: Mapping[str, torch.Tensor], trained: Any) -> Any:
+    """`model` with the trained weights, adapters merged. Raises `StageFailed` if they don't fit it."""
+    adapters = getattr(trained, "peft_config", None)
+    if adapters is not None:
+        from peft import get_peft_model
+
+        model = get_peft_model(model, adapters["default"])
+    missing, unexpected = model.load_state_dict(state_dict, strict=False)
+    tied = set(getattr(model, "all_tied_weights_keys", None) or {})
+    lost = [name for name in missing if name not in tied]
+    if lost or unexpected:
+        raise StageFailed(f"the trained weights don't fit the model: missing {lost}, unexpected {list(unexpected)}")
+    return model.merge_and_unload() if adapters is not None else model
+
+
+def _follower(trainer: Any, job: TrlJob, worker: Worker, store: CheckpointStore, log: MetricsLog | None) -> Any:
+    """A callback that checks the engine, reports each step and commits each checkpoint."""
+    from transformers import TrainerCallback
+
+    class Follower(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            assert_engine(trainer.model_wrapped, zero_stage=job.config.zero_stage, world_size=worker.world_size)
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+            if log is None or not logs or "loss" not in logs:
+                return
+            figures = {name: value for name, value in logs.items() if isinstance(value, int | float)}
+            log.append({"step": state.global_step, **figures})
+            worker.progress.update(state.global_step, state.max_steps, "steps", loss=float(logs["loss"]))
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            local = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            if log is not None:
+                log.publish()
+            store.save(state.global_step, local, rank=worker.rank, world_size=worker.world_size, barrier=worker.barrier)
+            worker.barrier()
+            shutil.rmtree(local)
+
+    return Follower()
+
+
+# --------------------------------------------------------------------------------------------------- measurement
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """The fast tokenizer in a model directory. Raises `InputError` where it has no padding token."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    if tokenizer.pad_token_id is None:
+        raise InputError(f"the tokenizer in {directory} has no padding token; training needs one of its own")
+    return tokenizer
+
+
+def check_max_length(config: TrlConfig, model: Any) -> None:
+    """Raise `InputError` if the model has no positions for the longest rows."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and config.max_length > positions:
+        raise InputError(
+            f"max_length is {config.max_length} and the model has {positions} positions (max_position_embeddings); "
+            "lower max_length"
+        )
+
+
+def share(rows: Sequence[Any], worker: Worker) -> list[Any]:
+    """The rows that this rank measures."""
+    return list(rows[worker.rank :: worker.world_size])
+
+
+def sum_over_ranks(worker: Worker, *values: float) -> list[float]:
+    """Each value summed over all ranks."""
+    sums = torch.tensor(values, dtype=torch.float64, device=worker.device)
+    dist.all_reduce(sums)
+    return [float(value) for value in sums]
+
+
+def gather_over_ranks(worker: Worker, values: Sequence[Any]) -> list[Any]:
+    """The values of all ranks; `share`d rows come back in the order 0, W, 2W, ..., 1, W+1, ... ."""
+    parts: list[Any] = [None] * worker.world_size
+    dist.all_gather_object(parts, list(values))
+    return [value for part in parts for value in part]

@@ -1,0 +1,1 @@
+"""The preferences stage: preference pairs made of conversations and texts."""
