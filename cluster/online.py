@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from serving.config import ServerConfig
-from serving.rollouts import rollout_servers
+from serving.rollout_client import rollout_servers
 from training.online.config import PpoConfig, ReplicaGroup
 from training.online.loop import train
 

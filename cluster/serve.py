@@ -15,8 +15,8 @@ from cluster.contracts.errors import InputError, Problem, SpecError
 from cluster.display import quiet_screen
 from cluster.runs import RunRecord, RunStage, run_uri
 from cluster.spec import ClusterResources
-from serving.api_keys import read_api_keys
-from serving.chat import chat_loop
+from serving.openai_api.api_keys import read_api_keys
+from serving.terminal_chat import chat_loop
 
 MOST_ALIGNED = ("ppo", "dpo", "sft", "pretrain")  # which model a run is served by, where the user names none
 
@@ -25,7 +25,7 @@ def serve_run(
     record: RunRecord, *, stage: str | None, host: str, port: int, key_file: Path | None, cpus: int, gpus: int
 ) -> None:
     """Serve a run's model, and its reward model where it has one, until Ctrl-C; they share the CPUs and GPUs."""
-    from serving.http import check_address
+    from serving.http_gateway import check_address
 
     policy = served_stage(record, stage)
     keys = read_api_keys(key_file)
@@ -92,7 +92,7 @@ def _servers(
 ) -> Iterator[str]:
     from cluster.ray_session import ray_session
     from serving.config import ServerConfig
-    from serving.http import serve_models
+    from serving.http_gateway import serve_models
 
     num_servers = 2 if reward else 1
     share = ServerConfig(cpus=cpus / num_servers, gpus=gpus / num_servers)

@@ -17,12 +17,12 @@ import torch
 
 from cluster.contracts.errors import StageFailed
 from cluster.contracts.records import GenerateRequest, Rollout
-from serving.buckets import unpack
 from serving.config import ServerConfig
 from serving.engine.loop import EngineLoop
 from serving.engine.protocol import EngineLoad, TokenEvent
 from serving.engine.torch_engine import TorchEngine
 from serving.models import load_causal_lm, stop_token_ids
+from serving.weights.buckets import unpack
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 from serving.config import ServerConfig
+from serving.engine.reward_batches import score_sequences
 from serving.models import load_reward_model
-from serving.scoring import score_sequences
 
 
 class RewardServer:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from cluster.contracts.errors import InputError
-from serving.engine.slot_cache import SlotCache
+from serving.engine.kv_cache import SlotCache
 
 SELF_CHECK_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}  # nats
 

@@ -22,10 +22,10 @@ import torch
 
 from cluster.contracts.errors import InputError, StageFailed
 from cluster.contracts.records import GenerateRequest, SamplingParams
+from serving.engine.kv_cache import ROUND_POSITIONS, rounded_up
 from serving.engine.protocol import EngineLoad, FinishReason, TokenEvent
 from serving.engine.ragged_model import RaggedModel
 from serving.engine.sampling import sample_tokens, uniforms
-from serving.engine.slot_cache import ROUND_POSITIONS, rounded_up
 
 
 @dataclass

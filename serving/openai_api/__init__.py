@@ -1,4 +1,4 @@
-"""The OpenAI-compatible HTTP API. Nothing in here imports Ray; `serving.http` puts it on Serve.
+"""The OpenAI-compatible HTTP API. Nothing in here imports Ray; `serving.http_gateway` puts it on Serve.
 
 app.py           the endpoints
 schema.py        request bodies, strict

@@ -16,13 +16,13 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from serving.openai_api.answers import Completions
 from serving.openai_api.backend import AppSettings, Backend
-from serving.openai_api.chat_format import encode_chat, encode_conversation, encode_text
+from serving.openai_api.completions import Completions
 from serving.openai_api.errors import ApiError, add_error_handlers, check_model
-from serving.openai_api.guard import BodyLimit, KeyGuard
-from serving.openai_api.schema import ChatCompletionRequest, CompletionRequest, ScoreRequest
-from serving.openai_api.shapes import ChatShape, TextShape
+from serving.openai_api.middleware import BodyLimit, KeyGuard
+from serving.openai_api.prompt_tokens import encode_chat, encode_conversation, encode_text
+from serving.openai_api.requests import ChatCompletionRequest, CompletionRequest, ScoreRequest
+from serving.openai_api.responses import ChatShape, TextShape
 
 
 def build_app(backend: Backend, policy_tokenizer: Any, reward_tokenizer: Any | None, settings: AppSettings) -> FastAPI:

@@ -24,13 +24,13 @@ from transformers import AutoTokenizer
 from cluster.contracts.commit import committed_parts
 from cluster.contracts.errors import InputError, ResourceError, StageFailed
 from cluster.contracts.records import GenerateRequest, Rollout, SamplingParams
-from serving.chat import chat_loop
 from serving.config import HttpLimits, ServerConfig
 from serving.deploy import serve_is_running
+from serving.engine.reward_batches import score_sequences
 from serving.engine.torch_engine import TorchEngine
-from serving.http import serve_models
-from serving.rollouts import ServeRolloutClient, rollout_servers
-from serving.scoring import score_sequences
+from serving.http_gateway import serve_models
+from serving.rollout_client import ServeRolloutClient, rollout_servers
+from serving.terminal_chat import chat_loop
 from tests.unit.serving.tiny_models import save_policy, save_reward_model, tiny_policy
 
 KEY = "integration-test-key"

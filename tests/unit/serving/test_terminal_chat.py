@@ -5,7 +5,7 @@ import httpx
 import pytest
 
 from cluster.contracts.errors import InputError, ResourceError
-from serving.chat import chat_loop
+from serving.terminal_chat import chat_loop
 
 
 def talk(lines: list[str], handler: Callable[[httpx.Request], httpx.Response], **options: object) -> str:

@@ -32,8 +32,8 @@ from cluster.contracts.commit import (
     remove_part,
 )
 from cluster.contracts.errors import StageFailed
-from serving.buckets import Bucket, pack, unpack
 from serving.remote_errors import without_trace
+from serving.weights.buckets import Bucket, pack, unpack
 
 STORED_BUCKET_BYTES = 256 * 1024**2
 SERVE_NAMESPACE = "serve"  # where Ray Serve names its replicas' actors

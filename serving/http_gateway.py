@@ -18,7 +18,6 @@ from ray.serve.exceptions import BackPressureError
 
 from cluster.contracts.errors import InputError, ResourceError
 from cluster.contracts.records import GenerateRequest, Rollout
-from serving.api_keys import key_digests
 from serving.config import HttpLimits, ServerConfig
 from serving.deploy import (
     App,
@@ -32,6 +31,7 @@ from serving.deploy import (
 )
 from serving.engine.protocol import TokenEvent
 from serving.models import check_model_directory, load_tokenizer
+from serving.openai_api.api_keys import key_digests
 from serving.openai_api.app import build_app
 from serving.openai_api.backend import AppSettings
 from serving.openai_api.errors import Overloaded

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from serving.buckets import pack, unpack
+from serving.weights.buckets import pack, unpack
 
 
 def state() -> dict[str, torch.Tensor]:

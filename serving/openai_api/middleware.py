@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.api_keys import is_authorized
+from serving.openai_api.api_keys import is_authorized
 from serving.openai_api.errors import ApiError
 
 

@@ -11,16 +11,16 @@ import torch
 from transformers import LlamaForSequenceClassification
 
 from cluster.contracts.records import GenerateRequest, Rollout, SamplingParams
-from serving.api_keys import key_digests
 from serving.config import HttpLimits
 from serving.engine.loop import EngineLoop
 from serving.engine.protocol import TokenEvent
+from serving.engine.reward_batches import score_sequences
 from serving.engine.torch_engine import TorchEngine
+from serving.openai_api.api_keys import key_digests
 from serving.openai_api.app import build_app
 from serving.openai_api.backend import AppSettings
-from serving.openai_api.chat_format import encode_chat, encode_conversation
 from serving.openai_api.errors import Overloaded
-from serving.scoring import score_sequences
+from serving.openai_api.prompt_tokens import encode_chat, encode_conversation
 from tests.unit.serving.tiny_models import llama_config, tiny_policy, tiny_tokenizer
 
 KEY = "0123456789abcdef"

@@ -5,7 +5,7 @@ import torch
 from transformers import LlamaForSequenceClassification
 
 from cluster.contracts.errors import InputError
-from serving.scoring import score_sequences, token_batches
+from serving.engine.reward_batches import score_sequences, token_batches
 from tests.unit.serving.tiny_models import llama_config
 
 

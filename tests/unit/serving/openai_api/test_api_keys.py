@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from cluster.contracts.errors import InputError
-from serving.api_keys import is_authorized, key_digests, read_api_keys
+from serving.openai_api.api_keys import is_authorized, key_digests, read_api_keys
 
 KEYS = ["0123456789abcdef", "fedcba9876543210"]
 

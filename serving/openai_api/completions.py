@@ -15,8 +15,8 @@ from cluster.contracts.records import GenerateRequest, SamplingParams
 from serving.openai_api.backend import AppSettings, Backend
 from serving.openai_api.detokenize import TextStream
 from serving.openai_api.errors import ApiError, Overloaded, check_model
-from serving.openai_api.schema import ChatCompletionRequest, CompletionRequest
-from serving.openai_api.shapes import Answer, Piece, Shape, sse_event, usage_of, version_mark
+from serving.openai_api.requests import ChatCompletionRequest, CompletionRequest
+from serving.openai_api.responses import Answer, Piece, Shape, sse_event, usage_of, version_mark
 
 SEED_RANGE = 1 << 63
 logger = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ import pytest
 
 from cluster.contracts.errors import InputError
 from cluster.contracts.records import Message
-from serving.openai_api.chat_format import encode_chat, encode_conversation, encode_text
+from serving.openai_api.prompt_tokens import encode_chat, encode_conversation, encode_text
 from tests.unit.serving.tiny_models import tiny_tokenizer
 
 CONVERSATIONS: list[list[Message]] = [
