@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.contracts.errors import InputError, Problem, RaymillError, SpecError
-from cluster.display import Screen, quiet_screen
-from cluster.runs import read_run
+from cluster.run_record import read_run
 from cluster.spec import JobSpec, load_spec
-from cluster.stages import STAGE_KINDS
+from cluster.stage_kinds import STAGE_KINDS
+from cluster.terminal import Screen, quiet_screen
 
 app = typer.Typer(
     help="Raw web crawl in, a served and aligned language model out. One job spec, on a laptop or a cluster.",
@@ -82,7 +82,7 @@ def train(
     Several workers: torchrun --nproc-per-node N -m cluster train SPEC STAGE
     """
     job = _load(spec, storage, settings)
-    from cluster.plain import train_stage
+    from cluster.run_without_ray import train_stage
     from cluster.runner import log_directory
 
     log = log_directory(job) / f"{stage}-rank{os.environ.get('RANK', '0')}.log"
@@ -186,7 +186,7 @@ def chat(
 @app.command()
 def report(run_name: RunName, storage: RunStorage = "runs") -> None:
     """Write a run's report.html and report.json again and say where they are."""
-    from cluster.report import write_report
+    from cluster.report.write import write_report
 
     print(write_report(read_run(run_name, storage)))
 

@@ -21,7 +21,7 @@ from cluster.contracts import storage
 from cluster.contracts.artifacts import MANIFEST, Artifact, open_artifact
 from cluster.contracts.errors import InputError
 from cluster.contracts.records import shard_and_row
-from cluster.runs import read_run
+from cluster.run_record import read_run
 from dataprep.documents import (
     Shard,
     read_columns,

@@ -24,11 +24,11 @@ from cluster.contracts.artifacts import (
     write_manifest,
 )
 from cluster.contracts.errors import RaymillError, StageFailed
-from cluster.display import Screen, duration
 from cluster.plan import PlannedStage, check_roles, make_plan, open_inputs
-from cluster.runs import RunRecord, RunStage, artifact_lock, run_lock, run_uri, write_run
+from cluster.run_record import RunRecord, RunStage, artifact_lock, run_lock, run_uri, write_run
 from cluster.spec import JobSpec
-from cluster.stages import STAGE_KINDS
+from cluster.stage_kinds import STAGE_KINDS
+from cluster.terminal import Screen, duration
 
 _RECORDED_PACKAGES = (
     "raymill", "ray", "torch", "transformers", "trl", "peft", "deepspeed", "accelerate",
@@ -55,7 +55,7 @@ def run_spec(spec: JobSpec, screen: Screen, *, address: str | None = None) -> Ru
                 say_finished(screen, stage, position, len(stages), "already there")
         record = _record(spec, make_plan(spec))
         write_run(record)
-        from cluster.report import write_report
+        from cluster.report.write import write_report
 
         report = write_report(record)
     screen.line(f"\n{spec.head.name}: {len(stages)} stages, {duration(time.perf_counter() - started)}")

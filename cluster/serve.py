@@ -12,9 +12,9 @@ from pathlib import Path
 
 from cluster.contracts import storage
 from cluster.contracts.errors import InputError, Problem, SpecError
-from cluster.display import quiet_screen
-from cluster.runs import RunRecord, RunStage, run_uri
+from cluster.run_record import RunRecord, RunStage, run_uri
 from cluster.spec import ClusterResources
+from cluster.terminal import quiet_screen
 from serving.openai_api.api_keys import read_api_keys
 from serving.terminal_chat import chat_loop
 

@@ -23,7 +23,7 @@ from pydantic_core import ErrorDetails
 from cluster.contracts import storage
 from cluster.contracts.config import ClashingSettings, StageConfig, StrictModel
 from cluster.contracts.errors import InputError, Problem, SpecError, StorageError
-from cluster.stages import STAGE_KINDS, StageKind
+from cluster.stage_kinds import STAGE_KINDS, StageKind
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"

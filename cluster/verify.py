@@ -16,7 +16,7 @@ from cluster.contracts.commit import WrittenFile, check_content
 from cluster.contracts.errors import CorruptArtifact, InputError, StorageError
 from cluster.contracts.retry import is_passing, with_patience
 from cluster.contracts.tokens import INDEX, list_token_index, shard_uris
-from cluster.runs import read_run
+from cluster.run_record import read_run
 from dataprep.documents import SHARD_TABLE, read_shard_table
 
 _READERS = 8  # files read at a time; hashing leaves the interpreter's lock alone

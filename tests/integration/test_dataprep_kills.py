@@ -33,7 +33,7 @@ from cluster.contracts.artifacts import Artifact
 from cluster.contracts.commit import committed_part
 from cluster.contracts.config import Resources
 from cluster.contracts.tokens import INDEX
-from cluster.runs import read_run
+from cluster.run_record import read_run
 from dataprep.clean import stage as clean
 from dataprep.clean.part import clean_part
 from dataprep.clean.stage import input_files

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cluster.contracts.artifacts import StageContext
 from cluster.contracts.progress import SilentProgress
-from cluster.online import run
+from cluster.ppo_stage import run
 from tests.online_toys import toy_artifacts, toy_conversations
 from training.metrics.metrics_log import read_metrics
 from training.online.config import PpoConfig

@@ -10,8 +10,8 @@ import pytest
 
 from cluster.contracts.artifacts import Artifact
 from cluster.contracts.commit import committed_parts, remove_part, sweep
-from cluster.document_report import balance
 from cluster.inspect import find_url, summarise
+from cluster.report.documents import balance
 from dataprep.clean import stage as clean
 from dataprep.config import DedupeConfig, RepeatedLinesConfig
 from dataprep.dedupe import stage as dedupe

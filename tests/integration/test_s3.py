@@ -29,7 +29,7 @@ from cluster.contracts.commit import check_content, commit_part, committed_parts
 from cluster.contracts.errors import CorruptArtifact, InputError, StorageError
 from cluster.contracts.retry import Backoff
 from cluster.contracts.tokens import ShardEntry, read_token_index, write_token_index, write_token_shard
-from cluster.runs import read_run
+from cluster.run_record import read_run
 from dataprep.config import Columns
 from dataprep.sources.readers import read_sources
 from dataprep.sources.records import PlainText

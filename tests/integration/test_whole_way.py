@@ -28,7 +28,7 @@ from fastwarc.warc import ArchiveIterator
 from ray.cluster_utils import Cluster
 
 from cluster.contracts.artifacts import open_artifact
-from cluster.runs import RunRecord, read_run
+from cluster.run_record import RunRecord, read_run
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -280,7 +280,7 @@ def test_one_changed_dpo_setting_reruns_dpo_and_what_depends_on_it_also_when_kil
 
 
 def test_a_second_driver_on_the_same_run_is_refused(finished_run: RunRecord, workspace: Workspace) -> None:
-    from cluster.runs import run_lock
+    from cluster.run_record import run_lock
 
     with run_lock(str(workspace.storage), "smoke"):
         done = _raymill("run", *workspace.arguments())

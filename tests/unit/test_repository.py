@@ -8,7 +8,7 @@ import pytest
 
 from cluster.cli import app
 from cluster.spec import load_spec
-from cluster.stages import STAGE_KINDS
+from cluster.stage_kinds import STAGE_KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
 SPECS = sorted(p for p in (ROOT / "job_specs").rglob("*") if p.suffix in (".yaml", ".yml"))

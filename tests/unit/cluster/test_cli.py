@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.explain import field_comments
-from cluster.stages import STAGE_KINDS
+from cluster.stage_kinds import STAGE_KINDS
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = ("run", "plan", "submit", "serve", "chat", "report", "inspect", "verify", "explain")

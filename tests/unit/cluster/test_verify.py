@@ -16,7 +16,7 @@ from cluster.contracts.commit import WrittenFile
 from cluster.contracts.errors import InputError
 from cluster.contracts.retry import Backoff
 from cluster.contracts.tokens import INDEX, ShardEntry, write_token_index
-from cluster.runs import RunRecord, RunStage, write_run
+from cluster.run_record import RunRecord, RunStage, write_run
 from cluster.verify import artifacts_of, bad_files, expected_files
 from dataprep.documents import Shard, write_shard_table
 

@@ -11,7 +11,7 @@ import pytest
 from cluster.contracts.artifacts import Artifact, Manifest, write_manifest
 from cluster.contracts.errors import StageFailed
 from cluster.contracts.records import QUARANTINE_SCHEMA
-from cluster.document_report import (
+from cluster.report.documents import (
     SHARDS_FOR_EXAMPLES,
     around_difference,
     balance,
@@ -19,8 +19,8 @@ from cluster.document_report import (
     document_section,
     length_classes,
 )
-from cluster.report import write_report
-from cluster.runs import RunRecord, RunStage, read_run, write_run
+from cluster.report.write import write_report
+from cluster.run_record import RunRecord, RunStage, read_run, write_run
 from dataprep.documents import (
     CONTAMINATION_SCHEMA,
     DOCUMENT_SCHEMA,

@@ -91,7 +91,9 @@ STAGE_KINDS: dict[str, StageKind] = {
             "training.post_training.dpo:run",
             "align by direct preference optimisation",
         ),
-        StageKind("ppo", "training.online.config:PpoConfig", "cluster.online:run", "align by PPO with served models"),
+        StageKind(
+            "ppo", "training.online.config:PpoConfig", "cluster.ppo_stage:run", "align by PPO with served models"
+        ),
         StageKind("evaluate", "training.config:EvaluateConfig", "training.evaluate.stage:run", "compare the models"),
     )
 }

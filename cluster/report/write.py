@@ -16,11 +16,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact
-from cluster.display import duration
-from cluster.document_report import MAX_QUARANTINED, balance, document_section
-from cluster.plots import curve_panels
-from cluster.runs import RunRecord, run_uri
-from cluster.yardsticks import readings
+from cluster.report.documents import MAX_QUARANTINED, balance, document_section
+from cluster.report.gates import readings
+from cluster.report.plots import curve_panels
+from cluster.run_record import RunRecord, run_uri
+from cluster.terminal import duration
 from training.conversations.reading import QUARANTINE_FILE
 
 _TEMPLATES = Path(__file__).parent / "templates"

@@ -16,12 +16,12 @@ from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, read_artifact
 from cluster.contracts.errors import InputError
 from cluster.contracts.progress import SilentProgress
-from cluster.display import BarDisplay, LineDisplay, Screen, duration
 from cluster.plan import PlannedStage, make_plan, open_inputs
+from cluster.run_record import artifact_lock
 from cluster.runner import finish_stage, log_directory, say_finished
-from cluster.runs import artifact_lock
 from cluster.spec import JobSpec
-from cluster.stages import STAGE_KINDS
+from cluster.stage_kinds import STAGE_KINDS
+from cluster.terminal import BarDisplay, LineDisplay, Screen, duration
 
 _WITHOUT_RAY = ("pretrain", "sft", "reward_model", "dpo", "evaluate")
 

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from cluster.contracts.artifacts import Artifact
 from cluster.contracts.errors import StageFailed
 from cluster.contracts.records import shard_and_row
-from cluster.plots import bar_chart
+from cluster.report.plots import bar_chart
 from dataprep.documents import (
     HEAD_CHARACTERS,
     Shard,

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from cluster.yardsticks import readings
+from cluster.report.gates import readings
 
 PPO = {
     "heldout_reward_before": 1.0,
