@@ -10,17 +10,17 @@ import json
 import tempfile
 from pathlib import Path
 
-from dataprep.config import CleanConfig
+from dataprep.clean.config import CleanConfig
 from dataprep.filters.settings import (
     BadWordsSettings,
     DecontaminationSettings,
     FineWebSettings,
     GopherQualitySettings,
     Mc4Settings,
-    PiiSettings,
     RefinedWebSettings,
 )
-from dataprep.ray_tasks import keep_compiled_kernels
+from dataprep.kernel_cache import keep_compiled_kernels
+from dataprep.pii.settings import PiiSettings
 from dataprep.sources.shards import whole_file
 
 _PAGE = b"<html><body><p>Two words, and [1] a few more. It is no page of note, but one of the kind.</p></body></html>"

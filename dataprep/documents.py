@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -19,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.contracts import storage
-from cluster.contracts.commit import WrittenFile, check_size
+from cluster.contracts.commit import PartWriter, WrittenFile, check_size
 from cluster.contracts.errors import InputError
 from cluster.contracts.records import QUARANTINE_SCHEMA, ROW_BITS
 from cluster.contracts.storage import absolute_uri, relative_uri
@@ -304,3 +305,23 @@ def written_file(name: str, content: bytes) -> WrittenFile:
 
 def _read(directory: str, file: WrittenFile, columns: Sequence[str]) -> pa.Table:
     return storage.read_table(check_size(directory, file), columns=columns)
+
+
+_DICTIONARY_COLUMNS = ["uri", "language", "reason"]  # few values; the rest is stored as it is
+
+
+@contextmanager
+def open_tables(part: PartWriter, schemas: Mapping[str, pa.Schema]) -> Iterator[dict[str, pq.ParquetWriter]]:
+    """A writer for each role, whose file is named after it."""
+    with ExitStack() as stack:
+        yield {
+            role: stack.enter_context(
+                pq.ParquetWriter(
+                    stack.enter_context(part.open(role, f"{role}.parquet")),
+                    schema,
+                    compression="zstd",
+                    use_dictionary=[name for name in schema.names if name in _DICTIONARY_COLUMNS],
+                )
+            )
+            for role, schema in schemas.items()
+        }

@@ -8,10 +8,8 @@ what kills it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +23,7 @@ from cluster.contracts.config import Resources
 from cluster.contracts.errors import CorruptArtifact, InputError, RaymillError, StageFailed, StorageError
 from cluster.contracts.progress import Progress
 from cluster.contracts.retry import Backoff, with_patience
+from dataprep.kernel_cache import keep_compiled_kernels
 
 ShardTask = Callable[[dict[str, Any]], int]  # a shard's description (JSON) -> documents that came out; picklable
 
@@ -164,32 +163,3 @@ def prepare_worker(num_threads: int) -> None:
         os.environ[name] = str(num_threads)
     keep_compiled_kernels()
     pa.set_cpu_count(num_threads)
-
-
-def keep_compiled_kernels() -> None:
-    """Name Numba's cache directory, unless the user has. Only works before the first kernel's module is imported."""
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(_cache_directory()))
-
-
-def _kernel_sources() -> str:
-    """A digest of all modules here: those without compiled code hold constants of those with it."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-def _cache_directory() -> Path:
-    """The user's own cache directory, since compiled code is loaded from it; else a private temporary one.
-
-    It is named after the kernels' sources: Numba looks at the file that a kernel is in, not at those it calls.
-    """
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    directory = base / "raymill" / f"numba-{_kernel_sources()}"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        if os.access(directory, os.W_OK):
-            return directory
-    except OSError:
-        pass
-    return Path(tempfile.mkdtemp(prefix="raymill-numba-"))

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from dataprep.ray_tasks import keep_compiled_kernels
+from dataprep.kernel_cache import keep_compiled_kernels
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dataprep.ray_tasks import keep_compiled_kernels
+from dataprep.kernel_cache import keep_compiled_kernels
 
 BARS = (1, 2, 3, 4, 5, 6, 7)
 

@@ -16,9 +16,9 @@ from tokenizers import Tokenizer
 
 from benchmarks.dataprep.documents import Document
 from benchmarks.figures import Figure, ratio
-from dataprep.config import SpecialTokens
 from dataprep.text.column import TextColumn
 from dataprep.tokenizer.bpe_training import train_bpe
+from dataprep.tokenizer.config import SpecialTokens
 from dataprep.tokenizer.encoders import Encoded, Encoder, HuggingFaceEncoder, fastest_encoder
 
 _VOCAB_SIZE = 32_768

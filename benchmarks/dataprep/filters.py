@@ -14,8 +14,8 @@ from benchmarks.dataprep.boundaries import cases
 from benchmarks.dataprep.documents import Document, write_jsonl
 from benchmarks.dataprep.peer_process import Peer
 from benchmarks.figures import Figure, ratio
+from dataprep.clean.config import CleanConfig
 from dataprep.clean.decisions import Judge, Verdicts
-from dataprep.config import CleanConfig
 from dataprep.signatures import minhash
 
 _BATCH_DOCUMENTS = 2048

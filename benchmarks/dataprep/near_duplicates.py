@@ -12,11 +12,12 @@ import pyarrow as pa
 from benchmarks.dataprep.documents import Document
 from benchmarks.dataprep.peer_process import Peer
 from benchmarks.figures import Figure
-from dataprep.config import FuzzySettings, MinHashSettings
 from dataprep.dedupe.bucket_edges import checked_edges
+from dataprep.dedupe.config import FuzzySettings
 from dataprep.dedupe.union_find import UnionFind
 from dataprep.signatures import minhash
 from dataprep.signatures.bit_sketch import most_differing, sketches
+from dataprep.signatures.config import MinHashSettings
 from dataprep.text.column import TextColumn
 
 

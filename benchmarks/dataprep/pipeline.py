@@ -22,7 +22,9 @@ from benchmarks.figures import Figure, ratio
 from cluster.contracts.artifacts import Artifact, Manifest, StageContext, StageResult, open_artifact, write_manifest
 from cluster.contracts.config import StageConfig
 from cluster.contracts.progress import SilentProgress
-from dataprep.config import CleanConfig, DedupeConfig, TokenizeConfig
+from dataprep.clean.config import CleanConfig
+from dataprep.dedupe.config import DedupeConfig
+from dataprep.tokenize.config import TokenizeConfig
 
 _DOCUMENTS_PER_FILE = 10_000
 _PEER_FRACTION = 0.1

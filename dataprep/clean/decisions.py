@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dataprep.config import CleanConfig
+from dataprep.clean.config import CleanConfig
 from dataprep.filters import quality as quality_model
 from dataprep.filters.decontamination import EvaluationIndex
 from dataprep.filters.evaluation_sets import EvaluationText

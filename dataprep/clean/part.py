@@ -18,13 +18,12 @@ import pyarrow.parquet as pq
 from cluster.contracts.commit import commit_part
 from cluster.contracts.errors import StageFailed
 from cluster.contracts.records import QUARANTINE_SCHEMA, Quarantined
+from dataprep.clean.config import CleanConfig
 from dataprep.clean.decisions import Judge, Passage, Verdicts
-from dataprep.config import CleanConfig
-from dataprep.documents import CONTAMINATION_SCHEMA, DROPPED_SCHEMA, HEAD_CHARACTERS, document_schema
+from dataprep.documents import CONTAMINATION_SCHEMA, DROPPED_SCHEMA, HEAD_CHARACTERS, document_schema, open_tables
 from dataprep.extract.pages import extracted
 from dataprep.filters.families import SCORE_TYPES
 from dataprep.filters.quality import local_model
-from dataprep.part_tables import open_tables
 from dataprep.pii.redact import redact
 from dataprep.signatures import table as signing
 from dataprep.sources.readers import read_sources
@@ -105,7 +104,7 @@ def clean_part(
 def _batches(sources: Sequence[Source], config: CleanConfig, tally: Tally) -> Iterator[Batch]:
     batch = Batch()
     raw = read_sources(sources, columns=config.columns, max_record_bytes=config.limits.max_record_bytes)
-    for record in extracted(raw, config):
+    for record in extracted(raw, config.extractor, config.limits):
         tally.read += 1
         if isinstance(record, PlainText):
             batch.texts.append(record)

@@ -17,13 +17,14 @@ from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.commit import CommittedPart, committed_part
 from cluster.contracts.errors import InputError, StageFailed
 from cluster.contracts.source_names import input_directories
-from cluster.contracts.storage import FileStat, relative_uri
-from dataprep.config import CleanConfig
+from cluster.contracts.storage import relative_uri
+from dataprep.clean.config import CleanConfig
 from dataprep.documents import Shard, write_shard_table
 from dataprep.filters.settings import DecontaminationSettings
-from dataprep.ray_tasks import Pace, keep_compiled_kernels, over_shards
+from dataprep.kernel_cache import keep_compiled_kernels
+from dataprep.ray_tasks import Pace, over_shards
 from dataprep.sources.formats import Format
-from dataprep.sources.shards import SourceShard, plan_shards, sources_of
+from dataprep.sources.shards import SourceShard, each_once, matched_files, plan_shards, sources_of
 
 
 def run(config: CleanConfig, inputs: Mapping[str, Artifact], output: str, context: StageContext) -> StageResult:
@@ -91,26 +92,6 @@ def check_libraries(config: CleanConfig, formats: Set[Format]) -> None:
     for library, (wanted, reason) in needed.items():
         if wanted and importlib.util.find_spec(library) is None:
             raise InputError(f'{reason} needs {library}; install it with: pip install "raymill[text]"')
-
-
-def input_files(patterns: Sequence[str]) -> list[FileStat]:
-    """The files of all patterns, each once, sorted by URI. Raises `InputError` where a pattern matches nothing."""
-    return each_once(matched_files(patterns))
-
-
-def matched_files(patterns: Sequence[str]) -> list[list[FileStat]]:
-    """The files of each pattern. Raises `InputError` where one matches nothing."""
-    matched = [storage.expand(pattern) for pattern in patterns]
-    for pattern, files in zip(patterns, matched, strict=True):
-        if not files:
-            raise InputError(f"inputs: {pattern} matches no file")
-    return matched
-
-
-def each_once(matched: Sequence[Sequence[FileStat]]) -> list[FileStat]:
-    """The files of all patterns, sorted by URI."""
-    found = {file.uri: file for files in matched for file in files}
-    return [found[uri] for uri in sorted(found)]
 
 
 def _clean(row: dict[str, Any], *, parts: str, config: CleanConfig, classifier: str | None) -> int:

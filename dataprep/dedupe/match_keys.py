@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster.contracts.errors import InputError
-from dataprep.config import DedupeConfig, FuzzySettings
+from dataprep.dedupe.config import DedupeConfig, FuzzySettings
 from dataprep.dedupe.corpora import OWN, Piece
 from dataprep.dedupe.keyed_shuffle import KeyedRows
 from dataprep.dedupe.removals import EXACT, NEAR, URL

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from cluster.contracts import storage
 from cluster.contracts.artifacts import StageContext
 from cluster.contracts.commit import CommittedPart, check_size, commit_part, committed_parts, remove_part, sweep
-from dataprep.config import DedupeConfig
+from dataprep.dedupe.config import DedupeConfig
 from dataprep.dedupe.corpora import Corpora, Piece
 from dataprep.dedupe.keyed_shuffle import KeyedRows, even_ranges, num_ranges_for, read_cell, write_cells
 from dataprep.dedupe.match_keys import Search, keyed_rows

@@ -20,8 +20,8 @@ import pyarrow.compute as pc
 from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.errors import InputError, StageFailed
-from dataprep.config import DedupeConfig, MinHashSettings
 from dataprep.dedupe.clusters import write_clusters
+from dataprep.dedupe.config import DedupeConfig
 from dataprep.dedupe.corpora import OWN, Corpora, Piece
 from dataprep.dedupe.match_keys import bands_and_rows, searches
 from dataprep.dedupe.matching import labels
@@ -35,7 +35,8 @@ from dataprep.documents import (
     write_shard_table,
     write_table,
 )
-from dataprep.ray_tasks import keep_compiled_kernels
+from dataprep.kernel_cache import keep_compiled_kernels
+from dataprep.signatures.config import MinHashSettings
 
 _WRITER_THREADS = 16
 _WORK = "work"  # below the artifact: what `dataprep.dedupe.matching` and `dataprep.dedupe.clusters` commit on the way

@@ -11,9 +11,9 @@ from typing import NamedTuple
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.html import HTMLParserException, HTMLTree
 
-from dataprep.config import ExtractorName
 from dataprep.extract.html_depth import scan
 from dataprep.sources.charset import decode_html
+from dataprep.sources.config import ExtractorName
 
 _URL_ATTRIBUTES = (('link[rel="canonical"]', "href"), ('meta[property="og:url"]', "content"))
 _DATE_ATTRIBUTES = (

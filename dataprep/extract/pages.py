@@ -1,4 +1,4 @@
-"""Pages to texts, many at a time, in a child process that can be killed (`killable.py`)."""
+"""Pages to texts, many at a time, in a child process that can be killed (`killable_process.py`)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from functools import lru_cache
 from typing import Any
 
 from cluster.contracts.records import Quarantined
-from dataprep.config import CleanConfig, ExtractorName
 from dataprep.extract.html import EXTRACTORS, Extracted, UnreadablePage, readable_html
 from dataprep.extract.wikitext import plain_text
 from dataprep.killable_process import Failure, KillableMap
+from dataprep.sources.config import ExtractorName, ReadLimits
 from dataprep.sources.records import HtmlPage, PlainText, Provenance, SourceRecord, Unwanted, WikiPage
 
 _BATCH_RECORDS = 256  # that wait for the first page of them at most
@@ -60,14 +60,15 @@ def page_extraction(extractor: PageExtractor, timeout_s: float, memory_bytes: in
     return KillableMap(extractor, warm_up=_SMALL_PAGE, timeout_s=timeout_s, memory_bytes=memory_bytes)
 
 
-def extracted(records: Iterable[SourceRecord], config: CleanConfig) -> Iterator[PlainText | Unwanted | Quarantined]:
+def extracted(
+    records: Iterable[SourceRecord], extractor_name: ExtractorName, limits: ReadLimits
+) -> Iterator[PlainText | Unwanted | Quarantined]:
     """The records in their order, pages turned into texts.
 
     A page without a text is quarantined: for what `readable_html` and the extractor refuse, or as "timeout",
-    "memory", "crashed" or "failed" (`killable.Failure`).
+    "memory", "crashed" or "failed" (`killable_process.Failure`).
     """
-    limits = config.limits
-    extractor = PageExtractor(config.extractor, limits.max_html_depth, limits.max_html_attributes)
+    extractor = PageExtractor(extractor_name, limits.max_html_depth, limits.max_html_attributes)
     extraction = page_extraction(extractor, limits.extract_timeout_s, int(limits.extract_memory_gib * 2**30))
     batch: list[SourceRecord] = []
     size = 0

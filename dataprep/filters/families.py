@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dataprep.config import FilterFamilies
 from dataprep.filters import (
     bad_words,
     c4,
@@ -31,7 +30,7 @@ from dataprep.filters import (
 from dataprep.filters import decontamination as decontaminate
 from dataprep.filters import quality as quality_model
 from dataprep.filters.scores import Judged, Scores, struct_type
-from dataprep.filters.settings import FamilySettings
+from dataprep.filters.settings import FamilySettings, FilterFamilies
 from dataprep.text.column import TextColumn
 
 _MODULES = (url_blocklist, gopher_repetition, gopher_quality, c4, refinedweb, mc4, fineweb, bad_words)

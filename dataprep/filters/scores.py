@@ -8,6 +8,7 @@ Shape letters: D documents, S scores.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -74,3 +75,13 @@ class Judged:
     reasons: tuple[str, ...]
     scores: Scores
     kept: KeptSpans | None = None  # of a family that edits: what it leaves of each document
+
+
+def at_most(limit: float | None) -> float:
+    """An upper limit; infinity for None."""
+    return math.inf if limit is None else float(limit)
+
+
+def at_least(limit: float | None) -> float:
+    """A lower limit; minus infinity for None."""
+    return -math.inf if limit is None else float(limit)

@@ -8,28 +8,14 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import Field, field_validator
 
 from cluster.contracts.config import ReferenceFiles, StrictModel
-from dataprep.pii.settings import KINDS, PiiKind
+from dataprep.config import MAX_INT, Count, Fraction, Text
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-MAX_INT = 2**63 - 1  # what the kernels compute with
-Count = Annotated[int, Field(ge=0, le=MAX_INT)]
 WORD = re.compile(r"[a-z0-9]+")  # of a URL
 _NO_DOMAIN = re.compile(r"[\s/:*?#@]")
 _MIN_PHRASE_BYTES = 2  # C4's phrases are looked for by their first two
-
-
-def _encodable(value: str) -> str:
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{value!a} is no text: it holds half of a surrogate pair; leave that out") from error
-    return value
-
-
-Text = Annotated[str, AfterValidator(_encodable)]
 
 
 def domain_of(entry: str) -> str:
@@ -246,17 +232,20 @@ class DecontaminationSettings(FamilySettings):
     action: Literal["drop", "cut"] = Field("drop", description="Drop the document, or cut the passages out of it")
 
 
-class PiiSettings(StrictModel):
-    """Personal data and secrets, replaced by typed placeholders in the text that is written.
+class FilterFamilies(StrictModel):
+    """The filters that may differ by language, in the order in which they run. None turns a family off."""
 
-    Filters, signatures and decontamination see the text before that.
-    """
+    language_threshold: Fraction = 0.65  # the least confidence; a document below it is dropped
+    gopher_repetition: GopherRepetitionSettings | None = GopherRepetitionSettings()  # None: off; so for those below
+    gopher_quality: GopherQualitySettings | None = GopherQualitySettings()
+    c4: C4Settings | None = C4Settings()
+    refinedweb: RefinedWebSettings | None = None
+    mc4: Mc4Settings | None = None
+    fineweb: FineWebSettings | None = None
+    bad_words: BadWordsSettings | None = None
 
-    kinds: Annotated[tuple[PiiKind, ...], Field(min_length=1)] = Field(KINDS, description="What is replaced")
-    placeholders: dict[PiiKind, Text] = Field(
-        default_factory=dict, description='What stands for a kind, where it is not its name: "<EMAIL_ADDRESS>"'
-    )
-    source_code: bool = Field(
-        False,
-        description="In source code too (inputs of format code); most matches there are none",
-    )
+
+class LanguageProfile(FilterFamilies):
+    """Other filter settings for some languages; what a profile does not set is as for the others."""
+
+    languages: Annotated[list[str], Field(min_length=1)]  # ISO 639 codes, each in one profile at most

@@ -19,9 +19,9 @@ from cluster.contracts.errors import InputError
 from cluster.contracts.source_names import fits, short_names
 from cluster.contracts.storage import relative_uri
 from cluster.contracts.tokens import INDEX, ShardEntry, TokenShard, read_token_index, shard_directory, write_token_index
-from dataprep.config import MixtureConfig
 from dataprep.documents import written_file
-from dataprep.shares import epochs, temperature_factors
+from dataprep.mixture.config import MixtureConfig
+from dataprep.sampling import epochs, temperature_factors
 
 Group = tuple[str, str, int]  # the pattern of the source ("" for none), language, least length
 _SHOWN_NAMES = 20  # of sources, in an error

@@ -1,12 +1,33 @@
-"""The kinds of personal data, as the spec, the metrics and the placeholders name them.
+"""Which personal data is replaced and by what: the kinds, as the spec, the metrics and the placeholders name them.
 
 Kept apart from the kernels so that a job spec is checked without loading Numba.
 """
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field
+
+from cluster.contracts.config import StrictModel
+from dataprep.config import Text
 
 PiiKind = Literal["email_address", "ip_address", "phone_number", "credit_card", "iban_code", "secret"]
 KINDS: tuple[PiiKind, ...] = get_args(PiiKind)
 EMAIL_ADDRESS, IP_ADDRESS, PHONE_NUMBER, CREDIT_CARD, IBAN_CODE, SECRET = range(len(KINDS))
+
+
+class PiiSettings(StrictModel):
+    """Personal data and secrets, replaced by typed placeholders in the text that is written.
+
+    Filters, signatures and decontamination see the text before that.
+    """
+
+    kinds: Annotated[tuple[PiiKind, ...], Field(min_length=1)] = Field(KINDS, description="What is replaced")
+    placeholders: dict[PiiKind, Text] = Field(
+        default_factory=dict, description='What stands for a kind, where it is not its name: "<EMAIL_ADDRESS>"'
+    )
+    source_code: bool = Field(
+        False,
+        description="In source code too (inputs of format code); most matches there are none",
+    )

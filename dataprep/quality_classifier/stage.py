@@ -14,11 +14,11 @@ from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.commit import WrittenFile
 from cluster.contracts.errors import InputError
-from dataprep.clean.stage import input_files
-from dataprep.config import CleanConfig, QualityClassifierConfig
 from dataprep.documents import written_file
+from dataprep.quality_classifier.config import QualityClassifierConfig
 from dataprep.ray_tasks import own_errors, prepare_worker, remote_options
-from dataprep.sources.shards import plan_shards
+from dataprep.sources.config import ReadLimits
+from dataprep.sources.shards import input_files, plan_shards
 
 _HASH_BITS = 32
 
@@ -40,7 +40,8 @@ def run(
 def train(config: QualityClassifierConfig, output: str, seed: int) -> tuple[dict[str, Any], list[WrittenFile]]:
     """Train on what is not held out, measure on what is. Raises `InputError` where either set has no documents."""
     prepare_worker(config.worker.num_threads)
-    from dataprep.filters import quality as quality_model
+    from dataprep.filters import quality
+    from dataprep.quality_classifier import training
 
     counts = {True: 0, False: 0}
     heldout: list[tuple[str, bool]] = []
@@ -54,36 +55,36 @@ def train(config: QualityClassifierConfig, output: str, seed: int) -> tuple[dict
                 yield text, is_positive
 
     with tempfile.TemporaryDirectory() as scratch:
-        path = quality_model.train(training_rows(), config=config, seed=seed, scratch=Path(scratch))
+        path = training.train(training_rows(), config=config, seed=seed, scratch=Path(scratch))
         if not counts[True] or not counts[False]:
             missing = "positive" if not counts[True] else "negative"
             raise InputError(f"{missing}: {', '.join(getattr(config, missing))} has no documents to train on")
         content = path.read_bytes()
-        model = quality_model.load(path)
-    storage.write_bytes(storage.join(output, quality_model.MODEL_FILE), content)
-    scores = quality_model.probabilities(model, (text for text, _ in heldout))
+        model = quality.load(path)
+    storage.write_bytes(storage.join(output, quality.MODEL_FILE), content)
+    scores = quality.probabilities(model, (text for text, _ in heldout))
     labels = np.array([is_positive for _, is_positive in heldout], bool)
     metrics = {
         "num_positive": counts[True],
         "num_negative": counts[False],
         "num_heldout": len(heldout),
         "heldout_accuracy": float(np.mean((scores > 0.5) == labels)) if heldout else None,
-        "heldout_auc": quality_model.area_under_curve(scores, labels) if len(set(labels.tolist())) == 2 else None,
+        "heldout_auc": training.area_under_curve(scores, labels) if len(set(labels.tolist())) == 2 else None,
     }
-    return metrics, [written_file(quality_model.MODEL_FILE, content)]
+    return metrics, [written_file(quality.MODEL_FILE, content)]
 
 
 def _documents(config: QualityClassifierConfig) -> Iterator[tuple[str, bool]]:
-    """(text, whether it is positive), from the files in order, read as the clean stage reads its inputs."""
+    """(text, whether it is positive), from the files in order, read as the clean stage reads inputs by its defaults."""
     from dataprep.extract.pages import extracted
     from dataprep.sources.readers import read_sources
     from dataprep.sources.records import PlainText
 
+    limits = ReadLimits()
     for patterns, is_positive in ((config.positive, True), (config.negative, False)):
-        reading = CleanConfig(inputs=patterns, columns=config.columns)
         for shard in plan_shards(input_files(patterns), None):
-            raw = read_sources(shard.sources, columns=reading.columns, max_record_bytes=reading.limits.max_record_bytes)
-            for record in extracted(raw, reading):
+            raw = read_sources(shard.sources, columns=config.columns, max_record_bytes=limits.max_record_bytes)
+            for record in extracted(raw, "resiliparse", limits):
                 if isinstance(record, PlainText) and record.text.strip():
                     yield record.text, is_positive
 

@@ -1,8 +1,9 @@
 """Lines that say the same have the same key: the pure core of cutting boilerplate across a corpus.
 
 A line is its terms (`text/match_terms.py`): runs of letters and numbers in lower case, without accents and
-punctuation, each number as "0". CCNet's normal form of a paragraph (Wenzek et al. 2019, arXiv:1911.00359, section 3.1) is close to it:
-there each digit is a "0", punctuation is deleted instead of parting words. A key is a 64-bit hash of it.
+punctuation, each number as "0". CCNet's normal form of a paragraph (Wenzek et al. 2019, arXiv:1911.00359,
+section 3.1) is close to it: there each digit is a "0", punctuation is deleted instead of parting words. A key is a
+64-bit hash of it.
 
 Shape letters: D documents, L lines of them, S spans that stay, B bytes.
 """

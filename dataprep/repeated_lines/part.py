@@ -22,20 +22,21 @@ from cluster.contracts.commit import check_size, commit_part
 from cluster.contracts.errors import StageFailed
 from cluster.contracts.records import QUARANTINE_SCHEMA
 from cluster.contracts.storage import absolute_uri
-from dataprep.config import MinHashSettings, RepeatedLinesConfig
 from dataprep.documents import (
     CONTAMINATION_SCHEMA,
     DROPPED_SCHEMA,
     HEAD_CHARACTERS,
     Shard,
+    open_tables,
     read_contamination,
     read_dropped,
     read_quarantined,
 )
-from dataprep.part_tables import open_tables
+from dataprep.repeated_lines.config import RepeatedLinesConfig
 from dataprep.repeated_lines.line_counts import CORPUS, COUNT_SCHEMA, SITE, LineCounter, Thresholds, copy_keys
 from dataprep.repeated_lines.line_keys import NO_KEY, is_among, line_keys, site_hashes, site_keys, sums_D, without_lines
 from dataprep.signatures import table as signing
+from dataprep.signatures.config import MinHashSettings
 from dataprep.sources.code_languages import CODE_LANGUAGES
 from dataprep.text.column import TextColumn
 

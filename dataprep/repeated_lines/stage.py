@@ -28,9 +28,11 @@ from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.commit import CommittedPart, WrittenFile, check_size, commit_part, committed_part
 from cluster.contracts.errors import StageFailed
 from cluster.contracts.retry import patient_as_here
-from dataprep.config import MinHashSettings, RepeatedLinesConfig
 from dataprep.documents import Shard, read_shard_table, rebase, write_shard_table
-from dataprep.ray_tasks import Pace, ShardTask, keep_compiled_kernels, over_shards
+from dataprep.kernel_cache import keep_compiled_kernels
+from dataprep.ray_tasks import Pace, ShardTask, over_shards
+from dataprep.repeated_lines.config import RepeatedLinesConfig
+from dataprep.signatures.config import MinHashSettings
 
 # Kernels are imported in the functions that tasks run, after `prepare_worker` has said where they are kept compiled.
 # Arguments are unpickled before, so nothing of the kernels' modules is among them.

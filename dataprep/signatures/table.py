@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from dataprep.config import MinHashSettings
 from dataprep.documents import signature_schema
 from dataprep.signatures import exact, minhash
+from dataprep.signatures.config import MinHashSettings
 from dataprep.text.column import TextColumn
 
 

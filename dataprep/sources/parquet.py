@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster.contracts.records import Quarantined
-from dataprep.config import Columns
+from dataprep.sources.config import Columns
 from dataprep.sources.parquet_footer import footer_problem, row_group_begins
 from dataprep.sources.records import PlainText, Provenance, SourceRecord
 

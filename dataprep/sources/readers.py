@@ -9,7 +9,7 @@ from typing import BinaryIO, cast
 
 from cluster.contracts import storage
 from cluster.contracts.records import Quarantined
-from dataprep.config import Columns
+from dataprep.sources.config import Columns
 from dataprep.sources.jsonl import read_jsonl
 from dataprep.sources.mediawiki import read_mediawiki
 from dataprep.sources.parquet import read_parquet

@@ -17,6 +17,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from cluster.contracts import storage
+from cluster.contracts.errors import InputError
 from cluster.contracts.source_names import common_directory
 from cluster.contracts.storage import FileStat
 from dataprep.sources.formats import Codec, Format, format_of
@@ -149,3 +151,23 @@ def _identity(files: Sequence[FileStat]) -> str:
 def _readable(uri: str) -> str:
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", uri.rsplit("/", 1)[-1])[:_NAME_CHARACTERS]
     return name.lstrip(".-_") or "part"
+
+
+def input_files(patterns: Sequence[str]) -> list[FileStat]:
+    """The files of all patterns, each once, sorted by URI. Raises `InputError` where a pattern matches nothing."""
+    return each_once(matched_files(patterns))
+
+
+def matched_files(patterns: Sequence[str]) -> list[list[FileStat]]:
+    """The files of each pattern. Raises `InputError` where one matches nothing."""
+    matched = [storage.expand(pattern) for pattern in patterns]
+    for pattern, files in zip(patterns, matched, strict=True):
+        if not files:
+            raise InputError(f"inputs: {pattern} matches no file")
+    return matched
+
+
+def each_once(matched: Sequence[Sequence[FileStat]]) -> list[FileStat]:
+    """The files of all patterns, sorted by URI."""
+    found = {file.uri: file for files in matched for file in files}
+    return [found[uri] for uri in sorted(found)]

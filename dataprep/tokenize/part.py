@@ -20,10 +20,10 @@ from cluster.contracts import storage
 from cluster.contracts.commit import PartWriter, commit_part
 from cluster.contracts.errors import InputError
 from cluster.contracts.tokens import token_dtype, write_token_shard
-from dataprep.config import TokenizeConfig
 from dataprep.documents import Shard, doc_ids, read_kept, read_signatures
-from dataprep.split import drawn
+from dataprep.sampling import drawn
 from dataprep.text.column import TextColumn
+from dataprep.tokenize.config import TokenizeConfig
 from dataprep.tokenize.token_spool import PiecewiseSink, TokenSpool
 from dataprep.tokenizer.encoders import Encoded, Encoder, encoders, fastest_of
 

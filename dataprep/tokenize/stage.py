@@ -15,9 +15,9 @@ from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.commit import CommittedPart, committed_parts
 from cluster.contracts.errors import InputError
 from cluster.contracts.tokens import INDEX, ShardEntry, write_token_index
-from dataprep.config import TokenizeConfig
 from dataprep.documents import Shard, read_shard_table, written_file
 from dataprep.ray_tasks import Pace, over_shards
+from dataprep.tokenize.config import TokenizeConfig
 from dataprep.tokenize.part import HELDOUT, TRAIN, end_of_text_id, source_name, tokenize_part
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataprep.config import SpecialTokens
+from dataprep.tokenizer.config import SpecialTokens
 
 
 def chat_template(tokens: SpecialTokens) -> str:

@@ -16,10 +16,10 @@ from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.commit import WrittenFile
 from cluster.contracts.errors import InputError
-from dataprep.config import TokenizerConfig
 from dataprep.documents import Shard, read_kept, read_shard_table, read_signatures, written_file
 from dataprep.ray_tasks import own_errors, prepare_worker, remote_options
-from dataprep.shares import epochs, temperature_factors
+from dataprep.sampling import epochs, temperature_factors
+from dataprep.tokenizer.config import TokenizerConfig
 
 _FERTILITY_CHARACTERS = 1_000_000  # of each language's sample, to measure bytes and tokens per word on
 _SAMPLE_DOCUMENTS = 32  # on which the fast encoder must agree
@@ -50,7 +50,7 @@ def sample_texts(
     Languages are drawn in proportion to their characters x `weights` (1 where not named), evened out by `temperature`
     (`dataprep.shares`). A language that has less than its share is taken whole, and the others get the rest.
     """
-    from dataprep.split import drawn
+    from dataprep.sampling import drawn
 
     shards = read_shard_table(artifact)
     fractions = _language_fractions(artifact, shards, max_characters, weights or {}, temperature)

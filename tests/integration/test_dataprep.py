@@ -26,13 +26,17 @@ from cluster.contracts.records import doc_id
 from cluster.contracts.retry import Backoff
 from cluster.contracts.tokens import open_shards, read_token_index
 from dataprep.clean import stage as clean
-from dataprep.config import CleanConfig, DedupeConfig, QualityClassifierConfig, TokenizeConfig, TokenizerConfig
+from dataprep.clean.config import CleanConfig
 from dataprep.dedupe import stage as dedupe
+from dataprep.dedupe.config import DedupeConfig
 from dataprep.documents import absolute_uri, read_kept, read_shard_table
 from dataprep.quality_classifier import stage as quality_classifier
+from dataprep.quality_classifier.config import QualityClassifierConfig
 from dataprep.ray_tasks import Pace, over_shards
 from dataprep.tokenize import stage as tokenize
+from dataprep.tokenize.config import TokenizeConfig
 from dataprep.tokenizer import stage as tokenizer
+from dataprep.tokenizer.config import TokenizerConfig
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 

@@ -35,15 +35,17 @@ from cluster.contracts.config import Resources
 from cluster.contracts.tokens import INDEX
 from cluster.run_record import read_run
 from dataprep.clean import stage as clean
+from dataprep.clean.config import CleanConfig
 from dataprep.clean.part import clean_part
-from dataprep.clean.stage import input_files
-from dataprep.config import CleanConfig, DedupeConfig, TokenizeConfig, TokenizerConfig
 from dataprep.dedupe import stage as dedupe
+from dataprep.dedupe.config import DedupeConfig
 from dataprep.documents import SHARD_TABLE, Shard, read_shard_table
 from dataprep.ray_tasks import over_shards
-from dataprep.sources.shards import plan_shards
+from dataprep.sources.shards import input_files, plan_shards
 from dataprep.tokenize import stage as tokenize
+from dataprep.tokenize.config import TokenizeConfig
 from dataprep.tokenizer import stage as tokenizer
+from dataprep.tokenizer.config import TokenizerConfig
 from tests.integration.test_dataprep import HALF_CPU, Storage
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,8 +16,8 @@ from cluster.contracts.errors import InputError
 from cluster.contracts.progress import SilentProgress
 from cluster.contracts.records import doc_id
 from dataprep.clean import stage as clean
-from dataprep.config import DedupeConfig
 from dataprep.dedupe import stage as dedupe
+from dataprep.dedupe.config import DedupeConfig
 from dataprep.documents import read_removals, read_shard_table
 from dataprep.filters.settings import GopherQualitySettings
 from tests.integration.test_dataprep import HALF_CPU, Storage, clean_config, paragraphs

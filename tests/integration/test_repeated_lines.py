@@ -13,10 +13,11 @@ from cluster.contracts.commit import committed_parts, remove_part, sweep
 from cluster.inspect import find_url, summarise
 from cluster.report.documents import balance
 from dataprep.clean import stage as clean
-from dataprep.config import DedupeConfig, RepeatedLinesConfig
 from dataprep.dedupe import stage as dedupe
+from dataprep.dedupe.config import DedupeConfig
 from dataprep.documents import absolute_uri, read_kept, read_shard_table
 from dataprep.repeated_lines import stage as repeated_lines
+from dataprep.repeated_lines.config import RepeatedLinesConfig
 from tests.integration.test_dataprep import HALF_CPU, Storage, clean_config, paragraphs
 
 pytestmark = pytest.mark.usefixtures("local_ray")

@@ -30,7 +30,7 @@ from cluster.contracts.errors import CorruptArtifact, InputError, StorageError
 from cluster.contracts.retry import Backoff
 from cluster.contracts.tokens import ShardEntry, read_token_index, write_token_index, write_token_shard
 from cluster.run_record import read_run
-from dataprep.config import Columns
+from dataprep.sources.config import Columns
 from dataprep.sources.readers import read_sources
 from dataprep.sources.records import PlainText
 from dataprep.sources.shards import plan_shards

@@ -1,6 +1,7 @@
 """The DeepSpeed engine of our own training loops: the only file that calls it.
 
-`build_engine` builds the engine from the settings that `deepspeed_config.py` makes; the rest asks the engine what it is, takes the whole model out of it, and saves and loads it.
+`build_engine` builds the engine from the settings that `deepspeed_config.py` makes; the rest asks the engine
+what it is, takes the whole model out of it, and saves and loads it.
 """
 
 from __future__ import annotations

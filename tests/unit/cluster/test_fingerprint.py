@@ -9,7 +9,7 @@ import pytest
 from cluster.fingerprint import file_identities, settings_fingerprint
 from cluster.plan import make_plan
 from cluster.spec import parse_spec
-from dataprep.config import CleanConfig
+from dataprep.clean.config import CleanConfig
 
 
 def _fingerprints(tmp_path: Path, **changes: Any) -> dict[str, str]:

@@ -15,8 +15,8 @@ from cluster.contracts.commit import committed_part
 from cluster.contracts.errors import InputError
 from cluster.contracts.storage import relative_uri
 from cluster.inspect import find_url, open_corpus, print_summary, printable, summarise
+from dataprep.clean.config import CleanConfig
 from dataprep.clean.part import clean_part
-from dataprep.config import CleanConfig
 from dataprep.dedupe.corpora import Corpora
 from dataprep.dedupe.removals import Removals
 from dataprep.documents import Shard, write_shard_table, write_table

@@ -6,13 +6,16 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
+from dataprep.clean.config import CleanConfig
 from dataprep.clean.decisions import Judge
-from dataprep.config import CleanConfig, MinHashSettings, QualityClassifierConfig, TokenizeConfig
+from dataprep.config import MAX_INT
 from dataprep.filters import settings
-from dataprep.filters.settings import MAX_INT
 from dataprep.pii.redact import redact
+from dataprep.quality_classifier.config import QualityClassifierConfig
+from dataprep.signatures.config import MinHashSettings
 from dataprep.signatures.table import signatures
 from dataprep.text.normalise import normalise
+from dataprep.tokenize.config import TokenizeConfig
 
 TEXTS = normalise(
     pa.array(

@@ -13,11 +13,10 @@ from cluster.contracts.commit import CommittedPart, committed_part
 from cluster.contracts.errors import InputError, StageFailed
 from cluster.contracts.storage import FileStat
 from dataprep.clean import part as module
+from dataprep.clean.config import CleanConfig
 from dataprep.clean.decisions import Judge
 from dataprep.clean.part import Tally, clean_part
-from dataprep.clean.stage import input_files
-from dataprep.config import CleanConfig
-from dataprep.sources.shards import part_key, plan_shards, whole_file
+from dataprep.sources.shards import input_files, part_key, plan_shards, whole_file
 
 SENTENCE = "The committee met on the {n}th of May and agreed that the bridge over the river should be built with care. "
 ENGLISH = (

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from dataprep.config import DedupeConfig, FuzzySettings
+from dataprep.dedupe.config import DedupeConfig, FuzzySettings
 from dataprep.dedupe.corpora import Corpora
 from dataprep.dedupe.keyed_shuffle import KeyedRows, even_ranges, num_ranges_for, read_cell, write_cells
 from dataprep.dedupe.match_keys import searches

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from cluster.contracts.records import Quarantined
-from dataprep.config import CleanConfig
 from dataprep.extract.pages import extracted, page_extraction
+from dataprep.sources.config import ReadLimits
 from dataprep.sources.records import HtmlPage, PlainText, Provenance, SourceRecord, Unwanted, WikiPage
 
 
@@ -23,7 +23,7 @@ def page(number: int, body: str | bytes = "", **about: str) -> HtmlPage:
 
 
 def run(records: list[SourceRecord], **limits: Any) -> list[PlainText | Unwanted | Quarantined]:
-    return list(extracted(records, CleanConfig(inputs=["-"], limits=limits)))  # type: ignore[arg-type]
+    return list(extracted(records, "resiliparse", limits))  # type: ignore[arg-type]
 
 
 def test_records_keep_their_order_over_many_batches() -> None:
@@ -55,7 +55,7 @@ def test_texts_that_wait_for_a_page_are_held_by_size_and_others_not_at_all() -> 
     def most_held(records: list[SourceRecord]) -> int:
         nonlocal num_read
         num_read = 0
-        results = extracted(counted(records), CleanConfig(inputs=["-"]))
+        results = extracted(counted(records), "resiliparse", ReadLimits())
         return max(num_read - given for given, _ in enumerate(results, start=1))
 
     text = "x" * 2**20

@@ -4,8 +4,8 @@ import pyarrow as pa
 import pytest
 
 from benchmarks.dataprep.boundaries import cases
+from dataprep.clean.config import CleanConfig
 from dataprep.clean.decisions import Judge
-from dataprep.config import CleanConfig
 from dataprep.filters import c4, fineweb, gopher_quality, gopher_repetition
 
 FAMILIES = {module.__name__.rsplit(".", 1)[1]: module for module in (gopher_quality, gopher_repetition, c4, fineweb)}

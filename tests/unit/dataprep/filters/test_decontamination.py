@@ -16,11 +16,11 @@ from cluster.contracts.commit import committed_part
 from cluster.contracts.errors import InputError
 from cluster.contracts.progress import SilentProgress
 from dataprep.clean import stage as clean
+from dataprep.clean.config import CleanConfig
 from dataprep.clean.part import clean_part
-from dataprep.config import CleanConfig, FilterFamilies
 from dataprep.filters.decontamination import EvaluationIndex, items_left_out
 from dataprep.filters.evaluation_sets import EvaluationText, read_evaluation_sets
-from dataprep.filters.settings import DecontaminationSettings
+from dataprep.filters.settings import DecontaminationSettings, FilterFamilies
 from dataprep.sources.shards import whole_file
 from dataprep.text.column import TextColumn
 from tests.unit.dataprep.text import slow_twins

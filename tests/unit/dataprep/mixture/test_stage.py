@@ -11,8 +11,8 @@ from cluster.contracts.artifacts import Artifact, Manifest, StageContext
 from cluster.contracts.errors import InputError
 from cluster.contracts.progress import SilentProgress
 from cluster.contracts.tokens import ShardEntry, open_shards, read_token_index, write_token_index, write_token_shard
-from dataprep.config import MixtureConfig
 from dataprep.mixture import stage as mixture
+from dataprep.mixture.config import MixtureConfig
 
 NUM_DOCUMENTS = 100
 RANGES = (("de", 0, 0, 20), ("en", 0, 20, 50), ("en", 2048, 70, 30))  # language, least length, first, documents

@@ -14,11 +14,13 @@ from pydantic import ValidationError
 
 from cluster.contracts.commit import committed_part
 from cluster.contracts.errors import InputError
+from dataprep.clean.config import CleanConfig
 from dataprep.clean.part import clean_part
-from dataprep.config import CleanConfig, FilterFamilies, QualityClassifierConfig
-from dataprep.filters.quality import area_under_curve, judge, load, one_line, probabilities
-from dataprep.filters.settings import QualitySettings
+from dataprep.filters.quality import judge, load, one_line, probabilities
+from dataprep.filters.settings import FilterFamilies, QualitySettings
+from dataprep.quality_classifier.config import QualityClassifierConfig
 from dataprep.quality_classifier.stage import train
+from dataprep.quality_classifier.training import area_under_curve
 from dataprep.sources.shards import whole_file
 from dataprep.text.column import TextColumn
 from training.launch.host_memory import keep_freed_memory

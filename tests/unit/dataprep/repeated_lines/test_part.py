@@ -24,11 +24,12 @@ from pydantic import ValidationError
 from cluster.contracts.artifacts import Artifact, Manifest, StageContext, StageResult
 from cluster.contracts.commit import CommittedPart, committed_part
 from cluster.contracts.progress import SilentProgress
+from dataprep.clean.config import CleanConfig
 from dataprep.clean.part import clean_part
-from dataprep.config import CleanConfig, MinHashSettings, RepeatedLinesConfig
 from dataprep.documents import Shard, read_shard_table, write_shard_table
 from dataprep.repeated_lines import line_counts
 from dataprep.repeated_lines import stage as repeated_lines
+from dataprep.repeated_lines.config import RepeatedLinesConfig
 from dataprep.repeated_lines.line_counts import (
     CORPUS,
     COUNT_SCHEMA,
@@ -44,6 +45,7 @@ from dataprep.repeated_lines.line_keys import NO_KEY, is_among, line_keys, liste
 from dataprep.repeated_lines.part import count_part, keys_of_lines, rewrite_part
 from dataprep.repeated_lines.stage import _source_key
 from dataprep.signatures import table as signing
+from dataprep.signatures.config import MinHashSettings
 from dataprep.sources.shards import whole_file
 from dataprep.text.column import TextColumn
 

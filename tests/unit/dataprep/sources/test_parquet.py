@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.contracts.records import Quarantined
-from dataprep.config import Columns
+from dataprep.sources.config import Columns
 from dataprep.sources.parquet import read_parquet
 from dataprep.sources.parquet_footer import footer_trial
 from dataprep.sources.records import PlainText, SourceRecord

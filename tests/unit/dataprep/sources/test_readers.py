@@ -15,8 +15,8 @@ import pytest
 import zstandard
 
 from cluster.contracts.records import Quarantined
-from dataprep.config import Columns
 from dataprep.sources.compression import PIECE_BYTES, DamagedStream, decompressed
+from dataprep.sources.config import Columns
 from dataprep.sources.jsonl import read_jsonl
 from dataprep.sources.readers import read_records
 from dataprep.sources.records import HtmlPage, PlainText, SourceRecord, Unwanted

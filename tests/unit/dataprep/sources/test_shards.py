@@ -12,7 +12,7 @@ import pytest
 from cluster.contracts import storage
 from cluster.contracts.errors import InputError
 from cluster.contracts.storage import FileStat
-from dataprep.config import Columns
+from dataprep.sources.config import Columns
 from dataprep.sources.formats import format_of
 from dataprep.sources.jsonl import read_jsonl
 from dataprep.sources.readers import read_records

@@ -11,11 +11,12 @@ from cluster.contracts.commit import committed_part
 from cluster.contracts.errors import InputError
 from cluster.contracts.records import doc_id, shard_and_row
 from cluster.contracts.tokens import TokenShard
-from dataprep.config import SpecialTokens, TokenizeConfig
 from dataprep.text.column import TextColumn
 from dataprep.tokenize import part as tokenize_part_module
+from dataprep.tokenize.config import TokenizeConfig
 from dataprep.tokenize.part import HELDOUT, TRAIN, end_of_text_id, tokenize_part
 from dataprep.tokenizer.bpe_training import train_bpe
+from dataprep.tokenizer.config import SpecialTokens
 from dataprep.tokenizer.encoders import Encoded, HuggingFaceEncoder, fastest_of
 from tests.unit.dataprep.small_documents import write_documents
 

@@ -11,10 +11,10 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from dataprep.config import SpecialTokens
 from dataprep.text.column import TextColumn
 from dataprep.tokenizer.bpe_training import save_tokenizer, train_bpe
 from dataprep.tokenizer.compiled_bpe import MAX_PIECE_BYTES, bpe_encoder
+from dataprep.tokenizer.config import SpecialTokens
 from dataprep.tokenizer.encoders import (
     CompiledEncoder,
     Encoder,

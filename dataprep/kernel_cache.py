@@ -1,0 +1,37 @@
+"""Where Numba keeps compiled kernels between processes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+
+def keep_compiled_kernels() -> None:
+    """Name Numba's cache directory, unless the user has. Only works before the first kernel's module is imported."""
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(_cache_directory()))
+
+
+def _kernel_sources() -> str:
+    """A digest of all modules here: those without compiled code hold constants of those with it."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _cache_directory() -> Path:
+    """The user's own cache directory, since compiled code is loaded from it; else a private temporary one.
+
+    It is named after the kernels' sources: Numba looks at the file that a kernel is in, not at those it calls.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    directory = base / "raymill" / f"numba-{_kernel_sources()}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if os.access(directory, os.W_OK):
+            return directory
+    except OSError:
+        pass
+    return Path(tempfile.mkdtemp(prefix="raymill-numba-"))

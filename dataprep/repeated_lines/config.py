@@ -1,0 +1,47 @@
+"""The settings of the repeated_lines stage.
+
+Importing this costs Pydantic only, since `raymill plan` loads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from cluster.contracts.config import InputOf
+from dataprep.config import MAX_INT, DataConfig, Fraction
+
+
+class RepeatedLinesConfig(DataConfig):
+    """Lines that stand in many documents are cut, across the corpus and across files: menus, notices, footers.
+
+    Llama 3 removes lines that are in more than 6 documents of 30 million (arXiv:2407.21783, section 3.1.1). Near copies
+    of a document count as few here, so that lines of a page that is there often are left to deduplication: 1,000 copies
+    of 300 words with 4 of them changed, or 300 copies with 8, keep their lines at the default threshold. 100 copies
+    with 12 changed may lose them, and be dropped; with 16 they do.
+    """
+
+    stage_version: ClassVar[int] = 2  # 2: copies are told by bands of MinHashes
+
+    kind: Literal["repeated_lines"] = "repeated_lines"
+    parts: Annotated[str, InputOf(("clean",))]  # the documents
+    mode: Literal["filter", "annotate"] = Field(
+        "filter", description="annotate: cut and drop nothing, store the fractions that would be cut"
+    )
+    # A line is cut that is in so many different documents; None: only `min_site_documents` counts.
+    min_documents: Annotated[int | None, Field(ge=2, le=MAX_INT)] = 7
+    min_documents_fraction: Fraction = 0.0  # of all documents, copies counted, that it must be in as well
+    # A line is cut, too, that is in so many different documents of one site (host without `www.`; documents without URL
+    # are one site); None: off.
+    min_site_documents: Annotated[int | None, Field(ge=2, le=MAX_INT)] = None
+    # Shorter lines stay: headings, answers, items of lists.
+    min_line_characters: Annotated[int, Field(ge=0, le=MAX_INT)] = 20
+    min_words_left: Annotated[int, Field(ge=0, le=MAX_INT)] = 50  # a document that lost lines and has fewer is dropped
+
+    def clashes(self) -> Iterator[tuple[str, str]]:
+        if self.min_documents is None and self.min_site_documents is None:
+            yield "min_documents", "null needs min_site_documents: give one of them a number, or nothing is repeated"
+        if self.min_documents is None and self.min_documents_fraction:
+            yield "min_documents_fraction", "goes with min_documents, which is null; give that a number"

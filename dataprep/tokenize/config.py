@@ -1,0 +1,34 @@
+"""The settings of the tokenize stage.
+
+Importing this costs Pydantic only, since `raymill plan` loads it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from cluster.contracts.config import InputOf
+from dataprep.config import MAX_INT, DataConfig
+
+
+class TokenizeConfig(DataConfig):
+    """What dedupe left, as token shards."""
+
+    stage_version: ClassVar[int] = 3  # 3: sources are told by their URI
+
+    kind: Literal["tokenize"] = "tokenize"
+    documents: Annotated[str, InputOf(("dedupe",))]
+    tokenizer: Annotated[str, InputOf(("tokenizer",))]
+    end_of_text: str = "<|endoftext|>"  # the tokenizer's token that ends each document
+    heldout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.01  # of documents, kept out of training for evaluation
+    split_seed: Annotated[int, Field(ge=0, le=MAX_INT)] = 0  # chooses which
+    # Lower ends of the classes of lengths (tokens of a document), besides 0; a mixture can weigh them.
+    length_classes: list[Annotated[int, Field(ge=1, le=MAX_INT)]] = Field(default=[2048, 8192, 32_768], max_length=16)
+
+    @model_validator(mode="after")
+    def _ascending(self) -> TokenizeConfig:
+        if self.length_classes != sorted(set(self.length_classes)):
+            raise ValueError(f"length_classes must ascend; got {self.length_classes}")
+        return self
