@@ -239,7 +239,7 @@ def run_ours(job: dict[str, Any]) -> tuple[list[tuple[float, float]], dict[str, 
     from training.launch.workers import run_in_process
     from training.metrics.metrics_log import METRICS
     from training.pretrain.config import PretrainConfig
-    from training.pretrain.loop import run
+    from training.pretrain.stage import run
 
     scratch = Path(job["scratch"])
     steps = job["steps"] + WARM_UP_STEPS + 1

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import torch
 from pydantic import Field, model_validator
 
 from cluster.contracts.config import StrictModel
@@ -401,3 +402,10 @@ def check_sequence_length(sequence_length: int, config: Any) -> None:
             "(max_position_embeddings); shorten the one or raise the other "
             "(an initial model's by `context_extension`)"
         )
+
+
+def load_reward_model(directory: Path) -> Any:
+    """The trained reward model in a local directory, in fp32."""
+    from transformers import AutoModelForSequenceClassification
+
+    return AutoModelForSequenceClassification.from_pretrained(directory, dtype=torch.float32, local_files_only=True)

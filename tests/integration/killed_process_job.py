@@ -27,7 +27,7 @@ from tests.integration.test_pretrain import tiny_config
 from training import export, models
 from training.engine.deepspeed_engine import load_deepspeed
 from training.launch.workers import run_in_process
-from training.pretrain.loop import run
+from training.pretrain.stage import run
 
 
 class KilledAtRandom(SilentProgress):

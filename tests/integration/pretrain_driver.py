@@ -15,7 +15,7 @@ import ray
 from cluster.contracts.artifacts import StageContext, open_artifact
 from cluster.contracts.progress import SilentProgress
 from tests.integration.test_pretrain import tiny_config
-from training.pretrain.loop import run
+from training.pretrain.stage import run
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,15 @@ from cluster.contracts.errors import StageFailed
 from cluster.contracts.progress import Progress, SilentProgress
 from tests.chat_fixtures import make_model_directory, write_conversations
 from tests.integration.token_fixtures import make_tokens
-from training.config import DpoConfig, EvaluateConfig, PreferencesConfig, RewardModelConfig, SftConfig
 from training.engine.deepspeed_engine import load_deepspeed
 from training.evaluate import stage as evaluate
+from training.evaluate.config import EvaluateConfig
 from training.launch.workers import run_in_process
 from training.metrics.metrics_log import METRICS, read_metrics
 from training.post_training import dpo, reward_model, sft
+from training.post_training.config import DpoConfig, RewardModelConfig, SftConfig
 from training.preferences import stage as preferences
+from training.preferences.config import PreferencesConfig
 
 TWO_WORKERS = {"num_workers": 2, "cpus": 0.5, "max_failures": 1}
 SHARED: dict[str, Any] = {"lr": 3e-3, "max_length": 128, "global_batch_size": 8, "checkpoint_every_steps": 4}

@@ -36,8 +36,8 @@ from training.metrics.metrics_log import METRICS, read_metrics
 from training.pretrain.config import PretrainConfig
 from training.pretrain.export_checkpoint import export_checkpoint
 from training.pretrain.job import PretrainJob
-from training.pretrain.loop import run
 from training.pretrain.open_data import check_data, open_heldout, open_training
+from training.pretrain.stage import run
 
 STEPS = 12
 MODEL = {

@@ -25,8 +25,8 @@ from training import token_losses
 from training.launch.workers import Worker, run_in_process, run_workers
 from training.metrics.metrics_log import METRICS, read_metrics
 from training.pretrain.job import PretrainJob, build_model
-from training.pretrain.loop import run
 from training.pretrain.open_data import open_training
+from training.pretrain.stage import run
 from training.schedules import SCHEDULES
 
 assert one_rank  # the fixture of that name, for this module too

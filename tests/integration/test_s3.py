@@ -41,8 +41,8 @@ from training.launch.workers import run_in_process
 from training.metrics.metrics_log import METRICS
 from training.pretrain.config import PretrainConfig
 from training.pretrain.job import PretrainJob
-from training.pretrain.loop import run
 from training.pretrain.open_data import check_data, open_heldout, open_training
+from training.pretrain.stage import run
 
 assert one_rank  # the fixture of that name, for this module too
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,7 +13,7 @@ from cluster.contracts.progress import SilentProgress
 from tests.integration.poison import poisoned_loss
 from tests.integration.test_pretrain import BAD_STEPS, resized_config, tiny_config
 from training.launch.workers import run_in_process
-from training.pretrain.loop import run
+from training.pretrain.stage import run
 
 if __name__ == "__main__":
     root = Path(sys.argv[1])

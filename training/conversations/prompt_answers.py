@@ -1,24 +1,14 @@
-"""An answer and what was said before it, and the pairs that preferences are made of."""
+"""An answer and all that was said before it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, TypedDict
 
-from cluster.contracts.records import Conversation, Message
+from cluster.contracts.records import Conversation
 
 _WORD = re.compile(r"\w(?:\S*\w)?")  # a word without the punctuation around it
-
-
-class PreferencePair(TypedDict):
-    """One row of a preferences artifact."""
-
-    prompt: list[Message]
-    chosen: list[Message]
-    rejected: list[Message]
-    negative: Literal["disturbed_order", "other_answer"]  # how `rejected` was made
 
 
 @dataclass(frozen=True)
@@ -31,15 +21,6 @@ class Exchange:
     @property
     def num_words(self) -> int:
         return len(words(self.answer))
-
-    def pair(self, rejected: str, negative: Literal["disturbed_order", "other_answer"]) -> PreferencePair:
-        """This answer over `rejected`."""
-        return PreferencePair(
-            prompt=[Message(role=role, content=content) for role, content in self.prompt],  # type: ignore[typeddict-item]
-            chosen=[Message(role="assistant", content=self.answer)],
-            rejected=[Message(role="assistant", content=rejected)],
-            negative=negative,
-        )
 
 
 def words(text: str) -> list[str]:

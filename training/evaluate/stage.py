@@ -19,20 +19,20 @@ from cluster.contracts.commit import CommittedPart, commit_part, committed_parts
 from cluster.contracts.errors import InputError
 from cluster.contracts.records import Conversation, Message
 from cluster.contracts.tokens import open_shards
-from training.config import EvaluateConfig
-from training.conversations.reading import deduplicated, encode_conversation, read_conversations, split_conversations
+from training.conversations.reading import read_conversations
+from training.conversations.rendering import encode_conversation, encode_rows
+from training.conversations.splitting import deduplicated, split_conversations
 from training.data.sampler import TokenSampler
+from training.evaluate.config import EvaluateConfig
 from training.feedback.encoded_pairs import encode_pairs
 from training.feedback.pair_baselines import pair_accuracy
+from training.feedback.pairs import read_pairs
 from training.inference import heldout
-from training.inference.generate import end_of_turn_id, generate_answers
+from training.inference.generate import generate_answers
 from training.inference.sequence_scores import answer_logprobs, pair_logprobs, rewards
 from training.launch.workers import Launcher, Worker, run_workers
-from training.models import load_model
-from training.post_training.reward_model import load_reward_model
-from training.post_training.sft import encode_rows
-from training.post_training.trl_stage import load_tokenizer
-from training.preferences.stage import read_pairs
+from training.models import load_model, load_reward_model
+from training.tokenizers import end_of_turn_id, load_tokenizer
 
 
 @dataclass(frozen=True)

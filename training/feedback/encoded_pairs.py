@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from training.conversations.reading import encode_exchange
+from training.conversations.rendering import encode_exchange
 from training.preferences.stage import PreferencePair
 
 # Global batches among which pairs of like length are brought together; each pair weighs the same in its batch.

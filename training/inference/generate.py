@@ -10,16 +10,7 @@ from typing import Any
 
 import torch
 
-from training.conversations.reading import encode_exchange
 from training.inference.sequence_scores import padded
-
-
-def end_of_turn_id(tokenizer: Any) -> int:
-    """The token with which an answer ends under the tokenizer's chat template."""
-    _, answer_ids = encode_exchange(
-        tokenizer, [{"role": "user", "content": "a"}], {"role": "assistant", "content": "b"}
-    )
-    return answer_ids[-1]
 
 
 def generate_answers(

@@ -433,3 +433,22 @@ def _write_log(context: StageContext, restarts: int, trace: str) -> Path:
     with open(log, "a") as stream:
         stream.write(f"=== {time.strftime('%Y-%m-%d %H:%M:%S')} start {restarts + 1} failed ===\n{trace}\n")
     return log
+
+
+def share(rows: Sequence[Any], worker: Worker) -> list[Any]:
+    """The rows that this rank measures."""
+    return list(rows[worker.rank :: worker.world_size])
+
+
+def sum_over_ranks(worker: Worker, *values: float) -> list[float]:
+    """Each value summed over all ranks."""
+    sums = torch.tensor(values, dtype=torch.float64, device=worker.device)
+    dist.all_reduce(sums)
+    return [float(value) for value in sums]
+
+
+def gather_over_ranks(worker: Worker, values: Sequence[Any]) -> list[Any]:
+    """The values of all ranks; `share`d rows come back in the order 0, W, 2W, ..., 1, W+1, ... ."""
+    parts: list[Any] = [None] * worker.world_size
+    dist.all_gather_object(parts, list(values))
+    return [value for part in parts for value in part]

@@ -36,14 +36,8 @@ from training.online.config import PpoConfig
 from training.online.critic import Critic
 from training.online.heldout import HeldoutFigures, compare, evaluate
 from training.online.learner import Learner
-from training.online.prompts import (
-    end_of_turn_id,
-    prompts_of_update,
-    read_prompts,
-    request_seed,
-    share_of_rank,
-    spread_over,
-)
+from training.online.prompts import prompts_of_update, read_prompts, request_seed, share_of_rank, spread_over
+from training.tokenizers import end_of_turn_id
 
 CHECKPOINTS = "checkpoints"
 

@@ -14,7 +14,9 @@ import numpy as np
 
 from cluster.contracts.errors import InputError
 from cluster.contracts.records import Conversation, Message
-from training.conversations.reading import encode_conversation, encode_exchange, read_conversations, split_conversations
+from training.conversations.reading import read_conversations
+from training.conversations.rendering import encode_conversation
+from training.conversations.splitting import split_conversations
 
 _Item = TypeVar("_Item")
 
@@ -86,22 +88,6 @@ def request_seed(*parts: int | str) -> int:
     """A seed in 63 bits that depends on `parts` alone."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
-
-
-def end_of_turn_id(tokenizer: Any) -> int:
-    """The token with which the chat template ends an answer; sampling stops there.
-
-    Raises `InputError` for a template that ends answers with ordinary text, which sampling can't stop at.
-    """
-    _, answer_ids = encode_exchange(
-        tokenizer, [Message(role="user", content="a")], Message(role="assistant", content="b")
-    )
-    if not tokenizer.added_tokens_decoder.get(answer_ids[-1]):
-        raise InputError(
-            f"the chat template of {tokenizer.name_or_path!r} does not end an answer with a special token inside "
-            "{% generation %}, so a policy can't learn to stop"
-        )
-    return answer_ids[-1]
 
 
 def _opening(conversation: Conversation) -> list[Message]:

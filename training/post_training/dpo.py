@@ -13,26 +13,24 @@ import numpy as np
 from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.errors import InputError
-from training.config import DpoConfig
 from training.feedback.encoded_pairs import WINDOW_BATCHES, EncodedPair, encode_pairs
 from training.feedback.pair_baselines import pair_accuracy
+from training.feedback.pairs import read_pairs
 from training.inference.sequence_scores import pair_logprobs
-from training.launch.workers import Launcher, Worker, run_workers
+from training.launch.workers import Launcher, Worker, gather_over_ranks, run_workers, share
 from training.models import load_model
+from training.post_training.config import DpoConfig
 from training.post_training.trl_stage import (
     TrlJob,
     check_max_length,
-    gather_over_ranks,
     last_loss,
-    load_tokenizer,
     lora_config,
     run_job,
-    share,
     train_and_export,
     trainer_arguments,
     training_rows,
 )
-from training.preferences.stage import read_pairs
+from training.tokenizers import load_tokenizer
 
 
 def run(

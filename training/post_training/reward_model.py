@@ -18,28 +18,26 @@ import torch
 from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.errors import InputError
-from training.config import RewardModelConfig
 from training.conversations.prompt_answers import words
 from training.feedback.encoded_pairs import WINDOW_BATCHES, EncodedPair, EncodedPairs, encode_pairs
 from training.feedback.pair_baselines import bag_of_words_accuracy, length_accuracy, pair_accuracy
-from training.inference.generate import end_of_turn_id
+from training.feedback.pairs import read_pairs, read_text_pairs
 from training.inference.sequence_scores import rewards
-from training.launch.workers import Launcher, Worker, run_workers
+from training.launch.workers import Launcher, Worker, gather_over_ranks, run_workers, share
+from training.models import load_reward_model
 from training.post_training.bradley_terry import first_difference, prefix_pair_losses
+from training.post_training.config import RewardModelConfig
 from training.post_training.trl_stage import (
     TrlJob,
     check_max_length,
-    gather_over_ranks,
     last_loss,
-    load_tokenizer,
     lora_config,
     run_job,
-    share,
     train_and_export,
     trainer_arguments,
     training_rows,
 )
-from training.preferences.stage import read_pairs, read_text_pairs
+from training.tokenizers import end_of_turn_id, load_tokenizer
 
 NUM_TRAIN_PAIRS_MEASURED = 128
 
@@ -126,13 +124,6 @@ def new_reward_model(directory: Path, *, pad_token_id: int, seed: int) -> Any:
     return AutoModelForSequenceClassification.from_pretrained(
         directory, num_labels=1, pad_token_id=pad_token_id, dtype=torch.float32, local_files_only=True
     )
-
-
-def load_reward_model(directory: Path) -> Any:
-    """The trained reward model in a local directory, in fp32."""
-    from transformers import AutoModelForSequenceClassification
-
-    return AutoModelForSequenceClassification.from_pretrained(directory, dtype=torch.float32, local_files_only=True)
 
 
 def trainer_class(config: RewardModelConfig) -> Any:

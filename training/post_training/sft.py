@@ -14,34 +14,25 @@ from typing import Any
 from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.errors import InputError
-from cluster.contracts.records import Conversation
-from training.config import SftConfig
-from training.conversations.reading import (
-    QUARANTINE_FILE,
-    EncodedConversation,
-    deduplicated,
-    encode_conversation,
-    quarantine_parquet,
-    read_conversations,
-    split_conversations,
-)
+from training.conversations.reading import QUARANTINE_FILE, quarantine_parquet, read_conversations
+from training.conversations.rendering import EncodedConversation, encode_rows
+from training.conversations.splitting import deduplicated, split_conversations
 from training.export import publish_file
 from training.inference.sequence_scores import answer_logprobs
-from training.launch.workers import Launcher, Worker, run_workers
+from training.launch.workers import Launcher, Worker, run_workers, share, sum_over_ranks
 from training.models import load_model
+from training.post_training.config import SftConfig
 from training.post_training.trl_stage import (
     TrlJob,
     check_max_length,
     last_loss,
-    load_tokenizer,
     lora_config,
     run_job,
-    share,
-    sum_over_ranks,
     train_and_export,
     trainer_arguments,
     training_rows,
 )
+from training.tokenizers import load_tokenizer
 
 
 def run(
@@ -113,15 +104,6 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     local_quarantine.write_bytes(quarantine_parquet(quarantined))
     files.append(asdict(publish_file(local_quarantine, job.output, QUARANTINE_FILE)))
     return {"metrics": metrics, "engine": engine, "files": files}
-
-
-def encode_rows(
-    tokenizer: Any, conversations: Sequence[Conversation], max_length: int
-) -> tuple[list[EncodedConversation], int]:
-    """Encoded rows cut to `max_length`, and how many had no answer token left in it and were dropped."""
-    encoded = [encode_conversation(tokenizer, c["messages"]).truncated(max_length) for c in conversations]
-    rows = [row for row in encoded if any(row.assistant_mask_T)]
-    return rows, len(encoded) - len(rows)
 
 
 def answer_loss(worker: Worker, uri: str, rows: Sequence[EncodedConversation], *, pad_token_id: int) -> float:

@@ -25,12 +25,12 @@ from cluster.contracts.artifacts import StageContext, StageResult
 from cluster.contracts.commit import WrittenFile
 from cluster.contracts.errors import InputError, StageFailed
 from training.checkpoint.store import CheckpointStore
-from training.config import TrlConfig
 from training.engine.deepspeed_config import deepspeed_config
 from training.engine.deepspeed_engine import assert_engine, full_state_dict, load_deepspeed
 from training.export import commit_result, committed_result, export_model
 from training.launch.workers import Launcher, Worker, WorkerFunction
 from training.metrics.metrics_log import MetricsLog
+from training.post_training.config import TrlConfig
 from training.post_training.row_order import row_order
 
 if TYPE_CHECKING:
@@ -302,16 +302,6 @@ def _follower(trainer: Any, job: TrlJob, worker: Worker, store: CheckpointStore,
 # --------------------------------------------------------------------------------------------------- measurement
 
 
-def load_tokenizer(directory: Path) -> Any:
-    """The fast tokenizer in a model directory. Raises `InputError` where it has no padding token."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    if tokenizer.pad_token_id is None:
-        raise InputError(f"the tokenizer in {directory} has no padding token; training needs one of its own")
-    return tokenizer
-
-
 def check_max_length(config: TrlConfig, model: Any) -> None:
     """Raise `InputError` if the model has no positions for the longest rows."""
     positions = getattr(model.config, "max_position_embeddings", None)
@@ -320,22 +310,3 @@ def check_max_length(config: TrlConfig, model: Any) -> None:
             f"max_length is {config.max_length} and the model has {positions} positions (max_position_embeddings); "
             "lower max_length"
         )
-
-
-def share(rows: Sequence[Any], worker: Worker) -> list[Any]:
-    """The rows that this rank measures."""
-    return list(rows[worker.rank :: worker.world_size])
-
-
-def sum_over_ranks(worker: Worker, *values: float) -> list[float]:
-    """Each value summed over all ranks."""
-    sums = torch.tensor(values, dtype=torch.float64, device=worker.device)
-    dist.all_reduce(sums)
-    return [float(value) for value in sums]
-
-
-def gather_over_ranks(worker: Worker, values: Sequence[Any]) -> list[Any]:
-    """The values of all ranks; `share`d rows come back in the order 0, W, 2W, ..., 1, W+1, ... ."""
-    parts: list[Any] = [None] * worker.world_size
-    dist.all_gather_object(parts, list(values))
-    return [value for part in parts for value in part]

@@ -14,11 +14,9 @@ Rows are in TRL's format: `prompt`, `chosen` and `rejected` are lists of message
 from __future__ import annotations
 
 import hashlib
-import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import orjson
@@ -26,87 +24,21 @@ import orjson
 from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.commit import WrittenFile
-from cluster.contracts.errors import CorruptArtifact, InputError
+from cluster.contracts.errors import InputError
 from cluster.contracts.records import Conversation, Message, Quarantined
-from training.config import PreferencesConfig
-from training.conversations.prompt_answers import Exchange, PreferencePair, exchanges, word_spans
+from training.conversations.prompt_answers import exchanges
 from training.conversations.reading import (
     QUARANTINE_FILE,
-    parse_messages,
     parse_text,
     quarantine_parquet,
     read_conversations,
     read_rows,
-    split_conversations,
 )
+from training.conversations.splitting import split_conversations
+from training.feedback.pairs import HELDOUT_FILE, TEXT_FILE, TRAIN_FILE, PreferencePair
 from training.feedback.sentences import sentence_exchanges
-
-TRAIN_FILE = "pairs.jsonl"
-HELDOUT_FILE = "heldout.jsonl"
-TEXT_FILE = "text_pairs.jsonl"
-
-_NUM_CANDIDATES = 16  # orders tried for one disturbed answer
-
-
-def disturb_order(text: str, generator: random.Random) -> str | None:
-    """`text` with its words in another order; None where no other order gives another text.
-
-    Of some random orders, the one that leaves the fewest words beside the neighbour they had. Only words
-    with plain spaces around them move, and neither the first nor the last: both texts have the same length,
-    the same multiset of space-separated words, and of tokens under any BPE that splits at spaces.
-    """
-    spans = word_spans(text)
-    gaps = [text[end:start] for (_, end), (start, _) in pairwise(spans)]
-    movable = [i for i in range(1, len(spans) - 1) if gaps[i - 1] == " " and gaps[i] == " "]
-    original = [text[start:end] for start, end in spans]
-    neighbours = set(_neighbours(original))
-    best: tuple[int, list[str]] | None = None
-    for _ in range(_NUM_CANDIDATES):
-        order = list(movable)
-        generator.shuffle(order)
-        shuffled = list(original)
-        for slot, source in zip(movable, order, strict=True):
-            shuffled[slot] = original[source]
-        kept = sum(pair in neighbours for pair in _neighbours(shuffled))
-        if shuffled != original and (best is None or kept < best[0]):
-            best = kept, shuffled
-    if best is None:
-        return None
-    pieces = [text[: spans[0][0]], best[1][0]]
-    for gap, word in zip(gaps, best[1][1:], strict=True):
-        pieces += [gap, word]
-    return "".join([*pieces, text[spans[-1][1] :]])
-
-
-def disturbed_pairs(rows: Sequence[Exchange], *, per_answer: int, seed: int) -> list[PreferencePair]:
-    """Up to `per_answer` pairs for each exchange: its answer over different disturbed orders of it."""
-    pairs = []
-    for row in rows:
-        # Seeded by the row itself, so that one more conversation changes no other one's pairs.
-        generator = random.Random(f"{seed}\n{row.prompt}\n{row.answer}")
-        made: dict[str, None] = {}
-        for _ in range(2 * per_answer):
-            text = disturb_order(row.answer, generator)
-            if text is not None and len(made) < per_answer:
-                made.setdefault(text)
-        pairs += [row.pair(text, "disturbed_order") for text in made]
-    return pairs
-
-
-def other_answer_pairs(rows: Sequence[Exchange], *, per_answer: int, seed: int) -> list[PreferencePair]:
-    """Up to `per_answer` pairs for each exchange: its answer over answers to other prompts, of as many words."""
-    answers_to: dict[tuple[tuple[str, str], ...], set[str]] = {}
-    by_length: dict[int, list[str]] = {}
-    for row in rows:
-        answers_to.setdefault(row.prompt, set()).add(row.answer)
-        by_length.setdefault(row.num_words, []).append(row.answer)
-    pairs = []
-    for row in rows:
-        generator = random.Random(f"{seed}\n{row.prompt}\n{row.answer}")
-        candidates = sorted(set(by_length[row.num_words]) - answers_to[row.prompt])
-        chosen = generator.sample(candidates, min(per_answer, len(candidates)))
-        pairs += [row.pair(text, "other_answer") for text in chosen]
-    return pairs
+from training.feedback.worse_answers import disturbed_pairs, other_answer_pairs
+from training.preferences.config import PreferencesConfig
 
 
 @dataclass(frozen=True)
@@ -193,37 +125,6 @@ def run(config: PreferencesConfig, inputs: Mapping[str, Artifact], output: str, 
     context.progress.update(len(conversations), len(conversations), "conversations")
     metrics = {**sets.counts, "num_text_pairs": len(text_pairs), "num_quarantined": len(quarantined)}
     return StageResult(metrics, files)
-
-
-def read_pairs(uri: str) -> tuple[list[PreferencePair], list[PreferencePair]]:
-    """(training, held-out) pairs of a preferences artifact, of conversations. Raises `CorruptArtifact`."""
-    return _read(uri, TRAIN_FILE), _read(uri, HELDOUT_FILE)
-
-
-def read_text_pairs(uri: str) -> list[PreferencePair]:
-    """The pairs of sentences of a preferences artifact. Raises `CorruptArtifact`."""
-    return _read(uri, TEXT_FILE)
-
-
-def _read(uri: str, name: str) -> list[PreferencePair]:
-    try:
-        lines = storage.read_bytes(storage.join(uri, name)).splitlines()
-        return [_parse_pair(orjson.loads(line)) for line in lines]
-    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-        raise CorruptArtifact(f"{uri}/{name} does not hold preference pairs: {error!r}") from error
-
-
-def _parse_pair(row: dict[str, Any]) -> PreferencePair:
-    return PreferencePair(
-        prompt=parse_messages(row["prompt"]),
-        chosen=parse_messages(row["chosen"]),
-        rejected=parse_messages(row["rejected"]),
-        negative=row["negative"],
-    )
-
-
-def _neighbours(sequence: Sequence[str]) -> list[tuple[str, str]]:
-    return list(pairwise(sequence))
 
 
 def _key(messages: Sequence[Message]) -> tuple[tuple[str, str], ...]:

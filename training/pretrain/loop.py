@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from cluster.contracts import storage
-from cluster.contracts.artifacts import Artifact, StageContext, StageResult
+from cluster.contracts.artifacts import StageResult
 from cluster.contracts.errors import StageFailed
 from training import token_losses
 from training.checkpoint.async_writer import CheckpointWriter, agreed_attempt
@@ -37,11 +37,11 @@ from training.engine.deepspeed_engine import (
 )
 from training.engine.host_snapshot import HostBuffers
 from training.engine.resume import resume
-from training.export import commit_result, committed_result, copy_tokenizer, export_model
+from training.export import commit_result, copy_tokenizer, export_model
 from training.inference import heldout
-from training.launch.workers import Launcher, Worker, run_workers
+from training.launch.workers import Worker
 from training.metrics.metrics_log import MetricsLog
-from training.metrics.trackers import check_trackers, open_trackers
+from training.metrics.trackers import open_trackers
 from training.models import check_attention_within_documents, check_looks_back_only, compile_layers
 from training.pretrain.config import PretrainConfig
 from training.pretrain.divergence import LossWatch, Verdict
@@ -51,52 +51,16 @@ from training.pretrain.heldout_sources import measure as measure_sources
 from training.pretrain.job import (
     PretrainJob,
     build_model,
-    check_checkpoint,
     check_checkpoint_data,
-    check_model,
     checkpoint_store,
     engine_settings,
     model_name,
 )
-from training.pretrain.open_data import check_data, open_heldout, open_training, tokens_of_what
+from training.pretrain.open_data import open_heldout, open_training, tokens_of_what
 from training.pretrain.step_meter import StepMeter
 from training.schedules import SCHEDULES
 
 _CHUNK_TOKENS = 1 << 22  # read at a time where all are counted
-
-
-def run(
-    config: PretrainConfig,
-    inputs: Mapping[str, Artifact],
-    output: str,
-    context: StageContext,
-    *,
-    launch: Launcher = run_workers,
-) -> StageResult:
-    """The stage. With `launch=run_in_process` it needs no Ray."""
-    finished = committed_result(output)
-    if finished is not None:
-        checkpoint_store(config, output).clear()
-        return finished
-    initial_model = inputs.get("initial_model")
-    job = PretrainJob(
-        config=config,
-        tokens_uri=inputs["tokens"].uri,
-        tokens_fingerprint=inputs["tokens"].manifest.fingerprint,
-        tokenizer_uri=inputs["tokenizer"].uri,
-        initial_model_uri=initial_model.uri if initial_model is not None else None,
-        output=output,
-        seed=config.seed if config.seed is not None else context.seed,
-        stage=context.name,
-    )
-    tokenizer_size = check_model(job, context.scratch)
-    check_data(job, inputs["tokens"], inputs["tokenizer"], tokenizer_size)
-    check_trackers(config.trackers)
-    engine_settings(config)  # a `deepspeed:` block that contradicts the stage is refused here
-    store = checkpoint_store(config, job.output)
-    check_checkpoint(store, job)
-    result: StageResult = launch(train, {"job": job}, config.workers, context, committed_steps=store.steps)["result"]
-    return result
 
 
 def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:

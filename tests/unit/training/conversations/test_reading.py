@@ -7,15 +7,9 @@ import pytest
 
 from cluster.contracts.errors import InputError
 from tests.chat_fixtures import make_chat_tokenizer
-from training.conversations.reading import (
-    IGNORE_INDEX,
-    deduplicated,
-    encode_conversation,
-    encode_exchange,
-    first_prompt,
-    read_conversations,
-    split_conversations,
-)
+from training.conversations.reading import read_conversations
+from training.conversations.rendering import IGNORE_INDEX, encode_conversation, encode_exchange
+from training.conversations.splitting import deduplicated, first_prompt, split_conversations
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,12 @@ import torch
 from transformers import AutoTokenizer
 
 from tests.chat_fixtures import make_model_directory
-from training.conversations.reading import encode_conversation
-from training.inference.generate import end_of_turn_id, generate_answers
+from training.conversations.rendering import encode_conversation
+from training.inference.generate import generate_answers
 from training.inference.sequence_scores import answer_logprobs, padded, rewards
 from training.models import load_model
 from training.post_training.reward_model import new_reward_model
+from training.tokenizers import end_of_turn_id
 
 
 @pytest.fixture(scope="module")

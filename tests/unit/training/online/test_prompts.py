@@ -8,14 +8,8 @@ from pydantic import ValidationError
 from cluster.contracts.errors import InputError
 from tests.online_toys import toy_conversations, toy_tokenizer
 from training.online.config import PpoConfig
-from training.online.prompts import (
-    end_of_turn_id,
-    prompts_of_update,
-    read_prompts,
-    request_seed,
-    share_of_rank,
-    spread_over,
-)
+from training.online.prompts import prompts_of_update, read_prompts, request_seed, share_of_rank, spread_over
+from training.tokenizers import end_of_turn_id
 
 
 def config(**changes: object) -> PpoConfig:

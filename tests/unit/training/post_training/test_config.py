@@ -3,7 +3,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from training.config import DpoConfig, EvaluateConfig, RewardModelConfig, SftConfig
+from training.evaluate.config import EvaluateConfig
+from training.post_training.config import DpoConfig, RewardModelConfig, SftConfig
 
 SFT: dict[str, Any] = {"model": "base", "conversations": ["rows.jsonl"]}
 

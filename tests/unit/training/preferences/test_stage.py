@@ -11,9 +11,11 @@ from cluster.contracts.artifacts import StageContext
 from cluster.contracts.errors import InputError
 from cluster.contracts.progress import SilentProgress
 from tests.chat_fixtures import conversation, make_chat_tokenizer
-from training.config import PreferencesConfig
 from training.conversations.prompt_answers import exchanges, words
-from training.preferences.stage import build_pairs, disturb_order, read_pairs, read_text_pairs, run
+from training.feedback.pairs import read_pairs, read_text_pairs
+from training.feedback.worse_answers import disturb_order
+from training.preferences.config import PreferencesConfig
+from training.preferences.stage import build_pairs, run
 
 TEXTS = [
     "It all makes sense to my artificial brain.",
