@@ -19,7 +19,7 @@ from cluster.contracts.errors import InputError, Problem, RaymillError, SpecErro
 from cluster.run_record import read_run
 from cluster.spec import JobSpec, load_spec
 from cluster.stage_kinds import STAGE_KINDS
-from cluster.terminal import Screen, quiet_screen
+from cluster.terminal import Terminal, quiet_terminal
 
 app = typer.Typer(
     help="Raw web crawl in, a served and aligned language model out. One job spec, on a laptop or a cluster.",
@@ -53,18 +53,18 @@ def run(
     job = _load(spec, storage, settings)
     from cluster.runner import log_directory, run_spec
 
-    with quiet_screen(log_directory(job) / "driver.log") as screen, _terminable():
+    with quiet_terminal(log_directory(job) / "driver.log") as terminal, _terminable():
         try:
-            run_spec(job, screen, address=address)
+            run_spec(job, terminal, address=address)
         except KeyboardInterrupt:
-            screen.line("\nstopped. What is finished is kept; the same command goes on from there:")
-            screen.line(f"    raymill {' '.join(sys.argv[1:])}")
+            terminal.line("\nstopped. What is finished is kept; the same command goes on from there:")
+            terminal.line(f"    raymill {' '.join(sys.argv[1:])}")
             raise typer.Exit(STOPPED) from None
         except RaymillError as error:
-            screen.line(f"\n{error}", style="red")
+            terminal.line(f"\n{error}", style="red")
             if not isinstance(error, SpecError | InputError):
-                screen.line(f"log: {screen.log_path}", style="dim")
-                screen.line("what is finished is kept; the same command goes on from there", style="dim")
+                terminal.line(f"log: {terminal.log_path}", style="dim")
+                terminal.line("what is finished is kept; the same command goes on from there", style="dim")
             raise typer.Exit(error.exit_code) from None
 
 
@@ -86,14 +86,14 @@ def train(
     from cluster.runner import log_directory
 
     log = log_directory(job) / f"{stage}-rank{os.environ.get('RANK', '0')}.log"
-    with quiet_screen(log) as screen, _terminable():
+    with quiet_terminal(log) as terminal, _terminable():
         try:
-            train_stage(job, stage, screen)
+            train_stage(job, stage, terminal)
         except KeyboardInterrupt:
-            screen.line("\nstopped; the same command goes on from the newest checkpoint")
+            terminal.line("\nstopped; the same command goes on from the newest checkpoint")
             raise typer.Exit(STOPPED) from None
         except RaymillError as error:
-            screen.line(f"\n{error}", style="red")
+            terminal.line(f"\n{error}", style="red")
             raise typer.Exit(error.exit_code) from None
 
 
@@ -229,9 +229,9 @@ def verify(
     files, bad = expected_files(artifacts_of(target, storage))
     for unlisted in bad:
         print(f"{unlisted.uri} {unlisted.problem}")
-    screen = Screen(Console(stderr=True))
+    terminal = Terminal(Console(stderr=True))
     total, done = sum(file.size for file in files.values()) / 1e6, 0.0
-    with screen.stage(f"verify {target}", 1, 1) as bar:
+    with terminal.stage(f"verify {target}", 1, 1) as bar:
 
         def read(count: int) -> None:
             nonlocal done

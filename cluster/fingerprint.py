@@ -27,11 +27,11 @@ def digest(value: Any) -> str:
 
 
 def result_settings(config: StageConfig) -> dict[str, Any]:
-    """The settings of a stage that change its results: neither inputs, nor raw paths, nor execution.
+    """The settings of a stage that change its results: neither inputs, nor raw paths, nor what `not_in_fingerprint` marks.
 
     Where a setting names files, the content of these stands for it.
     """
-    left_out = {*config.execution_fields(), *config.input_fields(), *config.file_fields()}
+    left_out = {*config.fields_not_in_fingerprint(), *config.input_fields(), *config.file_fields()}
     settings = config.model_dump(mode="json", exclude=left_out)
     for path, patterns in config.reference_files().items():
         files = (file for pattern in patterns for file in storage.expand(pattern))

@@ -21,7 +21,7 @@ from cluster.run_record import artifact_lock
 from cluster.runner import finish_stage, log_directory, say_finished
 from cluster.spec import JobSpec
 from cluster.stage_kinds import STAGE_KINDS
-from cluster.terminal import BarDisplay, LineDisplay, Screen, duration
+from cluster.terminal import BarDisplay, LineDisplay, Terminal, duration
 
 _WITHOUT_RAY = ("pretrain", "sft", "reward_model", "dpo", "evaluate")
 
@@ -39,7 +39,7 @@ class ShownProgress:
         self._display.note(message)
 
 
-def train_stage(spec: JobSpec, name: str, screen: Screen) -> None:
+def train_stage(spec: JobSpec, name: str, terminal: Terminal) -> None:
     """Run the stage `name` of `spec` here, from inputs that are there already, to its manifest.
 
     Under `torchrun` every rank calls this; rank 0 shows progress and writes the manifest. Raises `InputError` for a
@@ -52,16 +52,16 @@ def train_stage(spec: JobSpec, name: str, screen: Screen) -> None:
     stage = stages[name]
     if stage.finished:
         if is_main:
-            say_finished(screen, stage, 1, 1, "already there")
+            say_finished(terminal, stage, 1, 1, "already there")
         return
     inputs = open_inputs(stage)
     with artifact_lock(stage.uri) if is_main else nullcontext():
         if is_main and read_artifact(stage.uri) is not None:
             return
-        _train(stage, spec, screen, inputs, is_main)
+        _train(stage, spec, terminal, inputs, is_main)
 
 
-def _train(stage: PlannedStage, spec: JobSpec, screen: Screen, inputs: dict[str, Artifact], is_main: bool) -> None:
+def _train(stage: PlannedStage, spec: JobSpec, terminal: Terminal, inputs: dict[str, Artifact], is_main: bool) -> None:
     function = STAGE_KINDS[stage.kind].load_function()
     if stage.kind not in _WITHOUT_RAY:
         raise InputError(
@@ -73,7 +73,7 @@ def _train(stage: PlannedStage, spec: JobSpec, screen: Screen, inputs: dict[str,
     started = time.perf_counter()
     scratch = Path(tempfile.mkdtemp(prefix=f"raymill-{stage.name}-"))
     try:
-        with screen.stage(stage.name, 1, 1) if is_main else nullcontext() as display:
+        with terminal.stage(stage.name, 1, 1) if is_main else nullcontext() as display:
             context = StageContext(
                 name=stage.name,
                 progress=ShownProgress(display) if display is not None else SilentProgress(),
@@ -89,4 +89,4 @@ def _train(stage: PlannedStage, spec: JobSpec, screen: Screen, inputs: dict[str,
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if is_main:
-        say_finished(screen, stage, 1, 1, duration(time.perf_counter() - started))
+        say_finished(terminal, stage, 1, 1, duration(time.perf_counter() - started))

@@ -28,7 +28,7 @@ from cluster.plan import PlannedStage, check_roles, make_plan, open_inputs
 from cluster.run_record import RunRecord, RunStage, artifact_lock, run_lock, run_uri, write_run
 from cluster.spec import JobSpec
 from cluster.stage_kinds import STAGE_KINDS
-from cluster.terminal import Screen, duration
+from cluster.terminal import Terminal, duration
 
 _RECORDED_PACKAGES = (
     "raymill", "ray", "torch", "transformers", "trl", "peft", "deepspeed", "accelerate",
@@ -36,7 +36,7 @@ _RECORDED_PACKAGES = (
 )  # fmt: skip
 
 
-def run_spec(spec: JobSpec, screen: Screen, *, address: str | None = None) -> RunRecord:
+def run_spec(spec: JobSpec, terminal: Terminal, *, address: str | None = None) -> RunRecord:
     """Bring every stage of `spec` into being and write the report.
 
     `address`: a running Ray cluster to join; None starts an embedded one, and only if a stage has to run.
@@ -49,21 +49,21 @@ def run_spec(spec: JobSpec, screen: Screen, *, address: str | None = None) -> Ru
         write_run(record)
         todo = [stage for stage in stages if not stage.finished]
         if todo:
-            _run_stages(spec, stages, screen, address)
+            _run_stages(spec, stages, terminal, address)
         for position, stage in enumerate(stages, 1):
             if not todo:
-                say_finished(screen, stage, position, len(stages), "already there")
+                say_finished(terminal, stage, position, len(stages), "already there")
         record = _record(spec, make_plan(spec))
         write_run(record)
         from cluster.report.write import write_report
 
         report = write_report(record)
-    screen.line(f"\n{spec.head.name}: {len(stages)} stages, {duration(time.perf_counter() - started)}")
-    screen.line(f"report: {report}")
+    terminal.line(f"\n{spec.head.name}: {len(stages)} stages, {duration(time.perf_counter() - started)}")
+    terminal.line(f"report: {report}")
     return record
 
 
-def _run_stages(spec: JobSpec, stages: list[PlannedStage], screen: Screen, address: str | None) -> None:
+def _run_stages(spec: JobSpec, stages: list[PlannedStage], terminal: Terminal, address: str | None) -> None:
     from cluster import ray_session  # imports Ray, which a run that has all it needs can do without
 
     todo = [stage for stage in stages if not stage.finished]
@@ -76,28 +76,28 @@ def _run_stages(spec: JobSpec, stages: list[PlannedStage], screen: Screen, addre
             "memory": float("inf"),
         }
         check_roles(todo, local, "resources.cpus/gpus in the spec")
-    screen.line("starting Ray" if address is None else f"joining Ray at {address}", style="dim")
+    terminal.line("starting Ray" if address is None else f"joining Ray at {address}", style="dim")
     with ray_session.ray_session(resources, address, spec.head.environment.env_vars):
         check_roles(todo, ray_session.cluster_resources(), "the cluster")
         ray_session.check_storage_is_shared(spec.head.storage)
         for position, stage in enumerate(stages, 1):
             if stage.finished:
-                say_finished(screen, stage, position, len(stages), "already there")
+                say_finished(terminal, stage, position, len(stages), "already there")
                 continue
             ray_session.check_disk(spec.head.storage, resources.disk_gib)
             with artifact_lock(stage.uri):
                 if read_artifact(stage.uri) is None:  # another run may have made it while this one waited
-                    _run_stage(stage, spec, screen, position, len(stages))
+                    _run_stage(stage, spec, terminal, position, len(stages))
             write_run(_record(spec, make_plan(spec)))
 
 
-def _run_stage(stage: PlannedStage, spec: JobSpec, screen: Screen, position: int, count: int) -> None:
+def _run_stage(stage: PlannedStage, spec: JobSpec, terminal: Terminal, position: int, count: int) -> None:
     """One stage, from its inputs to its manifest."""
     from cluster.progress import StageProgress
 
     started = time.perf_counter()
     scratch = Path(tempfile.mkdtemp(prefix=f"raymill-{stage.name}-"))
-    with screen.stage(stage.name, position, count) as display:
+    with terminal.stage(stage.name, position, count) as display:
         progress = StageProgress(display)
         context = StageContext(
             name=stage.name,
@@ -112,7 +112,7 @@ def _run_stage(stage: PlannedStage, spec: JobSpec, screen: Screen, position: int
             function = STAGE_KINDS[stage.kind].load_function()
             result = function(stage.config, open_inputs(stage), stage.uri, context)
         except RaymillError as error:
-            traceback.print_exc()  # to the log file: descriptors 1 and 2 are not the user's screen
+            traceback.print_exc()  # to the log file: descriptors 1 and 2 are not the user's terminal
             error.args = (f"stage {stage.name}: {error}",) if stage.name not in str(error) else error.args
             raise
         except Exception as error:
@@ -124,7 +124,7 @@ def _run_stage(stage: PlannedStage, spec: JobSpec, screen: Screen, position: int
             shutil.rmtree(scratch, ignore_errors=True)
         wall_s = time.perf_counter() - started
         finish_stage(stage, result, wall_s=wall_s)
-    say_finished(screen, stage, position, count, duration(wall_s))
+    say_finished(terminal, stage, position, count, duration(wall_s))
 
 
 def finish_stage(stage: PlannedStage, result: StageResult, *, wall_s: float) -> None:
@@ -177,11 +177,11 @@ _HEADLINES = {
 }
 
 
-def say_finished(screen: Screen, stage: PlannedStage, position: int, count: int, how: str) -> None:
+def say_finished(terminal: Terminal, stage: PlannedStage, position: int, count: int, how: str) -> None:
     """One line of a finished stage: how it came to be, and its figures."""
     metrics = open_artifact(stage.uri).manifest.metrics
     shown = [f"{name} {_figure(metrics[name])}" for name in _HEADLINES.get(stage.kind, ()) if name in metrics]
-    screen.line(f"[{position}/{count}] {stage.name:<13} {how:<14} {' · '.join(shown)}")
+    terminal.line(f"[{position}/{count}] {stage.name:<13} {how:<14} {' · '.join(shown)}")
 
 
 def _figure(value: object) -> str:

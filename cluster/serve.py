@@ -14,7 +14,7 @@ from cluster.contracts import storage
 from cluster.contracts.errors import InputError, Problem, SpecError
 from cluster.run_record import RunRecord, RunStage, run_uri
 from cluster.spec import ClusterResources
-from cluster.terminal import quiet_screen
+from cluster.terminal import quiet_terminal
 from serving.openai_api.api_keys import read_api_keys
 from serving.terminal_chat import chat_loop
 
@@ -33,16 +33,16 @@ def serve_run(
     stop = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: stop.set())
-    with quiet_screen(_log_path(record)) as screen:
-        screen.line(f"starting the servers of run {record.name}", style="dim")
+    with quiet_terminal(_log_path(record)) as terminal:
+        terminal.line(f"starting the servers of run {record.name}", style="dim")
         reward = record.newest_of("reward_model")
         with _servers(record, policy, reward, host=host, port=port, keys=keys, cpus=cpus, gpus=gpus) as url:
-            screen.line(f"{record.name} ({policy.kind} {policy.fingerprint}) answers at {url}")
-            screen.line(f"    POST {url}/v1/chat/completions   /v1/completions   /v1/score   GET /v1/models")
-            screen.line(f"    raymill chat --url {url}" + ("   (with a key in RAYMILL_API_KEYS)" if keys else ""))
-            screen.line("Ctrl-C stops it")
+            terminal.line(f"{record.name} ({policy.kind} {policy.fingerprint}) answers at {url}")
+            terminal.line(f"    POST {url}/v1/chat/completions   /v1/completions   /v1/score   GET /v1/models")
+            terminal.line(f"    raymill chat --url {url}" + ("   (with a key in RAYMILL_API_KEYS)" if keys else ""))
+            terminal.line("Ctrl-C stops it")
             stop.wait()
-            screen.line("stopping")
+            terminal.line("stopping")
 
 
 def chat_with_run(record: RunRecord, *, stage: str | None) -> None:
@@ -51,10 +51,10 @@ def chat_with_run(record: RunRecord, *, stage: str | None) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    with quiet_screen(_log_path(record)) as screen:
-        screen.line(f"starting the {policy.kind} model of run {record.name}", style="dim")
+    with quiet_terminal(_log_path(record)) as terminal:
+        terminal.line(f"starting the {policy.kind} model of run {record.name}", style="dim")
         with _servers(record, policy, None, host="127.0.0.1", port=port, keys=[], cpus=2, gpus=0) as url:
-            _chat(url, write=lambda text: screen.console.out(text, end="", highlight=False))
+            _chat(url, write=lambda text: terminal.console.out(text, end="", highlight=False))
 
 
 def chat_with_url(url: str) -> None:

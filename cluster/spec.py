@@ -21,7 +21,7 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from cluster.contracts import storage
-from cluster.contracts.config import ClashingSettings, StageConfig, StrictModel
+from cluster.contracts.config import ConflictingSettings, StageConfig, StrictModel
 from cluster.contracts.errors import InputError, Problem, SpecError, StorageError
 from cluster.stage_kinds import STAGE_KINDS, StageKind
 
@@ -248,8 +248,8 @@ def _problems(
     location = [str(part) for part in detail["loc"]]
     full = ".".join([*([path] if path else []), *location])
     cause = detail.get("ctx", {}).get("error")
-    if isinstance(cause, ClashingSettings):
-        for setting, message in cause.clashes:
+    if isinstance(cause, ConflictingSettings):
+        for setting, message in cause.conflicts:
             yield Problem(f"{full}.{setting}", detail["input"].get(setting), message)
         return
     if detail["type"] == "extra_forbidden":

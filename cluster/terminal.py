@@ -1,7 +1,7 @@
 """What a person sees while stages run: a bar on a terminal, plain lines anywhere else.
 
-Ray, DeepSpeed and the libraries under them print to file descriptors 1 and 2 as they please. `Screen` keeps the
-real ones for itself and points both at a log file, so their chatter is kept and the user's screen stays ours.
+Ray, DeepSpeed and the libraries under them print to file descriptors 1 and 2 as they please. `Terminal` keeps the
+real ones for itself and points both at a log file, so their chatter is kept and the user's terminal stays ours.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 _LINE_INTERVAL_S = 10.0  # between two plain lines of one stage
 
 
-class Screen:
+class Terminal:
     """The user's terminal (or pipe), held apart from the process's noisy stdout and stderr."""
 
     def __init__(self, console: Console, log_path: Path | None = None) -> None:
@@ -44,8 +44,8 @@ class Screen:
 
 
 @contextmanager
-def quiet_screen(log_path: Path) -> Iterator[Screen]:
-    """A screen on the original stdout, while descriptors 1 and 2 go to `log_path`."""
+def quiet_terminal(log_path: Path) -> Iterator[Terminal]:
+    """A terminal on the original stdout, while descriptors 1 and 2 go to `log_path`."""
     log_path.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -56,7 +56,7 @@ def quiet_screen(log_path: Path) -> Iterator[Screen]:
     os.close(log)
     with os.fdopen(kept_out, "w", buffering=1, closefd=False) as stream:
         try:
-            yield Screen(Console(file=stream, force_terminal=stream.isatty()), log_path)
+            yield Terminal(Console(file=stream, force_terminal=stream.isatty()), log_path)
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -70,7 +70,7 @@ def quiet_screen(log_path: Path) -> Iterator[Screen]:
 class BarDisplay:
     """A live bar with rate and remaining time."""
 
-    def __init__(self, screen: Screen, label: str) -> None:
+    def __init__(self, terminal: Terminal, label: str) -> None:
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -78,7 +78,7 @@ class BarDisplay:
             TaskProgressColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[detail]}"),
-            console=screen.console,
+            console=terminal.console,
             transient=True,
         )
         self._task = self._progress.add_task(escape(label), total=None, detail="")
@@ -102,8 +102,8 @@ class BarDisplay:
 class LineDisplay:
     """A plain line every ten seconds, for logs and pipes."""
 
-    def __init__(self, screen: Screen, label: str) -> None:
-        self._screen, self._label = screen, label
+    def __init__(self, terminal: Terminal, label: str) -> None:
+        self._terminal, self._label = terminal, label
         self._clock = _Clock()
         self._last = time.monotonic()
 
@@ -112,10 +112,10 @@ class LineDisplay:
         detail = self._clock.describe(done, total, unit, figures)
         if now - self._last >= _LINE_INTERVAL_S:
             self._last = now
-            self._screen.line(f"{self._label}: {detail}")
+            self._terminal.line(f"{self._label}: {detail}")
 
     def note(self, message: str) -> None:
-        self._screen.line(f"{self._label}: {message}")
+        self._terminal.line(f"{self._label}: {message}")
 
 
 class _Clock:

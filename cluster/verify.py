@@ -14,7 +14,7 @@ from cluster.contracts import storage
 from cluster.contracts.artifacts import FILE_LIST, MANIFEST, Artifact, open_artifact
 from cluster.contracts.commit import WrittenFile, check_content
 from cluster.contracts.errors import CorruptArtifact, InputError, StorageError
-from cluster.contracts.retry import is_passing, with_patience
+from cluster.contracts.retry import is_passing, retrying
 from cluster.contracts.tokens import INDEX, list_token_index, shard_uris
 from cluster.run_record import read_run
 from dataprep.documents import SHARD_TABLE, read_shard_table
@@ -94,7 +94,7 @@ def bad_files(files: Mapping[str, WrittenFile], on_bytes: Callable[[int], None])
             check_content(directory, name, on_bytes=read_more)
 
         try:
-            attempt() if storage.is_local(uri) else with_patience(attempt, storage.PATIENCE)
+            attempt() if storage.is_local(uri) else retrying(attempt, storage.PATIENCE)
         except CorruptArtifact as error:
             return BadFile(uri, str(error).removeprefix(uri).strip())
         except Exception as error:

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
 
-from cluster.contracts.config import Resources, StageConfig, execution
+from cluster.contracts.config import Resources, StageConfig, not_in_fingerprint
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
@@ -20,8 +20,8 @@ class DataConfig(StageConfig):
 
     uses_seed: ClassVar[bool] = False
 
-    workers: Resources = execution(default_factory=Resources, description="what each task gets")
-    max_workers: Annotated[int | None, Field(ge=1)] = execution(
+    workers: Resources = not_in_fingerprint(default_factory=Resources, description="what each task gets")
+    max_workers: Annotated[int | None, Field(ge=1)] = not_in_fingerprint(
         default=None, description="tasks at the same time; None: as many as the cluster has room for"
     )
 

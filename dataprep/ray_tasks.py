@@ -22,7 +22,7 @@ from typing import Any
 from cluster.contracts.config import Resources
 from cluster.contracts.errors import CorruptArtifact, InputError, RaymillError, StageFailed, StorageError
 from cluster.contracts.progress import Progress
-from cluster.contracts.retry import Backoff, with_patience
+from cluster.contracts.retry import Backoff, retrying
 from dataprep.kernel_cache import keep_compiled_kernels
 
 ShardTask = Callable[[dict[str, Any]], int]  # a shard's description (JSON) -> documents that came out; picklable
@@ -34,21 +34,21 @@ FAILURE_LOG = "failed_shards.log"
 
 
 @dataclass(frozen=True)
-class Pace:
+class AlreadyDone:
     """What progress starts from: work that earlier attempts have committed."""
 
     shards_done: int
     documents_done: int
 
 
-def over_shards(
+def run_shard_tasks(
     task: ShardTask,
     shards: Sequence[dict[str, Any]],
     *,
     workers: Resources,
     max_workers: int | None,
     progress: Progress,
-    before: Pace,
+    before: AlreadyDone,
     log_directory: Path | None = None,
     backoff: Backoff | None = None,
     unit: str = "shards",
@@ -102,7 +102,7 @@ def _run_one(row: dict[str, Any], *, task: ShardTask, num_threads: int, backoff:
     shard = json.loads(row["shard"])
     documents, failure, trace = 0, "", ""
     try:
-        documents = with_patience(partial(task, shard), backoff)
+        documents = retrying(partial(task, shard), backoff)
     except Exception as error:
         failure = f"{shard['uri']}: {type(error).__name__}: {error}"
         if not isinstance(error, RaymillError | OSError | MemoryError):

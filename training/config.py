@@ -18,10 +18,10 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 CAUSAL_MODELS = ("pretrain", "sft", "dpo", "ppo")  # kinds whose artifact is an `AutoModelForCausalLM` directory
 
 
-def batch_clashes(
+def batch_conflicts(
     global_batch_size: int, micro_batch_size: int | None, workers: WorkerGroup
 ) -> Iterator[tuple[str, str]]:
-    """What a stage's `clashes` says where its global batch can't be dealt out evenly.
+    """What a stage's `conflicts` says where its global batch can't be dealt out evenly.
 
     The rule, for a first run and for a resume with another number of workers: `num_workers` divides the global
     batch, and `micro_batch_size` a worker's share of it.

@@ -15,7 +15,7 @@ from benchmarks.dataprep.documents import Document, write_jsonl
 from benchmarks.dataprep.peer_process import Peer
 from benchmarks.figures import Figure, ratio
 from dataprep.clean.config import CleanConfig
-from dataprep.clean.decisions import Judge, Verdicts
+from dataprep.clean.decisions import Decisions, DocumentFilter
 from dataprep.signatures import minhash
 
 _BATCH_DOCUMENTS = 2048
@@ -96,18 +96,18 @@ def _reasons(texts: Sequence[str], family: str) -> list[str]:
     config = CleanConfig(
         inputs=["-"], language_threshold=0, **{name: {} if name == family else None for name in _FAMILIES}
     )
-    return [reason for verdicts in _judged(texts, config) for reason in verdicts.reasons_D]
+    return [reason for decisions in _judged(texts, config) for reason in decisions.reasons_D]
 
 
 def _clean_and_sign(texts: Sequence[str]) -> int:
     kept = 0
-    for verdicts in _judged(texts, ALL_FAMILIES):
-        minhash.signatures(verdicts.kept.terms, num_hashes=112)
-        kept += len(verdicts.kept)
+    for decisions in _judged(texts, ALL_FAMILIES):
+        minhash.signatures(decisions.kept.terms, num_hashes=112)
+        kept += len(decisions.kept)
     return kept
 
 
-def _judged(texts: Sequence[str], config: CleanConfig) -> Iterator[Verdicts]:
-    judge = Judge(config)
+def _judged(texts: Sequence[str], config: CleanConfig) -> Iterator[Decisions]:
+    document_filter = DocumentFilter(config)
     for start in range(0, len(texts), _BATCH_DOCUMENTS):
-        yield judge.judge(pa.array(texts[start : start + _BATCH_DOCUMENTS], pa.large_string()))
+        yield document_filter.judge(pa.array(texts[start : start + _BATCH_DOCUMENTS], pa.large_string()))

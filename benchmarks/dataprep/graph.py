@@ -73,7 +73,7 @@ def _union_find(num_edges: int, num_nodes: int, memory_map: Path | None) -> dict
 
     warm = UnionFind(2)
     warm.add(np.array([[0, 1]]))
-    warm.labels()
+    warm.group_labels()
     clock = _Clock()
     with clock:
         find = UnionFind(num_nodes, memory_map)
@@ -81,7 +81,7 @@ def _union_find(num_edges: int, num_nodes: int, memory_map: Path | None) -> dict
         with clock:
             find.add(edges)
     with clock:
-        labels = find.labels()
+        labels = find.group_labels()
     return {**clock.answer(), **_identity(labels)}
 
 

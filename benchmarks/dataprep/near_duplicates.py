@@ -72,7 +72,7 @@ def _survivors(documents: Sequence[Document]) -> np.ndarray:
     )
     groups = UnionFind(len(documents))
     groups.add(edges)
-    return groups.labels()
+    return groups.group_labels()
 
 
 def _found(documents: Sequence[Document], kept: Set[str]) -> Counter[int | None]:

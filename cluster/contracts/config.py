@@ -1,6 +1,6 @@
 """The base of every stage's config, and the marks that the runner reads off its fields.
 
-Three kinds of fields: plain ones change results and enter the fingerprint; those made with `execution(...)`
+Three kinds of fields: plain ones change results and enter the fingerprint; those made with `not_in_fingerprint(...)`
 (resources, micro-batches, logging) do not; those typed `StageInput` name another stage, or an artifact or
 model directory by its URI, and make the graph.
 """
@@ -41,9 +41,9 @@ class ReferenceFiles:
     """
 
 
-def execution(**keywords: Any) -> Any:
+def not_in_fingerprint(**keywords: Any) -> Any:
     """A Pydantic field that is left out of the fingerprint."""
-    return Field(**keywords, json_schema_extra={"execution": True})
+    return Field(**keywords, json_schema_extra={"not_in_fingerprint": True})
 
 
 class Resources(StrictModel):
@@ -68,12 +68,12 @@ class WorkerGroup(Resources):
     hang_timeout_s: Annotated[float, Field(gt=0)] = 900.0  # pre-training: a rank that stands still so long is named
 
 
-class ClashingSettings(ValueError):
+class ConflictingSettings(ValueError):
     """Settings that are right one by one and contradict one another: (setting, what is wrong) of each."""
 
-    def __init__(self, clashes: Sequence[tuple[str, str]]) -> None:
-        super().__init__("; ".join(f"{setting}: {message}" for setting, message in clashes))
-        self.clashes = tuple(clashes)
+    def __init__(self, conflicts: Sequence[tuple[str, str]]) -> None:
+        super().__init__("; ".join(f"{setting}: {message}" for setting, message in conflicts))
+        self.conflicts = tuple(conflicts)
 
 
 class StageConfig(StrictModel):
@@ -101,12 +101,12 @@ class StageConfig(StrictModel):
         return {field: list(getattr(self, field) or ()) for field in self.file_fields()}
 
     @classmethod
-    def execution_fields(cls) -> frozenset[str]:
+    def fields_not_in_fingerprint(cls) -> frozenset[str]:
         """The fields that the fingerprint leaves out."""
         return frozenset(
             name
             for name, info in cls.model_fields.items()
-            if isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get("execution")
+            if isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get("not_in_fingerprint")
         )
 
     def check_input(self, uri: str) -> None:
@@ -127,14 +127,14 @@ class StageConfig(StrictModel):
         """(role, number of processes, resources each) that run at the same time; checked against the cluster."""
         return []
 
-    def clashes(self) -> Iterator[tuple[str, str]]:
+    def conflicts(self) -> Iterator[tuple[str, str]]:
         """(setting, what is wrong with it) for every setting that contradicts another one; all of them are shown."""
         yield from ()
 
     @model_validator(mode="after")
-    def _without_clashes(self) -> Self:
-        if found := list(self.clashes()):
-            raise ClashingSettings(found)
+    def _without_conflicts(self) -> Self:
+        if found := list(self.conflicts()):
+            raise ConflictingSettings(found)
         return self
 
 

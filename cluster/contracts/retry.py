@@ -50,7 +50,7 @@ def is_passing(error: Exception) -> bool:
     return isinstance(error, StorageError)
 
 
-def with_patience(operation: Callable[[], T], backoff: Backoff, *, asked: str | None = None) -> T:
+def retrying(operation: Callable[[], T], backoff: Backoff, *, asked: str | None = None) -> T:
     """The result of an idempotent operation, tried again while `is_passing`.
 
     Raises what its last attempt raised, or, where the caller says what it `asked` of a store ("list s3://b/x"), a

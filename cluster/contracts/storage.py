@@ -25,7 +25,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from cluster.contracts.errors import CorruptArtifact, InputError, StorageError
-from cluster.contracts.retry import Backoff, with_patience
+from cluster.contracts.retry import Backoff, retrying
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -52,7 +52,7 @@ def _patient(verb: str) -> Callable[[Callable[Concatenate[str, P], T]], Callable
         @wraps(function)
         def patient(uri: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
             operation = partial(function, uri, *args, **kwargs)
-            return operation() if is_local(uri) else with_patience(operation, PATIENCE, asked=f"{verb} {uri}")
+            return operation() if is_local(uri) else retrying(operation, PATIENCE, asked=f"{verb} {uri}")
 
         return patient
 

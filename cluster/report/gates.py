@@ -10,7 +10,7 @@ Metrics = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Yardstick:
+class Gate:
     """`figure` must be `wanted` ("lower" or "higher") than `bound`, which is made of the yardstick `against`."""
 
     figure: str
@@ -37,28 +37,26 @@ class Reading:
         return self.value < self.bound if self.wanted == "lower" else self.value > self.bound
 
 
-YARDSTICKS: dict[str, tuple[Yardstick, ...]] = {
+GATES: dict[str, tuple[Gate, ...]] = {
     # Counts of single words explain the unigram entropy; half a nat below it is order that was learnt.
-    "pretrain": (Yardstick("heldout_loss", "lower", "unigram_entropy", lambda entropy, _: entropy - 0.5),),
-    "sft": (Yardstick("heldout_answer_loss", "lower", "base_heldout_answer_loss"),),
+    "pretrain": (Gate("heldout_loss", "lower", "unigram_entropy", lambda entropy, _: entropy - 0.5),),
+    "sft": (Gate("heldout_answer_loss", "lower", "base_heldout_answer_loss"),),
     "reward_model": (
-        Yardstick("heldout_pair_accuracy", "higher", "length_baseline_accuracy", lambda accuracy, _: accuracy + 0.15),
-        Yardstick(
-            "heldout_pair_accuracy", "higher", "bag_of_words_baseline_accuracy", lambda accuracy, _: accuracy + 0.15
-        ),
+        Gate("heldout_pair_accuracy", "higher", "length_baseline_accuracy", lambda accuracy, _: accuracy + 0.15),
+        Gate("heldout_pair_accuracy", "higher", "bag_of_words_baseline_accuracy", lambda accuracy, _: accuracy + 0.15),
     ),
-    "dpo": (Yardstick("heldout_preference_accuracy", "higher", 0.5, lambda chance, _: chance + 0.2),),
+    "dpo": (Gate("heldout_preference_accuracy", "higher", 0.5, lambda chance, _: chance + 0.2),),
     "ppo": (
-        Yardstick(
+        Gate(
             "heldout_reward_after",
             "higher",
             "heldout_reward_before",
             lambda before, metrics: before + 2 * metrics["heldout_reward_se"],
             needs=("heldout_reward_se",),
         ),
-        Yardstick("kl_to_reference", "lower", "kl_ceiling"),
+        Gate("kl_to_reference", "lower", "kl_ceiling"),
         # Fewer than half as many different answers is collapse, whatever the reward says.
-        Yardstick("distinct_answers_after", "higher", "distinct_answers_before", lambda before, _: (before - 1) / 2),
+        Gate("distinct_answers_after", "higher", "distinct_answers_before", lambda before, _: (before - 1) / 2),
     ),
 }
 
@@ -66,7 +64,7 @@ YARDSTICKS: dict[str, tuple[Yardstick, ...]] = {
 def readings(kind: str, metrics: Metrics) -> list[Reading]:
     """Every yardstick of a kind of stage whose figures are among `metrics`."""
     found = []
-    for stick in YARDSTICKS.get(kind, ()):
+    for stick in GATES.get(kind, ()):
         yardstick = metrics.get(stick.against) if isinstance(stick.against, str) else stick.against
         value = metrics.get(stick.figure)
         if value is None or yardstick is None or any(metrics.get(name) is None for name in stick.needs):

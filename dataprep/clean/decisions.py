@@ -20,7 +20,7 @@ from dataprep.clean.config import CleanConfig
 from dataprep.filters import quality as quality_model
 from dataprep.filters.decontamination import EvaluationIndex
 from dataprep.filters.evaluation_sets import EvaluationText
-from dataprep.filters.families import Families, FamilyVerdicts
+from dataprep.filters.families import Families, FamilyDecisions
 from dataprep.filters.language import identify
 from dataprep.filters.scores import struct_type
 from dataprep.filters.settings import DecontaminationSettings, QualitySettings
@@ -41,7 +41,7 @@ class Passage(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Verdicts:
+class Decisions:
     """The outcome for each text of a batch."""
 
     reasons_D: npt.NDArray[Any]  # object: why it is dropped; "" for keep
@@ -56,7 +56,7 @@ class Verdicts:
         return self.reasons_D == ""
 
 
-class Judge:
+class DocumentFilter:
     """All rules of a clean stage, with the files they need read once."""
 
     def __init__(self, config: CleanConfig, classifier: Path | None = None) -> None:
@@ -70,8 +70,8 @@ class Judge:
         self._thresholds = np.array([settings.language_threshold for settings in (config, *profiles)])
         self._profile_of = {code: n for n, profile in enumerate(profiles, start=1) for code in profile.languages}
 
-    def judge(self, texts: pa.LargeStringArray, urls: Sequence[str | None] | None = None) -> Verdicts:
-        """The verdicts on normalised texts; `urls` [D] says where each is from."""
+    def judge(self, texts: pa.LargeStringArray, urls: Sequence[str | None] | None = None) -> Decisions:
+        """The decisions on normalised texts; `urls` [D] says where each is from."""
         config = self._config
         reasons_D = np.full(len(texts), "", object)
         reasons_D[TextColumn(texts).num_chars_D == 0] = EMPTY
@@ -86,7 +86,7 @@ class Judge:
         profiles_D = np.array([self._profile_of.get(language, 0) for language in languages_D], np.int64)
         _set(reasons_D, scores_D < self._thresholds[profiles_D], LANGUAGE_SCORE)
 
-        parts: list[tuple[npt.NDArray[np.int64], FamilyVerdicts]] = []
+        parts: list[tuple[npt.NDArray[np.int64], FamilyDecisions]] = []
         for profile, families in enumerate(self._families):
             rows = np.flatnonzero((reasons_D == "") & (profiles_D == profile))
             if len(rows) or profile == 0:
@@ -104,11 +104,11 @@ class Judge:
             kept, passages = _decontaminate(kept, reasons_D, annotations, self._index, config.decontamination)
         if blocked is not None and URL_BLOCKLIST in config.annotated_families():
             annotations[URL_BLOCKLIST] = blocked.scores.take(np.flatnonzero(reasons_D == "")).struct_array()
-        return Verdicts(reasons_D, pa.array(languages_D, pa.string()), scores_D, kept, annotations, passages)
+        return Decisions(reasons_D, pa.array(languages_D, pa.string()), scores_D, kept, annotations, passages)
 
 
 def _in_order(
-    parts: Sequence[tuple[npt.NDArray[np.int64], FamilyVerdicts]],
+    parts: Sequence[tuple[npt.NDArray[np.int64], FamilyDecisions]],
 ) -> tuple[TextColumn, dict[str, pa.StructArray]]:
     """What the profiles kept, in the order of the batch; null scores where a profile has no such family."""
     columns = {name: found.names for _, part in parts for name, found in part.scores.items()}

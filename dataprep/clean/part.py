@@ -19,7 +19,7 @@ from cluster.contracts.commit import commit_part
 from cluster.contracts.errors import StageFailed
 from cluster.contracts.records import QUARANTINE_SCHEMA, Quarantined
 from dataprep.clean.config import CleanConfig
-from dataprep.clean.decisions import Judge, Passage, Verdicts
+from dataprep.clean.decisions import Decisions, DocumentFilter, Passage
 from dataprep.documents import CONTAMINATION_SCHEMA, DROPPED_SCHEMA, HEAD_CHARACTERS, document_schema, open_tables
 from dataprep.extract.pages import extracted
 from dataprep.filters.families import SCORE_TYPES
@@ -52,7 +52,7 @@ class Batch:
 
 
 @dataclass
-class Tally:
+class Counts:
     """What became of the records of a part."""
 
     read: int = 0
@@ -90,22 +90,22 @@ def clean_part(
     """
     if sources[0].format == "code":
         config, classifier = config.for_code(), None
-    tally = Tally()
-    judge = Judge(config, None if classifier is None else local_model(classifier))
+    counts = Counts()
+    document_filter = DocumentFilter(config, None if classifier is None else local_model(classifier))
     with commit_part(parts, key) as part:
         with open_tables(part, _schemas(config)) as tables:
-            for batch in _batches(sources, config, tally):
-                _write(batch, judge, tables, tally, config)
-        tally.check(key)
-        part.metrics.update(tally.figures())
-    return tally.kept
+            for batch in _batches(sources, config, counts):
+                _write(batch, document_filter, tables, counts, config)
+        counts.check(key)
+        part.metrics.update(counts.figures())
+    return counts.kept
 
 
-def _batches(sources: Sequence[Source], config: CleanConfig, tally: Tally) -> Iterator[Batch]:
+def _batches(sources: Sequence[Source], config: CleanConfig, counts: Counts) -> Iterator[Batch]:
     batch = Batch()
     raw = read_sources(sources, columns=config.columns, max_record_bytes=config.limits.max_record_bytes)
     for record in extracted(raw, config.extractor, config.limits):
-        tally.read += 1
+        counts.read += 1
         if isinstance(record, PlainText):
             batch.texts.append(record)
             batch.num_characters += len(record.text)
@@ -119,66 +119,72 @@ def _batches(sources: Sequence[Source], config: CleanConfig, tally: Tally) -> It
     yield batch
 
 
-def _write(batch: Batch, judge: Judge, tables: dict[str, pq.ParquetWriter], tally: Tally, config: CleanConfig) -> None:
+def _write(
+    batch: Batch,
+    document_filter: DocumentFilter,
+    tables: dict[str, pq.ParquetWriter],
+    counts: Counts,
+    config: CleanConfig,
+) -> None:
     texts = pa.array([record.text for record in batch.texts], pa.large_string())
     if config.fix_mojibake:
         texts = repair_mojibake(texts)
     texts = normalise(texts)
-    verdicts = judge.judge(texts, [record.provenance.url for record in batch.texts])
+    decisions = document_filter.judge(texts, [record.provenance.url for record in batch.texts])
     if batch.texts and batch.texts[0].language is not None:  # source code, all of it
         known = pa.array([record.language for record in batch.texts], pa.string())
-        verdicts = replace(verdicts, languages_D=known, scores_D=np.ones(len(known), np.float32))
-    _write_kept(batch, verdicts, tables, tally, config)
-    _write_dropped(batch, texts, verdicts, tables["dropped"], tally)
-    _write_contamination(batch, verdicts.passages, tables, tally)
+        decisions = replace(decisions, languages_D=known, scores_D=np.ones(len(known), np.float32))
+    _write_kept(batch, decisions, tables, counts, config)
+    _write_dropped(batch, texts, decisions, tables["dropped"], counts)
+    _write_contamination(batch, decisions.passages, tables, counts)
     if batch.quarantined:
         tables["quarantined"].write_table(
             pa.Table.from_pylist([asdict(q) for q in batch.quarantined], schema=QUARANTINE_SCHEMA)
         )
-        tally.quarantine_reasons.update(q.reason for q in batch.quarantined)
-    tally.languages_seen.update(verdicts.languages_D.to_pylist())
+        counts.quarantine_reasons.update(q.reason for q in batch.quarantined)
+    counts.languages_seen.update(decisions.languages_D.to_pylist())
 
 
 def _write_kept(
-    batch: Batch, verdicts: Verdicts, tables: dict[str, pq.ParquetWriter], tally: Tally, config: CleanConfig
+    batch: Batch, decisions: Decisions, tables: dict[str, pq.ParquetWriter], counts: Counts, config: CleanConfig
 ) -> None:
-    column = verdicts.kept
+    column = decisions.kept
     if len(column) == 0:
         return
-    kept = np.flatnonzero(verdicts.keep_D)
-    languages = verdicts.languages_D.take(pa.array(kept))
+    kept = np.flatnonzero(decisions.keep_D)
+    languages = decisions.languages_D.take(pa.array(kept))
     places = _places([batch.texts[row].provenance for row in kept])
     texts = column.texts
     if config.pii is not None:
         code = [not config.pii.source_code and batch.texts[row].language is not None for row in kept]
         redacted = redact(column, config.pii, skip_D=np.array(code))
         texts = redacted.texts
-        tally.pii.update(redacted.counts)
-        tally.pii_documents += redacted.num_documents
-    annotations = {name: verdicts.annotations.get(name, pa.nulls(len(kept), t)) for name, t in _score_types(config)}
+        counts.pii.update(redacted.counts)
+        counts.pii_documents += redacted.num_documents
+    annotations = {name: decisions.annotations.get(name, pa.nulls(len(kept), t)) for name, t in _score_types(config)}
     tables["documents"].write_table(
         pa.table(
             {
                 "text": texts,
                 **places,
                 "language": languages,
-                "language_score": verdicts.scores_D[kept],
+                "language_score": decisions.scores_D[kept],
                 **annotations,
             },
             schema=document_schema(dict(_score_types(config))),
         )
     )
     tables["signatures"].write_table(signing.signatures(column, config.minhash))
-    tally.kept += len(column)
-    tally.characters_kept += int(column.num_chars_D.sum())
-    tally.languages.update(languages.to_pylist())
+    counts.kept += len(column)
+    counts.characters_kept += int(column.num_chars_D.sum())
+    counts.languages.update(languages.to_pylist())
 
 
 def _write_dropped(
-    batch: Batch, texts: pa.LargeStringArray, verdicts: Verdicts, table: pq.ParquetWriter, tally: Tally
+    batch: Batch, texts: pa.LargeStringArray, decisions: Decisions, table: pq.ParquetWriter, counts: Counts
 ) -> None:
-    rows = np.flatnonzero(~verdicts.keep_D)
-    reasons = [*verdicts.reasons_D[rows].tolist(), *(record.reason for record in batch.unwanted)]
+    rows = np.flatnonzero(~decisions.keep_D)
+    reasons = [*decisions.reasons_D[rows].tolist(), *(record.reason for record in batch.unwanted)]
     if not reasons:
         return
     nothing = [None] * len(batch.unwanted)
@@ -188,19 +194,19 @@ def _write_dropped(
         pa.table(
             {
                 **_places(places),
-                "language": [*verdicts.languages_D.take(pa.array(rows)).to_pylist(), *nothing],
-                "language_score": [*verdicts.scores_D[rows].tolist(), *nothing],
+                "language": [*decisions.languages_D.take(pa.array(rows)).to_pylist(), *nothing],
+                "language_score": [*decisions.scores_D[rows].tolist(), *nothing],
                 "reason": reasons,
                 "head": heads + [record.head for record in batch.unwanted],
             },
             schema=DROPPED_SCHEMA,
         )
     )
-    tally.dropped.update(reasons)
+    counts.dropped.update(reasons)
 
 
 def _write_contamination(
-    batch: Batch, passages: Sequence[Passage], tables: dict[str, pq.ParquetWriter], tally: Tally
+    batch: Batch, passages: Sequence[Passage], tables: dict[str, pq.ParquetWriter], counts: Counts
 ) -> None:
     if not passages:
         return
@@ -216,7 +222,7 @@ def _write_contamination(
         for passage in passages
     ]
     tables["contamination"].write_table(pa.Table.from_pylist(rows, schema=CONTAMINATION_SCHEMA))
-    tally.contamination.update(passage.source.file for passage in passages)
+    counts.contamination.update(passage.source.file for passage in passages)
 
 
 def _places(places: Sequence[Provenance]) -> dict[str, list[Any]]:

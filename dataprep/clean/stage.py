@@ -22,7 +22,7 @@ from dataprep.clean.config import CleanConfig
 from dataprep.documents import Shard, write_shard_table
 from dataprep.filters.settings import DecontaminationSettings
 from dataprep.kernel_cache import keep_compiled_kernels
-from dataprep.ray_tasks import Pace, over_shards
+from dataprep.ray_tasks import AlreadyDone, run_shard_tasks
 from dataprep.sources.formats import Format
 from dataprep.sources.shards import SourceShard, each_once, matched_files, plan_shards, sources_of
 
@@ -42,19 +42,19 @@ def run(config: CleanConfig, inputs: Mapping[str, Artifact], output: str, contex
     done = {shard.key: part for shard in shards if (part := committed_part(parts, shard.key)) is not None}
     if done:
         context.progress.note(f"{len(done)} of {len(shards)} shards were cleaned before with these settings")
-    over_shards(
+    run_shard_tasks(
         partial(_clean, parts=parts, config=config, classifier=classifier),
         [shard.to_row() for shard in _largest_first(shards) if shard.key not in done],
         workers=config.workers,
         max_workers=config.max_workers,
         progress=context.progress,
-        before=Pace(len(done), sum(part.metrics["kept"] for part in done.values())),
+        before=AlreadyDone(len(done), sum(part.metrics["kept"] for part in done.values())),
         log_directory=context.log_directory,
     )
     committed = []
     for shard in shards:
         part = done.get(shard.key) or committed_part(parts, shard.key)
-        assert part is not None, "over_shards raises for a shard without a part"
+        assert part is not None, "run_shard_tasks raises for a shard without a part"
         committed.append(part)
     table = [
         _shard(number, shard.source, part, relative_uri(parts, base=output))

@@ -25,7 +25,7 @@ from dataprep.dedupe.keyed_shuffle import KeyedRows, read_cell, write_cells
 from dataprep.dedupe.match_keys import signatures_of
 from dataprep.dedupe.removals import Removals
 from dataprep.documents import CLUSTER_SCHEMA, write_table
-from dataprep.ray_tasks import Pace, over_shards
+from dataprep.ray_tasks import AlreadyDone, run_shard_tasks
 
 _MEMBERS_PER_FILE = 1_000_000  # about; a cluster stays in one piece
 _DOCUMENTS_PER_PACK = 500_000
@@ -47,7 +47,9 @@ def write_clusters(
     missing = [(cell, name) for cell, name in enumerate(names) if name not in written]
     if missing:
         done = committed_parts(work)
-        shell = partial(over_shards, workers=config.workers, max_workers=config.max_workers, progress=context.progress)
+        shell = partial(
+            run_shard_tasks, workers=config.workers, max_workers=config.max_workers, progress=context.progress
+        )
         shell(
             partial(_write_keys, work=work, first_clusters_R=first_clusters_R, num_hashes=num_hashes),
             [
@@ -55,7 +57,7 @@ def write_clusters(
                 for key, pack in packs.items()
                 if key not in done
             ],
-            before=Pace(sum(key in done for key in packs), 0),
+            before=AlreadyDone(sum(key in done for key in packs), 0),
             unit="packs",
         )
         done = committed_parts(work)
@@ -66,7 +68,7 @@ def write_clusters(
                 num_hashes=num_hashes,
             ),
             [{"uri": name, "key": name, "cell": cell} for cell, name in missing],
-            before=Pace(len(names) - len(missing), 0),
+            before=AlreadyDone(len(names) - len(missing), 0),
             unit="files of clusters",
         )  # fmt: skip
         written = committed_parts(output)

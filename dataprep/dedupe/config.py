@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from cluster.contracts.config import InputOf, StrictModel, execution
+from cluster.contracts.config import InputOf, StrictModel, not_in_fingerprint
 from dataprep.config import DataConfig
 
 
@@ -57,12 +57,12 @@ class DedupeConfig(DataConfig):
     # of equals the lowest doc_id stays. None: the lowest doc_id.
     keep_best: str | None = None
     clusters: bool = True  # write the groups too, clusters-*.parquet, to look at
-    union_find_gib: Annotated[float, Field(ge=0)] = execution(
+    union_find_gib: Annotated[float, Field(ge=0)] = not_in_fingerprint(
         default=4.0,
         description="memory of the driver for joining groups, 16 bytes a document; more than that is mapped"
         " from files on its disk",
     )
-    task_gib: Annotated[float, Field(gt=0)] = execution(
+    task_gib: Annotated[float, Field(gt=0)] = not_in_fingerprint(
         default=0.25,
         description="memory of a task for the keys and sketches it works on, beside its program; less means more tasks"
         " and smaller reads. Documents that share a key, such as copies of a text, are one task however many they are",

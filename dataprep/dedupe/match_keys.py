@@ -25,7 +25,7 @@ _SKETCH_BITS = 64  # of a word
 
 
 @dataclass(frozen=True)
-class Search:
+class MatchRule:
     """One reason to remove a document. Picklable."""
 
     name: str
@@ -36,24 +36,24 @@ class Search:
     edges: Callable[[KeyedRows], npt.NDArray[np.int64]]  # [E, 2] of the rows that share their one key
 
 
-def searches(config: DedupeConfig, *, num_hashes: int) -> list[Search]:
+def searches(config: DedupeConfig, *, num_hashes: int) -> list[MatchRule]:
     """The searches over documents whose signatures have at least `num_hashes` hashes."""
     found = []
     if config.exact:
-        found.append(Search("exact", EXACT, 1, 1, _text_rows, _equal_edges))
+        found.append(MatchRule("exact", EXACT, 1, 1, _text_rows, _equal_edges))
     if config.url:
-        found.append(Search("url", URL, 1, 1, _url_rows, _equal_edges))
+        found.append(MatchRule("url", URL, 1, 1, _url_rows, _equal_edges))
     if config.fuzzy is not None:
         bands, rows = bands_and_rows(config.fuzzy, num_hashes)
         similarity = config.fuzzy.verify
         num_words = 0 if similarity is None else -(-bands * rows // _SKETCH_BITS)
         make = partial(_band_rows, bands=bands, rows=rows, sketch=similarity is not None)
         edges = partial(_band_edges, similarity=similarity, num_hashes=bands * rows)
-        found.append(Search("near", NEAR, bands, num_words, make, edges))
+        found.append(MatchRule("near", NEAR, bands, num_words, make, edges))
     return found
 
 
-def keyed_rows(search: Search, piece: Piece) -> Iterator[KeyedRows]:
+def keyed_rows(search: MatchRule, piece: Piece) -> Iterator[KeyedRows]:
     """The rows of a piece under a search's keys, without documents that an earlier deduplication removed.
 
     Those are in no corpus any longer: whoever lost to one of them would be lost altogether.

@@ -22,9 +22,9 @@ from cluster.contracts.commit import CommittedPart, check_size, commit_part, com
 from dataprep.dedupe.config import DedupeConfig
 from dataprep.dedupe.corpora import Corpora, Piece
 from dataprep.dedupe.keyed_shuffle import KeyedRows, even_ranges, num_ranges_for, read_cell, write_cells
-from dataprep.dedupe.match_keys import Search, keyed_rows
+from dataprep.dedupe.match_keys import MatchRule, keyed_rows
 from dataprep.dedupe.removals import NEAR
-from dataprep.ray_tasks import Pace, over_shards
+from dataprep.ray_tasks import AlreadyDone, run_shard_tasks
 
 _FOREST_SCHEMA = pa.schema([("a", pa.int64()), ("b", pa.int64())])
 _KEYS = "keys-"  # begins the names of the packs' units
@@ -48,7 +48,7 @@ class Task:
 
 
 def labels(
-    plan: Sequence[Search], corpora: Corpora, *, config: DedupeConfig, work: str, context: StageContext
+    plan: Sequence[MatchRule], corpora: Corpora, *, config: DedupeConfig, work: str, context: StageContext
 ) -> dict[str, npt.NDArray[Any]]:
     """Reason -> the lowest member of each document's group after the searches up to that reason."""
     from dataprep.dedupe.union_find import UnionFind, label_bytes
@@ -63,11 +63,11 @@ def labels(
     for search in plan:
         for task in tasks[search.name]:
             groups.add(_read_forest(work, forests[task.name]))
-        found[search.reason] = groups.labels()
-    return found or {NEAR: groups.labels()}
+        found[search.reason] = groups.group_labels()
+    return found or {NEAR: groups.group_labels()}
 
 
-def _tasks(search: Search, num_documents: int, *, memory_bytes: float) -> list[Task]:
+def _tasks(search: MatchRule, num_documents: int, *, memory_bytes: float) -> list[Task]:
     """Small corpora: many bands a task; then a task for each band; then one for each range of a band."""
     num_ranges = num_ranges_for(num_documents, num_words=search.num_words, memory_bytes=memory_bytes)
     at_once = search.num_keys
@@ -84,7 +84,7 @@ def _tasks(search: Search, num_documents: int, *, memory_bytes: float) -> list[T
 
 
 def _forests(
-    plan: Sequence[Search],
+    plan: Sequence[MatchRule],
     tasks: Mapping[str, Sequence[Task]],
     corpora: Corpora,
     *,
@@ -99,7 +99,7 @@ def _forests(
     if missing:
         num_ranges = {search.name: tasks[search.name][0].num_ranges for search in plan}
         packs = _packs(plan, corpora, num_ranges, memory_bytes=config.task_gib * 2**30)
-        over_shards(
+        run_shard_tasks(
             partial(_write_keys, plan=plan, num_ranges=num_ranges, work=work),
             [
                 {"uri": f"{key} (from {pack[0].shard.uri})", "key": key, "pieces": [asdict(piece) for piece in pack]}
@@ -109,20 +109,20 @@ def _forests(
             workers=config.workers,
             max_workers=config.max_workers,
             progress=context.progress,
-            before=Pace(sum(key in done for key in packs), 0),
+            before=AlreadyDone(sum(key in done for key in packs), 0),
             unit="packs",
         )
         done = committed_parts(work)
         files = {
             search.name: [storage.join(work, done[key].files[search.name].name) for key in packs] for search in plan
         }
-        over_shards(
+        run_shard_tasks(
             partial(_write_forest, plan=plan, files=files, work=work),
             [{"uri": task.name, **asdict(task)} for task in missing],
             workers=config.workers,
             max_workers=config.max_workers,
             progress=context.progress,
-            before=Pace(len(wanted) - len(missing), 0),
+            before=AlreadyDone(len(wanted) - len(missing), 0),
             unit="searches",
         )
         done = committed_parts(work)
@@ -134,7 +134,7 @@ def _forests(
 
 
 def _packs(
-    plan: Sequence[Search], corpora: Corpora, num_ranges: Mapping[str, int], *, memory_bytes: float
+    plan: Sequence[MatchRule], corpora: Corpora, num_ranges: Mapping[str, int], *, memory_bytes: float
 ) -> dict[str, list[Piece]]:
     """By the name of their unit, which says what follows from the settings: who continues may have others."""
     per_document = max(2 * 8 * (search.num_keys + 1 + search.num_words) for search in plan)
@@ -145,7 +145,7 @@ def _packs(
     }
 
 
-def _write_keys(row: dict[str, Any], *, plan: Sequence[Search], num_ranges: Mapping[str, int], work: str) -> int:
+def _write_keys(row: dict[str, Any], *, plan: Sequence[MatchRule], num_ranges: Mapping[str, int], work: str) -> int:
     pieces = [Piece.from_row(piece) for piece in row["pieces"]]
     with commit_part(work, row["key"]) as part:
         for search in plan:
@@ -155,7 +155,9 @@ def _write_keys(row: dict[str, Any], *, plan: Sequence[Search], num_ranges: Mapp
     return sum(piece.num_documents for piece in pieces)
 
 
-def _write_forest(row: dict[str, Any], *, plan: Sequence[Search], files: Mapping[str, Sequence[str]], work: str) -> int:
+def _write_forest(
+    row: dict[str, Any], *, plan: Sequence[MatchRule], files: Mapping[str, Sequence[str]], work: str
+) -> int:
     from dataprep.dedupe.union_find import spanning_forest
 
     task = Task(**{name: row[name] for name in Task.__dataclass_fields__})

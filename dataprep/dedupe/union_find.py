@@ -25,7 +25,7 @@ def spanning_forest(pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     nodes, dense = np.unique(pairs, return_inverse=True)
     find = UnionFind(len(nodes))
     find.add(dense.reshape(-1, 2))
-    labels = find.labels()
+    labels = find.group_labels()
     children = np.flatnonzero(labels != np.arange(len(nodes)))
     forest = np.stack([nodes[labels[children]], nodes[children]], axis=1)
     return forest[np.lexsort((forest[:, 1], forest[:, 0]))]
@@ -67,7 +67,7 @@ class UnionFind:
         if failed >= 0:
             raise ValueError(f"edge {edges[failed].tolist()} has an end outside 0 to {self.num_nodes - 1}")
 
-    def labels(self) -> npt.NDArray[Any]:
+    def group_labels(self) -> npt.NDArray[Any]:
         """[num_nodes] the lowest index of each node's component, as a new array.
 
         Where the parents are mapped, so is it, from a file `<memory_map>.labels-1`, `-2` at the next call and so on.

@@ -35,7 +35,7 @@ _CITATION_NEEDED = np.frombuffer(b"citation needed]", np.uint8)
 
 
 def c4(column: TextColumn, settings: C4Settings) -> Judged:
-    """Judge each document and find what is kept of it. A dropped document stays whole.
+    """DocumentFilter each document and find what is kept of it. A dropped document stays whole.
 
     Raises `ValueError` for a policy phrase of one byte.
     """

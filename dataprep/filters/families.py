@@ -43,7 +43,7 @@ _Step = tuple[str, Callable[[TextColumn], Judged], bool]  # name, what judges, w
 
 
 @dataclass(frozen=True)
-class FamilyVerdicts:
+class FamilyDecisions:
     """The outcome for D documents."""
 
     reasons_D: npt.NDArray[Any]  # object: the first failing rule; "" for keep
@@ -59,8 +59,8 @@ class Families:
         """Raises `InputError` for a list that can't be read."""
         self._steps = list(_steps(settings))
 
-    def judge(self, column: TextColumn) -> FamilyVerdicts:
-        """Judge each document by every family that is on."""
+    def judge(self, column: TextColumn) -> FamilyDecisions:
+        """DocumentFilter each document by every family that is on."""
         reasons_D = np.full(len(column), "", object)
         rows = np.arange(len(column))
         scores: dict[str, Scores] = {}
@@ -73,7 +73,7 @@ class Families:
             reasons_D[rows[undecided]] = np.array(["", *judged.reasons], object)[judged.codes_D[undecided]]
             if judged.kept is not None:
                 column, rows, scores = _without_dropped(judged.kept.edited(column), rows, scores, reasons_D)
-        return FamilyVerdicts(reasons_D, *_without_dropped(column, rows, scores, reasons_D))
+        return FamilyDecisions(reasons_D, *_without_dropped(column, rows, scores, reasons_D))
 
 
 def _without_dropped(

@@ -36,7 +36,7 @@ class UrlBlocklist:
             raise InputError(f"url_blocklist: {wrong[0]!r} is no word; give letters a to z and digits alone")
 
     def judge(self, urls: Sequence[str | None]) -> Judged:
-        """Judge each document by its URL; those without one pass."""
+        """DocumentFilter each document by its URL; those without one pass."""
         scores = Scores(SCORES, np.zeros((len(SCORES), len(urls))))
         for d, url in enumerate(urls):
             if url:

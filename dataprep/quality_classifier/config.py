@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from cluster.contracts.config import InputFiles, Resources, StageConfig, execution
+from cluster.contracts.config import InputFiles, Resources, StageConfig, not_in_fingerprint
 from dataprep.sources.config import Columns
 from dataprep.sources.formats import format_of
 
@@ -34,7 +34,7 @@ class QualityClassifierConfig(StageConfig):
     epochs: Annotated[int, Field(ge=1, le=MAX_INT32)] = 5  # passes over the documents
     lr: Annotated[float, Field(gt=0)] = 0.1  # learning rate at the beginning; it falls to 0
     heldout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of the documents, kept back to measure on
-    worker: Resources = execution(default_factory=Resources, description="what the training process gets")
+    worker: Resources = not_in_fingerprint(default_factory=Resources, description="what the training process gets")
 
     @model_validator(mode="after")
     def _table_is_fresh(self) -> QualityClassifierConfig:

@@ -40,7 +40,7 @@ class RepeatedLinesConfig(DataConfig):
     min_line_characters: Annotated[int, Field(ge=0, le=MAX_INT)] = 20
     min_words_left: Annotated[int, Field(ge=0, le=MAX_INT)] = 50  # a document that lost lines and has fewer is dropped
 
-    def clashes(self) -> Iterator[tuple[str, str]]:
+    def conflicts(self) -> Iterator[tuple[str, str]]:
         if self.min_documents is None and self.min_site_documents is None:
             yield "min_documents", "null needs min_site_documents: give one of them a number, or nothing is repeated"
         if self.min_documents is None and self.min_documents_fraction:

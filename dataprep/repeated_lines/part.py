@@ -76,7 +76,7 @@ def count_part(artifact: str, shard: Shard, *, counts: str, key: str, config: Re
 
 
 @dataclass
-class Tally:
+class Counts:
     """What became of a part's documents."""
 
     documents: int = 0
@@ -108,7 +108,7 @@ def rewrite_part(
 
     What clean dropped and quarantined is copied, so that the part tells the whole story of its input.
     """
-    tally, cut = Tally(), _CutLines()
+    counts, cut = Counts(), _CutLines()
     with commit_part(parts, key) as part:
         schema = _document_schema(artifact, shard, config)
         schemas = {
@@ -125,11 +125,11 @@ def rewrite_part(
             if shard.contamination is not None:
                 tables["contamination"].write_table(read_contamination(artifact, shard).cast(CONTAMINATION_SCHEMA))
             for documents in _row_groups(artifact, shard, None):
-                _rewrite(documents, schema, hits, tables, tally, cut, config, minhash)
+                _rewrite(documents, schema, hits, tables, counts, cut, config, minhash)
             tables["cut"].write_table(cut.table())
-        if tally.documents != tally.kept + tally.dropped.total() or tally.documents != shard.num_documents:
-            raise StageFailed(f"{shard.uri}: {shard.num_documents} documents, but {tally.figures()}; this is a bug")
-        part.metrics.update(tally.figures())
+        if counts.documents != counts.kept + counts.dropped.total() or counts.documents != shard.num_documents:
+            raise StageFailed(f"{shard.uri}: {shard.num_documents} documents, but {counts.figures()}; this is a bug")
+        part.metrics.update(counts.figures())
 
 
 def _rewrite(
@@ -137,7 +137,7 @@ def _rewrite(
     schema: pa.Schema,
     hits: npt.NDArray[np.uint64],
     tables: dict[str, pq.ParquetWriter],
-    tally: Tally,
+    counts: Counts,
     cut: _CutLines,
     config: RepeatedLinesConfig,
     minhash: MinHashSettings,
@@ -156,11 +156,11 @@ def _rewrite(
         sums_D((num_chars_L > 0).astype(np.int64), offsets),
     )
     loses_D = cut_lines_D > 0
-    tally.documents += len(column)
-    tally.lines += int(all_lines_D.sum())
-    tally.cut_lines += int(cut_lines_D.sum())
-    tally.cut_characters += int(cut_chars_D.sum())
-    tally.cut_documents += int(loses_D.sum())
+    counts.documents += len(column)
+    counts.lines += int(all_lines_D.sum())
+    counts.cut_lines += int(cut_lines_D.sum())
+    counts.cut_characters += int(cut_chars_D.sum())
+    counts.cut_documents += int(loses_D.sum())
     keep_D = np.ones(len(column), bool)
     if config.mode == "annotate":
         scores = [_fractions(cut_lines_D, all_lines_D), _fractions(cut_chars_D, all_chars_D)]
@@ -174,15 +174,15 @@ def _rewrite(
     if not keep_D.all():
         _write_dropped(documents.filter(pa.array(~keep_D)), tables["dropped"])
         documents = documents.filter(pa.array(keep_D))
-    tally.dropped.update([REASON] * int((~keep_D).sum()))
-    tally.kept += len(column)
+    counts.dropped.update([REASON] * int((~keep_D).sum()))
+    counts.kept += len(column)
     if len(column) == 0:
         return
     documents = documents.set_column(documents.column_names.index("text"), "text", column.texts)
     tables["documents"].write_table(documents.cast(schema))
     tables["signatures"].write_table(signing.signatures(column, minhash))
-    tally.characters_kept += int(column.num_chars_D.sum())
-    tally.languages.update(documents.column("language").to_pylist())
+    counts.characters_kept += int(column.num_chars_D.sum())
+    counts.languages.update(documents.column("language").to_pylist())
 
 
 def _write_dropped(documents: pa.Table, table: pq.ParquetWriter) -> None:

@@ -30,7 +30,7 @@ from cluster.contracts.errors import StageFailed
 from cluster.contracts.retry import patient_as_here
 from dataprep.documents import Shard, read_shard_table, rebase, write_shard_table
 from dataprep.kernel_cache import keep_compiled_kernels
-from dataprep.ray_tasks import Pace, ShardTask, over_shards
+from dataprep.ray_tasks import AlreadyDone, ShardTask, run_shard_tasks
 from dataprep.repeated_lines.config import RepeatedLinesConfig
 from dataprep.signatures.config import MinHashSettings
 
@@ -95,13 +95,13 @@ def _over(
 ) -> None:
     """Run `task` on the descriptions of the units that `directory` does not have yet."""
     todo = [row for key, row in units.items() if committed_part(directory, key) is None]
-    over_shards(
+    run_shard_tasks(
         task,
         todo,
         workers=config.workers,
         max_workers=config.max_workers,
         progress=context.progress,
-        before=Pace(len(units) - len(todo), 0),
+        before=AlreadyDone(len(units) - len(todo), 0),
         log_directory=context.log_directory,
         unit=unit,
     )
@@ -186,7 +186,7 @@ def _add_up(
 
 def _counted(counts: str, key: str) -> CommittedPart:
     part = committed_part(counts, key)
-    assert part is not None, "over_shards raises for a shard without a part"
+    assert part is not None, "run_shard_tasks raises for a shard without a part"
     return part
 
 
@@ -233,7 +233,7 @@ def _listed(lists: str, names: Sequence[str]) -> Iterator[npt.NDArray[np.uint64]
 
 def _written(parts: str, chosen: str, shard: Shard) -> CommittedPart:
     choice = committed_part(chosen, _source_key(shard))
-    assert choice is not None, "over_shards raises for a shard without a part"
+    assert choice is not None, "run_shard_tasks raises for a shard without a part"
     part = committed_part(parts, choice.metrics["part"])
     assert part is not None, "a choice is committed after its part"
     return part

@@ -16,7 +16,7 @@ from cluster.contracts.commit import CommittedPart, committed_parts
 from cluster.contracts.errors import InputError
 from cluster.contracts.tokens import INDEX, ShardEntry, write_token_index
 from dataprep.documents import Shard, read_shard_table, written_file
-from dataprep.ray_tasks import Pace, over_shards
+from dataprep.ray_tasks import AlreadyDone, run_shard_tasks
 from dataprep.tokenize.config import TokenizeConfig
 from dataprep.tokenize.part import HELDOUT, TRAIN, end_of_text_id, source_name, tokenize_part
 
@@ -29,13 +29,13 @@ def run(config: TokenizeConfig, inputs: Mapping[str, Artifact], output: str, con
     separator = end_of_text_id(model, config.end_of_text)
     shards = read_shard_table(documents)
     done = committed_parts(output)
-    over_shards(
+    run_shard_tasks(
         partial(_tokenize, documents=documents, tokenizer=tokenizer, output=output, config=config),
         [asdict(shard) for shard in shards if _key(shard.number) not in done],
         workers=config.workers,
         max_workers=config.max_workers,
         progress=context.progress,
-        before=Pace(len(done), sum(_documents(part) for part in done.values())),
+        before=AlreadyDone(len(done), sum(_documents(part) for part in done.values())),
     )
     committed = committed_parts(output)
     return _finish(output, shards, [committed[_key(shard.number)] for shard in shards], model, separator)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from cluster.contracts.config import InputOf, Resources, StageConfig, StrictModel, execution
+from cluster.contracts.config import InputOf, Resources, StageConfig, StrictModel, not_in_fingerprint
 from dataprep.config import MAX_INT, Weight
 
 NUM_BASE_TOKENS = 256  # a byte-level vocabulary holds every byte
@@ -46,7 +46,7 @@ class TokenizerConfig(StageConfig):
     languages: dict[str, Weight] = Field(default_factory=dict)
     temperature: Annotated[float, Field(ge=1)] = 1.0  # between languages; 1: as they come, more: more alike
     special_tokens: SpecialTokens = SpecialTokens()  # the control tokens
-    worker: Resources = execution(default_factory=Resources, description="what the training process gets")
+    worker: Resources = not_in_fingerprint(default_factory=Resources, description="what the training process gets")
 
     def roles(self) -> list[tuple[str, int, Resources]]:
         return [("trainer", 1, self.worker)]

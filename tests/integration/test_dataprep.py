@@ -32,7 +32,7 @@ from dataprep.dedupe.config import DedupeConfig
 from dataprep.documents import absolute_uri, read_kept, read_shard_table
 from dataprep.quality_classifier import stage as quality_classifier
 from dataprep.quality_classifier.config import QualityClassifierConfig
-from dataprep.ray_tasks import Pace, over_shards
+from dataprep.ray_tasks import AlreadyDone, run_shard_tasks
 from dataprep.tokenize import stage as tokenize
 from dataprep.tokenize.config import TokenizeConfig
 from dataprep.tokenizer import stage as tokenizer
@@ -316,13 +316,13 @@ def test_shards_that_fail_are_named_and_the_others_are_done(tmp_path: Path, monk
     monkeypatch.setattr("dataprep.ray_tasks._MAX_CRASHES", 2)
     names = ["a", "away", "away-twice", "bad", "bug", "killed-once", "killer", "z"]
     with pytest.raises(StageFailed) as failed:
-        over_shards(
+        run_shard_tasks(
             _touch_or_fail,
             [{"uri": str(tmp_path / name)} for name in names],
             workers=HALF_CPU,
             max_workers=None,
             progress=SilentProgress(),
-            before=Pace(shards_done=0, documents_done=0),
+            before=AlreadyDone(shards_done=0, documents_done=0),
             log_directory=tmp_path / "logs",
             backoff=Backoff(attempts=3, first_wait_s=0.1),
         )

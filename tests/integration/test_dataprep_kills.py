@@ -40,7 +40,7 @@ from dataprep.clean.part import clean_part
 from dataprep.dedupe import stage as dedupe
 from dataprep.dedupe.config import DedupeConfig
 from dataprep.documents import SHARD_TABLE, Shard, read_shard_table
-from dataprep.ray_tasks import over_shards
+from dataprep.ray_tasks import run_shard_tasks
 from dataprep.sources.shards import input_files, plan_shards
 from dataprep.tokenize import stage as tokenize
 from dataprep.tokenize.config import TokenizeConfig
@@ -271,10 +271,10 @@ def test_tasks_killed_in_their_midst_leave_the_same_bytes(
     print(f"seed {SEED}")
 
     def deadly(task: Callable[[dict[str, Any]], int], *arguments: Any, **settings: Any) -> None:
-        over_shards(Deadly(task, tmp_path, SEED), *arguments, **settings)
+        run_shard_tasks(Deadly(task, tmp_path, SEED), *arguments, **settings)
 
     for module in ("groups", "clusters", "tokenize"):
-        monkeypatch.setattr(f"dataprep.{module}.over_shards", deadly)
+        monkeypatch.setattr(f"dataprep.{module}.run_shard_tasks", deadly)
     was = expected.artifacts
     # Tasks of two bands, which the undisturbed run took all in one.
     settings = DedupeConfig(parts="clean", workers=HALF_CPU, task_gib=6e-5)

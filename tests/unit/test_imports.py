@@ -68,7 +68,7 @@ def test_planning_imports_neither_ray_nor_torch() -> None:
 
 # Modules that hold an algorithm and nothing else: readable, and runnable where there is no Ray.
 SHELLS = {
-    "dataprep": {"over_shards", "clean", "quality_classifier", "shuffle", "tokenize", "tokenizer"},
+    "dataprep": {"run_shard_tasks", "clean", "quality_classifier", "shuffle", "tokenize", "tokenizer"},
     "training": {"workers", "evaluate", "trackers"},
     "serving": {"deploy", "policy", "reward", "weights", "rollouts", "http", "app"},
 }

@@ -25,7 +25,7 @@ import torch
 import torch.distributed as dist
 
 from cluster.contracts import storage
-from cluster.contracts.retry import with_patience
+from cluster.contracts.retry import retrying
 from training.checkpoint.store import CheckpointStore, FileWriter
 
 # A rank may still have to upload its whole part when rank 0 has stored its own.
@@ -114,7 +114,7 @@ class CheckpointWriter:
         if storage.is_local(self.store.uri):
             commit()
         else:
-            with_patience(commit, storage.PATIENCE, asked=f"write the checkpoint of step {step} to {self.store.uri}")
+            retrying(commit, storage.PATIENCE, asked=f"write the checkpoint of step {step} to {self.store.uri}")
 
     def check(self) -> None:
         """Raise what went wrong in the thread, if anything did; waits for nothing."""

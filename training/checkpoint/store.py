@@ -34,7 +34,7 @@ from cluster.contracts.commit import (
     committed_part,
 )
 from cluster.contracts.errors import CorruptArtifact, StorageError
-from cluster.contracts.retry import with_patience
+from cluster.contracts.retry import retrying
 
 Note = Callable[[str], None]
 FileWriter = Callable[[BinaryIO], object]  # writes one file's content
@@ -285,7 +285,7 @@ class CheckpointStore:
         if storage.is_local(self.uri):
             self._fetch_once(file, target)
         else:
-            with_patience(
+            retrying(
                 partial(self._fetch_once, file, target),
                 storage.PATIENCE,
                 asked=f"read {file.written.name} of {self.uri}",

@@ -12,7 +12,7 @@ _WORD = re.compile(r"\w(?:\S*\w)?")  # a word without the punctuation around it
 
 
 @dataclass(frozen=True)
-class Exchange:
+class PromptAnswer:
     """An answer and all that was said before it."""
 
     prompt: tuple[tuple[str, str], ...]  # (role, content) of the messages before
@@ -33,13 +33,13 @@ def word_spans(text: str) -> list[tuple[int, int]]:
     return [match.span() for match in _WORD.finditer(text)]
 
 
-def exchanges(conversations: Iterable[Conversation]) -> list[Exchange]:
+def prompt_answers(conversations: Iterable[Conversation]) -> list[PromptAnswer]:
     """Every assistant turn with what came before it; each (prompt, answer) once, in order of appearance."""
-    found: dict[Exchange, None] = {}
+    found: dict[PromptAnswer, None] = {}
     for conversation in conversations:
         history: tuple[tuple[str, str], ...] = ()
         for message in conversation["messages"]:
             if message["role"] == "assistant":
-                found.setdefault(Exchange(history, message["content"]))
+                found.setdefault(PromptAnswer(history, message["content"]))
             history = (*history, (message["role"], message["content"]))
     return list(found)

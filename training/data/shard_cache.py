@@ -25,7 +25,7 @@ from typing import BinaryIO
 from cluster.contracts import storage
 from cluster.contracts.errors import CorruptArtifact, InputError, ResourceError
 from cluster.contracts.progress import Progress
-from cluster.contracts.retry import Backoff, with_patience
+from cluster.contracts.retry import Backoff, retrying
 from cluster.contracts.tokens import ShardEntry
 
 _DOWNLOADS = 8  # at a time, in each process
@@ -102,7 +102,7 @@ class ShardCache:
                 return copy
             try:
                 self._make_room(sink, entry.size)
-                with_patience(lambda: _download(uri, entry, sink), self._backoff)
+                retrying(lambda: _download(uri, entry, sink), self._backoff)
             except OSError as error:
                 if error.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise ResourceError(

@@ -16,7 +16,7 @@ from cluster.contracts.config import (
     Resources,
     StageConfig,
     WorkerGroup,
-    execution,
+    not_in_fingerprint,
 )
 from training.config import CAUSAL_MODELS, Fraction
 
@@ -46,11 +46,11 @@ class EvaluateConfig(StageConfig):
     temperature: Annotated[float, Field(gt=0)] = 1.0  # of the sampled answers
     num_samples: Annotated[int, Field(ge=0)] = 6  # prompts whose answers are shown
     batch_size: Annotated[int, Field(ge=1)] = 32  # rows per forward pass; sampled answers depend on it
-    workers: WorkerGroup = execution(
+    workers: WorkerGroup = not_in_fingerprint(
         default_factory=WorkerGroup, description="each takes whole models in turn; more workers than models are idle"
     )
 
-    def clashes(self) -> Iterator[tuple[str, str]]:
+    def conflicts(self) -> Iterator[tuple[str, str]]:
         if not self.models():
             yield "base", "name at least one model to evaluate: base, sft, dpo or ppo"
 

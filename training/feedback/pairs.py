@@ -9,7 +9,7 @@ import orjson
 from cluster.contracts import storage
 from cluster.contracts.errors import CorruptArtifact
 from cluster.contracts.records import Message
-from training.conversations.prompt_answers import Exchange
+from training.conversations.prompt_answers import PromptAnswer
 from training.conversations.reading import (
     parse_messages,
 )
@@ -61,7 +61,7 @@ def _parse_pair(row: dict[str, Any]) -> PreferencePair:
 
 
 def preference_pair(
-    preferred: Exchange, rejected: str, negative: Literal["disturbed_order", "other_answer"]
+    preferred: PromptAnswer, rejected: str, negative: Literal["disturbed_order", "other_answer"]
 ) -> PreferencePair:
     """The answer of `preferred` over the text `rejected`, to the same prompt."""
     return PreferencePair(

@@ -1,4 +1,4 @@
-"""Running text as exchanges: each sentence is the answer to the one before it.
+"""Running text as prompt_answers: each sentence is the answer to the one before it.
 
 A reward model that has few conversations to learn from learns first what good text is (preference model
 pre-training: Askell et al., "A General Language Assistant as a Laboratory for Alignment", 2021, section 4).
@@ -12,20 +12,20 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
-from training.conversations.prompt_answers import Exchange, words
+from training.conversations.prompt_answers import PromptAnswer, words
 
 _BETWEEN_SENTENCES = re.compile(r"(?<=[.!?])\s+")
 
 
-def sentence_exchanges(
+def neighbouring_sentences(
     texts: Iterable[str], *, count: int, min_words: int, max_words: int, seed: int
-) -> list[Exchange]:
+) -> list[PromptAnswer]:
     """`count` pairs of neighbouring sentences that have `min_words` to `max_words` words each, or all there are.
 
     They are drawn by a hash of `seed` and themselves, so that one more text changes few of those drawn, and come
     in the order of that hash. A sentence begins with a capital.
     """
-    found: dict[Exchange, None] = {}
+    found: dict[PromptAnswer, None] = {}
     for text in texts:
         for exchange in _neighbours(text):
             lengths = [len(words(sentence)) for sentence in (exchange.prompt[0][1], exchange.answer)]
@@ -34,11 +34,11 @@ def sentence_exchanges(
     return heapq.nsmallest(count, found, key=lambda exchange: _draw(exchange, seed))
 
 
-def _neighbours(text: str) -> Iterator[Exchange]:
+def _neighbours(text: str) -> Iterator[PromptAnswer]:
     for before, sentence in pairwise(_BETWEEN_SENTENCES.split(text)):
         if sentence[:1].isupper():
-            yield Exchange((("user", before),), sentence)
+            yield PromptAnswer((("user", before),), sentence)
 
 
-def _draw(exchange: Exchange, seed: int) -> bytes:
+def _draw(exchange: PromptAnswer, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}\n{exchange.prompt[0][1]}\n{exchange.answer}".encode()).digest()

@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from itertools import pairwise
 
-from training.conversations.prompt_answers import Exchange, word_spans
+from training.conversations.prompt_answers import PromptAnswer, word_spans
 from training.feedback.pairs import PreferencePair, preference_pair
 
 _NUM_CANDIDATES = 16  # orders tried for one disturbed answer
@@ -46,7 +46,7 @@ def disturb_order(text: str, generator: random.Random) -> str | None:
     return "".join([*pieces, text[spans[-1][1] :]])
 
 
-def disturbed_pairs(rows: Sequence[Exchange], *, per_answer: int, seed: int) -> list[PreferencePair]:
+def disturbed_pairs(rows: Sequence[PromptAnswer], *, per_answer: int, seed: int) -> list[PreferencePair]:
     """Up to `per_answer` pairs for each exchange: its answer over different disturbed orders of it."""
     pairs = []
     for row in rows:
@@ -61,7 +61,7 @@ def disturbed_pairs(rows: Sequence[Exchange], *, per_answer: int, seed: int) -> 
     return pairs
 
 
-def other_answer_pairs(rows: Sequence[Exchange], *, per_answer: int, seed: int) -> list[PreferencePair]:
+def other_answer_pairs(rows: Sequence[PromptAnswer], *, per_answer: int, seed: int) -> list[PreferencePair]:
     """Up to `per_answer` pairs for each exchange: its answer over answers to other prompts, of as many words."""
     answers_to: dict[tuple[tuple[str, str], ...], set[str]] = {}
     by_length: dict[int, list[str]] = {}

@@ -1,7 +1,7 @@
 """Finds the rank that hangs, and names it.
 
 When one rank stops, the others wait for it in their next collective, and nobody says who is to blame. Here every rank
-counts what it does (`Heart.beat`, two machine words, no I/O), a thread per rank publishes the count on the process
+counts what it does (`Heartbeat.beat`, two machine words, no I/O), a thread per rank publishes the count on the process
 group's store, and a rank that hasn't moved for `timeout_s` looks at the others: those with the lowest count are the
 ones waited for. The thread adds where its own rank stands in the code, so the message can say it; a process that is
 stopped, or holds the interpreter in native code, doesn't even answer, which is said too.
@@ -28,7 +28,7 @@ _LOOKS = 3  # intervals in which a process must publish to count as answering
 _STORE_TIMEOUT = timedelta(seconds=10)
 
 
-class Heart:
+class Heartbeat:
     """What this rank has done so far. Without a watchdog it just counts."""
 
     def __init__(self) -> None:
@@ -94,7 +94,7 @@ class Watchdog:
     """
 
     def __init__(
-        self, heart: Heart, *, rank: int, world_size: int, timeout_s: float, alarm: Callable[[str], None]
+        self, heart: Heartbeat, *, rank: int, world_size: int, timeout_s: float, alarm: Callable[[str], None]
     ) -> None:
         # A connection of our own: the group's is locked while the main thread waits in it.
         connection = dist.distributed_c10d._get_default_store().clone()  # type: ignore[attr-defined]

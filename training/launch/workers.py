@@ -38,7 +38,7 @@ from cluster.contracts.config import WorkerGroup
 from cluster.contracts.errors import RaymillError, ResourceError, StageFailed, StorageError
 from cluster.contracts.progress import Progress, SilentProgress
 from training.launch.host_memory import keep_freed_memory
-from training.launch.watchdog import Heart, Watchdog
+from training.launch.watchdog import Heartbeat, Watchdog
 
 # How often Ray Train looks at its workers (s); its default of 2 is a second lost at the end of every stage.
 HEALTH_CHECK_INTERVAL_S = "0.25"
@@ -64,7 +64,7 @@ class Worker:
     num_threads: int
     progress: Progress  # silent on all ranks but 0
     scratch: Path  # a local directory of this rank alone, removed afterwards
-    heart: Heart  # `heart.beat("...")` tells the watchdog that this rank moves
+    heart: Heartbeat  # `heart.beat("...")` tells the watchdog that this rank moves
     closing: ExitStack  # what must end when the function returns or raises; scratch is still there then
 
     @property
@@ -384,7 +384,7 @@ def _worker(
     scratch = context.scratch / f"{context.name}-rank{rank}-{uuid.uuid4().hex[:8]}"
     scratch.mkdir(parents=True)
     progress = context.progress if rank == 0 else SilentProgress()
-    heart = Heart()
+    heart = Heartbeat()
     watch: AbstractContextManager[object] = nullcontext()
     if alarm is not None:
         watch = Watchdog(heart, rank=rank, world_size=world_size, timeout_s=group.hang_timeout_s, alarm=alarm)

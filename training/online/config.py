@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cluster.contracts.config import InputFiles, InputOf, Resources, StageConfig, WorkerGroup, execution
+from cluster.contracts.config import InputFiles, InputOf, Resources, StageConfig, WorkerGroup, not_in_fingerprint
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -45,7 +45,7 @@ class PpoConfig(StageConfig):
     samples_per_prompt: Annotated[int, Field(ge=1)] = 1  # answers to each
     epochs: Annotated[int, Field(ge=1)] = 1  # passes over an update's answers (TRL 4; DeepSpeed-Chat, OpenRLHF, verl 1)
     num_minibatches: Annotated[int, Field(ge=1)] = 1  # optimiser steps per pass; in TRL it does not add steps
-    micro_batch_size: Annotated[int, Field(ge=1)] = execution(
+    micro_batch_size: Annotated[int, Field(ge=1)] = not_in_fingerprint(
         default=16, description="answers per worker and forward pass; changes memory and speed, not the gradient"
     )
 
@@ -91,15 +91,15 @@ class PpoConfig(StageConfig):
     heldout_samples_per_prompt: Annotated[int, Field(ge=1)] = 2  # answers to each, at `temperature`
 
     # Execution
-    checkpoint_every: Annotated[int, Field(ge=1)] = execution(
+    checkpoint_every: Annotated[int, Field(ge=1)] = not_in_fingerprint(
         default=10, description="updates between checkpoints; they are removed when the stage ends"
     )
-    publish_timeout_s: Annotated[float, Field(gt=0)] = execution(
+    publish_timeout_s: Annotated[float, Field(gt=0)] = not_in_fingerprint(
         default=60.0, description="seconds that the policy replicas may take to switch to new weights"
     )
-    workers: WorkerGroup = execution(default_factory=WorkerGroup, description="the Ray Train workers")
-    policy_server: ReplicaGroup = execution(default_factory=ReplicaGroup, description="the policy replicas")
-    reward_server: ReplicaGroup = execution(default_factory=ReplicaGroup, description="the reward replicas")
+    workers: WorkerGroup = not_in_fingerprint(default_factory=WorkerGroup, description="the Ray Train workers")
+    policy_server: ReplicaGroup = not_in_fingerprint(default_factory=ReplicaGroup, description="the policy replicas")
+    reward_server: ReplicaGroup = not_in_fingerprint(default_factory=ReplicaGroup, description="the reward replicas")
 
     def roles(self) -> list[tuple[str, int, Resources]]:
         return [
@@ -108,7 +108,7 @@ class PpoConfig(StageConfig):
             ("reward_server", self.reward_server.num_replicas, self.reward_server),
         ]
 
-    def clashes(self) -> Iterator[tuple[str, str]]:
+    def conflicts(self) -> Iterator[tuple[str, str]]:
         pieces = self.num_minibatches * self.workers.num_workers
         if self.prompts_per_update % pieces:
             yield "prompts_per_update", f"must be a multiple of num_minibatches x workers.num_workers = {pieces}"

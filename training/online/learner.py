@@ -22,7 +22,7 @@ from training.online.config import PpoConfig
 from training.online.critic import answer_values
 from training.online.logprobs import answer_entropies, answer_logits, answer_logprobs
 from training.online.losses import policy_loss, token_mean, value_loss
-from training.online.metrics import Tally
+from training.online.metrics import MetricSums
 from training.online.rewards import shape_scores, token_rewards
 from training.online.rollout import Experience, RolloutBatch, bucket_by_length
 from training.schedules import warmup_fraction
@@ -50,7 +50,7 @@ class Learner:
 
     def experience(self, rollouts: RolloutBatch, scores_B: Tensor) -> tuple[Experience, dict[str, float]]:
         """All that an update's epochs need of the answers and their scores, and figures over all ranks."""
-        config, tally = self.config, Tally()
+        config, sums = self.config, MetricSums()
         rollouts, scores_B = rollouts.to(self.device), scores_B.to(self.device)
         mask_BA = rollouts.answer_mask
         logprobs_BA, reference_BA, entropies_BA = self.logprobs(rollouts)
@@ -74,29 +74,29 @@ class Learner:
             advantages_BA = whiten(advantages_BA, mask_BA, sum_over_ranks=sum_over_ranks)
 
         kl_BA = kl.k3(logprobs_BA, reference_BA)
-        tally.add("reward", scores_B)
-        tally.add("kl", kl_BA.sum(dim=1))
-        tally.add("kl_per_token", kl_BA, mask_BA)
-        tally.add("entropy", entropies_BA, mask_BA)
-        tally.add("logprob_gap", (logprobs_BA - rollouts.sampled_logprobs_BA).abs(), mask_BA)
-        tally.add("answer_length", rollouts.answer_lengths_B)
-        tally.add("eos_rate", rollouts.finished_B)
-        tally.add("value", values_BA, mask_BA)
-        tally.add("return", returns_BA, mask_BA)
+        sums.add("reward", scores_B)
+        sums.add("kl", kl_BA.sum(dim=1))
+        sums.add("kl_per_token", kl_BA, mask_BA)
+        sums.add("entropy", entropies_BA, mask_BA)
+        sums.add("logprob_gap", (logprobs_BA - rollouts.sampled_logprobs_BA).abs(), mask_BA)
+        sums.add("answer_length", rollouts.answer_lengths_B)
+        sums.add("eos_rate", rollouts.finished_B)
+        sums.add("value", values_BA, mask_BA)
+        sums.add("return", returns_BA, mask_BA)
         experience = Experience(rollouts, logprobs_BA, reference_BA, values_BA, advantages_BA, returns_BA)
-        return experience, tally.means(sum_over_ranks)
+        return experience, sums.means(sum_over_ranks)
 
     def update(self, experience: Experience) -> dict[str, float]:
         """`epochs` passes over the answers, one optimiser step of each engine per minibatch; figures over all ranks.
 
         Minibatch m is the m-th of `num_minibatches` equal slices of each rank's rows (see `prompts.share_of_rank`).
         """
-        tally = Tally()
+        sums = MetricSums()
         rows = torch.arange(len(experience), device=self.device)
         for _ in range(self.config.epochs):
             for minibatch in rows.split(len(experience) // self.config.num_minibatches):
-                self._step(experience.rows(minibatch), tally)
-        return tally.means(sum_over_ranks)
+                self._step(experience.rows(minibatch), sums)
+        return sums.means(sum_over_ranks)
 
     def logprobs(self, rollouts: RolloutBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Policy's log-probabilities, the reference's, and the policy's entropies; `[B, A]`, without gradients."""
@@ -135,20 +135,20 @@ class Learner:
                 values_BA[rows, : part.sampled_logprobs_BA.shape[1]] = answer_values(self.critic, part)
         return values_BA
 
-    def _step(self, minibatch: Experience, tally: Tally) -> None:
+    def _step(self, minibatch: Experience, sums: MetricSums) -> None:
         """One optimiser step of each engine on this rank's rows of one minibatch."""
         num_tokens = sum_over_ranks(minibatch.rollouts.answer_lengths_B.sum().double()).float()
         # DeepSpeed averages gradients over ranks; the losses are shares of one global sum, so they are to be added.
         scale = dist.get_world_size()
         for rows in bucket_by_length(_lengths(minibatch.rollouts), self.config.micro_batch_size):
             part = minibatch.rows(rows)
-            self.policy.backward(self._policy_loss(part, num_tokens, tally) * scale)
-            self.critic.backward(self._value_loss(part, num_tokens, tally) * scale)
+            self.policy.backward(self._policy_loss(part, num_tokens, sums) * scale)
+            self.critic.backward(self._value_loss(part, num_tokens, sums) * scale)
         for engine, lr in ((self.policy, self.config.lr), (self.critic, self.config.critic_lr)):
             set_lr(engine, lr * warmup_fraction(engine.global_steps, self.config.warmup_steps))
             engine.step()
 
-    def _policy_loss(self, part: Experience, num_tokens: Tensor, tally: Tally) -> Tensor:
+    def _policy_loss(self, part: Experience, num_tokens: Tensor, sums: MetricSums) -> Tensor:
         config, mask_BA = self.config, part.rollouts.answer_mask
         logits_BKV = answer_logits(self.policy, part.rollouts, temperature=config.temperature)
         logprobs_BA = answer_logprobs(logits_BKV, part.rollouts)
@@ -164,12 +164,12 @@ class Learner:
             loss_BA = loss_BA + config.kl_coef * penalty_BA
         if config.entropy_coef > 0:
             loss_BA = loss_BA - config.entropy_coef * answer_entropies(logits_BKV, part.rollouts)
-        tally.add("loss", loss_BA, mask_BA)
-        tally.add("clip_fraction", clipped_BA, mask_BA)
-        tally.add("approx_kl", kl.k3(part.old_logprobs_BA, logprobs_BA), mask_BA)
+        sums.add("loss", loss_BA, mask_BA)
+        sums.add("clip_fraction", clipped_BA, mask_BA)
+        sums.add("approx_kl", kl.k3(part.old_logprobs_BA, logprobs_BA), mask_BA)
         return token_mean(loss_BA, mask_BA, num_tokens)
 
-    def _value_loss(self, part: Experience, num_tokens: Tensor, tally: Tally) -> Tensor:
+    def _value_loss(self, part: Experience, num_tokens: Tensor, sums: MetricSums) -> Tensor:
         mask_BA = part.rollouts.answer_mask
         loss_BA, clipped_BA = value_loss(
             answer_values(self.critic, part.rollouts),
@@ -177,8 +177,8 @@ class Learner:
             part.returns_BA,
             clip_range=self.config.value_clip_range,
         )
-        tally.add("value_loss", loss_BA, mask_BA)
-        tally.add("value_clip_fraction", clipped_BA, mask_BA)
+        sums.add("value_loss", loss_BA, mask_BA)
+        sums.add("value_clip_fraction", clipped_BA, mask_BA)
         return token_mean(loss_BA, mask_BA, num_tokens)
 
 

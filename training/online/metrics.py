@@ -11,7 +11,7 @@ from torch import Tensor
 from training.online.advantages import SumOverRanks
 
 
-class Tally:
+class MetricSums:
     """A sum and a count per name. Every rank must add the same names before `means`."""
 
     def __init__(self) -> None:

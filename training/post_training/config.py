@@ -17,9 +17,9 @@ from cluster.contracts.config import (
     StageConfig,
     StrictModel,
     WorkerGroup,
-    execution,
+    not_in_fingerprint,
 )
-from training.config import Fraction, batch_clashes
+from training.config import Fraction, batch_conflicts
 
 
 class LoraSettings(StrictModel):
@@ -42,26 +42,28 @@ class TrlConfig(StageConfig):
     adam_beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999  # decay of the squared gradients' average
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0  # gradients are scaled down to this norm
     global_batch_size: Annotated[int, Field(ge=1)] = 32  # rows (SFT) or pairs per optimiser step, over all workers
-    micro_batch_size: Annotated[int | None, Field(ge=1)] = execution(
+    micro_batch_size: Annotated[int | None, Field(ge=1)] = not_in_fingerprint(
         default=None, description="rows per worker and forward pass; None: the worker's share of the global batch"
     )
     max_length: Annotated[int, Field(ge=8)] = 512  # tokens of a row, prompt and answer together
     lora: LoraSettings | None = None  # None: all weights are trained
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 2  # DeepSpeed ZeRO: 1 shards optimiser, 2 gradients, 3 weights
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16 needs a GPU: Accelerate refuses it on CPUs
-    gradient_checkpointing: bool = execution(default=False, description="recompute activations: less memory, slower")
-    checkpoint_every_steps: Annotated[int, Field(ge=1)] = execution(
+    gradient_checkpointing: bool = not_in_fingerprint(
+        default=False, description="recompute activations: less memory, slower"
+    )
+    checkpoint_every_steps: Annotated[int, Field(ge=1)] = not_in_fingerprint(
         default=50, description="optimiser steps between checkpoints; they are removed when the stage ends"
     )
-    workers: WorkerGroup = execution(default_factory=WorkerGroup, description="the Ray Train workers")
+    workers: WorkerGroup = not_in_fingerprint(default_factory=WorkerGroup, description="the Ray Train workers")
 
     def roles(self) -> list[tuple[str, int, Resources]]:
         return [("workers", self.workers.num_workers, self.workers)]
 
-    def clashes(self) -> Iterator[tuple[str, str]]:
+    def conflicts(self) -> Iterator[tuple[str, str]]:
         if self.precision == "bf16" and self.workers.gpus == 0:
             yield "precision", "bf16 needs workers.gpus: transformers' trainers refuse it on CPUs; take fp32"
-        yield from batch_clashes(self.global_batch_size, self.micro_batch_size, self.workers)
+        yield from batch_conflicts(self.global_batch_size, self.micro_batch_size, self.workers)
 
 
 class SftConfig(TrlConfig):

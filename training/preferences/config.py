@@ -37,7 +37,7 @@ class PreferencesConfig(StageConfig):
     text_answers: Annotated[int, Field(ge=1)] = 4_000  # sentences drawn from the texts; one pair each
     text_max_words: Annotated[int, Field(ge=4)] = 24  # of either sentence; the least is min_words
 
-    def clashes(self) -> Iterator[tuple[str, str]]:
+    def conflicts(self) -> Iterator[tuple[str, str]]:
         if not self.disturbed_per_answer and not self.other_answers_per_answer:
             yield "disturbed_per_answer", "is 0, and so is other_answers_per_answer: there would be no pairs"
         if self.max_words is not None and self.max_words < self.min_words:

@@ -26,7 +26,7 @@ from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.commit import WrittenFile
 from cluster.contracts.errors import InputError
 from cluster.contracts.records import Conversation, Message, Quarantined
-from training.conversations.prompt_answers import exchanges
+from training.conversations.prompt_answers import prompt_answers
 from training.conversations.reading import (
     QUARANTINE_FILE,
     parse_text,
@@ -36,7 +36,7 @@ from training.conversations.reading import (
 )
 from training.conversations.splitting import split_conversations
 from training.feedback.pairs import HELDOUT_FILE, TEXT_FILE, TRAIN_FILE, PreferencePair
-from training.feedback.sentences import sentence_exchanges
+from training.feedback.sentences import neighbouring_sentences
 from training.feedback.worse_answers import disturbed_pairs, other_answer_pairs
 from training.preferences.config import PreferencesConfig
 
@@ -51,9 +51,9 @@ class PairSets:
 
 
 def build_pairs(conversations: Sequence[Conversation], config: PreferencesConfig) -> PairSets:
-    """All pairs of both sides; no held-out prompt or answer occurs among the training exchanges."""
+    """All pairs of both sides; no held-out prompt or answer occurs among the training prompt_answers."""
     split = split_conversations(conversations, fraction=config.heldout_fraction, seed=config.split_seed)
-    train, heldout = exchanges(split.train), exchanges(split.heldout)
+    train, heldout = prompt_answers(split.train), prompt_answers(split.heldout)
     train_answers = {row.answer for row in train}
     novel = [row for row in heldout if row.answer not in train_answers]
     sides = {}
@@ -94,7 +94,7 @@ def build_text_pairs(config: PreferencesConfig) -> tuple[list[PreferencePair], l
     if config.texts is None:
         return [], []
     texts, quarantined = read_rows(config.texts, parse_text)
-    drawn = sentence_exchanges(
+    drawn = neighbouring_sentences(
         texts,
         count=config.text_answers,
         min_words=config.min_words,

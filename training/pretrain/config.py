@@ -7,8 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from cluster.contracts.config import InputOf, Resources, StageConfig, StrictModel, WorkerGroup, execution
-from training.config import CAUSAL_MODELS, batch_clashes
+from cluster.contracts.config import InputOf, Resources, StageConfig, StrictModel, WorkerGroup, not_in_fingerprint
+from training.config import CAUSAL_MODELS, batch_conflicts
 from training.engine.deepspeed_config import Offload, Precision
 from training.models import PRESETS, ContextExtension
 from training.pretrain.batch_size_warmup import BatchPlan
@@ -78,62 +78,66 @@ class PretrainConfig(StageConfig):
     seed: Annotated[int | None, Field(ge=0, lt=2**63)] = None
 
     # What does not change the result
-    micro_batch_size: Annotated[int | None, Field(ge=1)] = execution(
+    micro_batch_size: Annotated[int | None, Field(ge=1)] = not_in_fingerprint(
         default=None, description="sequences per worker and forward pass; None: the worker's whole share of a step"
     )
-    data_cache: str | None = execution(
+    data_cache: str | None = not_in_fingerprint(
         default=None,
         description="local directory, shared by a machine's workers, for copies of remote token shards; they are kept "
         "when the stage ends. None: one of this user's below the system's temporary directory",
     )
-    data_cache_gib: Annotated[float | None, Field(gt=0)] = execution(
+    data_cache_gib: Annotated[float | None, Field(gt=0)] = not_in_fingerprint(
         default=None,
         description="GiB of copies at most, of all runs that share the directory; the shards used longest ago make "
         "room. None: as much as the shards have",
     )
-    activation_checkpointing: bool = execution(default=False, description="recompute activations: less memory, slower")
-    divergence: DivergenceSettings = execution(
+    activation_checkpointing: bool = not_in_fingerprint(
+        default=False, description="recompute activations: less memory, slower"
+    )
+    divergence: DivergenceSettings = not_in_fingerprint(
         default=DivergenceSettings(),
         description="what is done about steps that go wrong; may be changed to go on after a stop",
     )
-    offload: Offload = execution(
+    offload: Offload = not_in_fingerprint(
         default="none",
         description="what lies in host memory: the optimizer's state (ZeRO 1 to 3), and the weights too (ZeRO-3)",
     )
-    compile: bool = execution(default=False, description="torch.compile: a slow start, then faster steps on GPUs")
-    attention_kernel: AttentionKernel | None = execution(
+    compile: bool = not_in_fingerprint(
+        default=False, description="torch.compile: a slow start, then faster steps on GPUs"
+    )
+    attention_kernel: AttentionKernel | None = not_in_fingerprint(
         default=None, description="transformers' name for one; None: its choice, SDPA where the model has it"
     )
-    peak_flops: Annotated[float | None, Field(gt=0)] = execution(
+    peak_flops: Annotated[float | None, Field(gt=0)] = not_in_fingerprint(
         default=None,
         description="FLOP/s of one worker's device, for the MFU; None: looked up, or measured at the start",
     )
-    eval_every_steps: Annotated[int | None, Field(ge=1)] = execution(
+    eval_every_steps: Annotated[int | None, Field(ge=1)] = not_in_fingerprint(
         default=None, description="steps between held-out measurements; None: only at the end"
     )
-    eval_tokens: Annotated[int | None, Field(ge=1)] = execution(
+    eval_tokens: Annotated[int | None, Field(ge=1)] = not_in_fingerprint(
         default=1_000_000, description="held-out tokens of a measurement on the way; None: all, as at the end"
     )
-    trackers: tuple[Tracker, ...] = execution(
+    trackers: tuple[Tracker, ...] = not_in_fingerprint(
         default=("tensorboard",),
         description="where metrics go beside metrics.jsonl: tensorboard, wandb, mlflow (pip install raymill[tracking])",
     )
-    checkpoint_every_steps: Annotated[int, Field(ge=1)] = execution(
+    checkpoint_every_steps: Annotated[int, Field(ge=1)] = not_in_fingerprint(
         default=100, description="steps between checkpoints; removed when the stage ends, but for those of keep_*"
     )
-    async_checkpoints: bool = execution(
+    async_checkpoints: bool = not_in_fingerprint(
         default=True,
         description="write checkpoints behind training; costs each worker's machine a copy of its part in host memory",
     )
-    keep_checkpoints: Annotated[int, Field(ge=1)] = execution(default=2, description="newest checkpoints kept")
-    keep_every_steps: Annotated[int | None, Field(ge=1)] = execution(
+    keep_checkpoints: Annotated[int, Field(ge=1)] = not_in_fingerprint(default=2, description="newest checkpoints kept")
+    keep_every_steps: Annotated[int | None, Field(ge=1)] = not_in_fingerprint(
         default=None,
         description="keep the checkpoints of every so many steps, also after the stage ended; None: no such",
     )
-    keep_best: Annotated[int, Field(ge=0)] = execution(
+    keep_best: Annotated[int, Field(ge=0)] = not_in_fingerprint(
         default=0, description="keep so many checkpoints of the lowest held-out loss, also after the stage ended"
     )
-    workers: WorkerGroup = execution(default_factory=WorkerGroup, description="the Ray Train workers")
+    workers: WorkerGroup = not_in_fingerprint(default_factory=WorkerGroup, description="the Ray Train workers")
 
     @property
     def batch_plan(self) -> BatchPlan:
@@ -167,7 +171,7 @@ class PretrainConfig(StageConfig):
     def roles(self) -> list[tuple[str, int, Resources]]:
         return [("workers", self.workers.num_workers, self.workers)]
 
-    def clashes(self) -> Iterator[tuple[str, str]]:
+    def conflicts(self) -> Iterator[tuple[str, str]]:
         if (self.model is None) == (self.initial_model is None):
             yield "model", "give either model (new weights) or initial_model (go on from its weights)"
         if isinstance(self.model, str) and self.model not in PRESETS:
@@ -186,8 +190,8 @@ class PretrainConfig(StageConfig):
                 f"needs a held-out loss at each checkpoint: set eval_every_steps to a divisor of "
                 f"checkpoint_every_steps ({self.checkpoint_every_steps})",
             )
-        yield from batch_clashes(self.global_batch_size, self.micro_batch_size, self.workers)
-        yield from self._batch_warmup_clashes()
+        yield from batch_conflicts(self.global_batch_size, self.micro_batch_size, self.workers)
+        yield from self._batch_warmup_conflicts()
         if self.context_extension is not None and self.initial_model is None:
             yield "context_extension", "is for an initial_model; a new model has its positions in `model`"
         if self.offload != "none" and self.zero_stage == 0:
@@ -210,7 +214,7 @@ class PretrainConfig(StageConfig):
                     f"{self.checkpoint_every_steps} steps, reach back {reach}; raise keep_checkpoints",
                 )
 
-    def _batch_warmup_clashes(self) -> Iterator[tuple[str, str]]:
+    def _batch_warmup_conflicts(self) -> Iterator[tuple[str, str]]:
         warmup = self.batch_size_warmup
         if warmup is None:
             return

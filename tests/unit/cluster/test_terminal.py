@@ -24,8 +24,8 @@ def test_what_libraries_print_goes_to_the_log_and_our_lines_to_the_screen(tmp_pa
     log = tmp_path / "driver.log"
     code = (
         "import os, pathlib\n"
-        "from cluster.terminal import quiet_screen\n"
-        f"with quiet_screen(pathlib.Path({str(log)!r})) as screen:\n"
+        "from cluster.terminal import quiet_terminal\n"
+        f"with quiet_terminal(pathlib.Path({str(log)!r})) as screen:\n"
         "    os.system('echo from a child'); print('from python'); os.write(2, b'from C\\n')\n"
         "    screen.line('ours [bold] literally')\n"
         "    with screen.stage('clean', 1, 2) as display:\n"
@@ -48,8 +48,8 @@ def test_a_terminal_gets_a_bar_with_rate_and_remaining_time(tmp_path: Path) -> N
 
     code = (
         "import pathlib, time\n"
-        "from cluster.terminal import quiet_screen\n"
-        f"with quiet_screen(pathlib.Path({str(tmp_path / 'log')!r})) as screen:\n"
+        "from cluster.terminal import quiet_terminal\n"
+        f"with quiet_terminal(pathlib.Path({str(tmp_path / 'log')!r})) as screen:\n"
         "    with screen.stage('pretrain', 5, 11) as display:\n"
         "        for step in range(6):\n"
         "            display.update(step, 10, 'steps', {'loss': 5.25}); time.sleep(0.1)\n"

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from dataprep.clean.config import CleanConfig
-from dataprep.clean.decisions import Judge
+from dataprep.clean.decisions import DocumentFilter
 from dataprep.config import MAX_INT
 from dataprep.filters import settings
 from dataprep.pii.redact import redact
@@ -39,7 +39,7 @@ OFF: dict[str, Any] = {"gopher_repetition": None, "gopher_quality": None, "c4": 
 
 def work(config: CleanConfig) -> None:
     """What a worker does with the texts under the settings."""
-    verdicts = Judge(config, None).judge(TEXTS, ["http://a.example/x"] * len(TEXTS))
+    verdicts = DocumentFilter(config, None).judge(TEXTS, ["http://a.example/x"] * len(TEXTS))
     if config.pii is not None:
         redact(verdicts.kept, config.pii)
     signatures(verdicts.kept, config.minhash)

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from cluster.contracts.errors import CorruptArtifact, InputError, StorageError
-from cluster.contracts.retry import Backoff, patient_as_here, with_patience
+from cluster.contracts.retry import Backoff, patient_as_here, retrying
 
 QUICK = Backoff(attempts=4, first_wait_s=0.001)
 
@@ -26,29 +26,29 @@ class Store:
 
 def test_a_store_that_comes_back_is_waited_for() -> None:
     store = Store(OSError("503 slow down"), StorageError("no route"), TimeoutError())
-    assert with_patience(store, QUICK) == "content"
+    assert retrying(store, QUICK) == "content"
     assert store.calls == 4
 
 
 def test_a_store_that_stays_away_is_an_error_after_all_attempts() -> None:
     store = Store(*[OSError(f"{n}") for n in range(10)])
     with pytest.raises(OSError, match="3"):
-        with_patience(store, QUICK)
+        retrying(store, QUICK)
     assert store.calls == 4
 
 
 def test_the_error_says_what_was_asked_and_how_often() -> None:
     store = Store(*[OSError("503 slow down")] * 10)
     with pytest.raises(StorageError, match=r"can't list s3://b/x: 503 slow down \(4 attempts in 0 s\)"):
-        with_patience(store, QUICK, asked="list s3://b/x")
+        retrying(store, QUICK, asked="list s3://b/x")
 
 
 def test_attempts_do_not_multiply_where_one_patient_operation_calls_another() -> None:
     store = Store(*[OSError(f"{n}") for n in range(100)])
     with pytest.raises(OSError, match="3"):
-        with_patience(lambda: with_patience(store, QUICK, asked="read s3://b/x"), QUICK)
+        retrying(lambda: retrying(store, QUICK, asked="read s3://b/x"), QUICK)
     assert store.calls == 4
-    assert with_patience(Store(OSError("once")), QUICK) == "content", "and the next one is patient again"
+    assert retrying(Store(OSError("once")), QUICK) == "content", "and the next one is patient again"
 
 
 def test_attempts_do_not_multiply_in_threads_of_a_patient_operation() -> None:
@@ -56,10 +56,10 @@ def test_attempts_do_not_multiply_in_threads_of_a_patient_operation() -> None:
 
     def in_a_thread() -> list[str]:
         with ThreadPoolExecutor(1) as pool:
-            return list(pool.map(patient_as_here(lambda _: with_patience(store, QUICK)), [0]))
+            return list(pool.map(patient_as_here(lambda _: retrying(store, QUICK)), [0]))
 
     with pytest.raises(OSError, match="3"):
-        with_patience(in_a_thread, QUICK)
+        retrying(in_a_thread, QUICK)
     assert store.calls == 4
     store = Store(OSError("once"))
     assert in_a_thread() == ["content"], "elsewhere a thread is patient by itself"
@@ -81,7 +81,7 @@ def test_attempts_do_not_multiply_in_threads_of_a_patient_operation() -> None:
 def test_what_will_not_pass_is_raised_at_once(error: Exception) -> None:
     store = Store(error, error)
     with pytest.raises(type(error)):
-        with_patience(store, QUICK)
+        retrying(store, QUICK)
     assert store.calls == 1
 
 

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from dataprep.clean.config import CleanConfig
-from dataprep.clean.decisions import Judge
+from dataprep.clean.decisions import DocumentFilter
 from dataprep.filters.families import SCORE_TYPES
 from dataprep.filters.settings import FilterFamilies
 
@@ -28,26 +28,28 @@ def array(*texts: str) -> pa.LargeStringArray:
 
 
 def test_the_url_comes_before_all_else() -> None:
-    judge = Judge(config(url_blocklist={"domains": ["bad.example"]}, languages=["de"]))
-    verdicts = judge.judge(array(ENGLISH, ENGLISH, GERMAN), ["https://x.bad.example/", None, "https://good.example"])
-    assert verdicts.reasons_D.tolist() == ["url_domain", "language", ""]
+    document_filter = DocumentFilter(config(url_blocklist={"domains": ["bad.example"]}, languages=["de"]))
+    decisions = document_filter.judge(
+        array(ENGLISH, ENGLISH, GERMAN), ["https://x.bad.example/", None, "https://good.example"]
+    )
+    assert decisions.reasons_D.tolist() == ["url_domain", "language", ""]
 
 
 def test_later_families_see_what_the_editing_ones_left() -> None:
     text = f"{ENGLISH}\nbadword is here\n{ENGLISH}cookie policy badword"
-    assert Judge(config(mc4={"min_long_lines": 3, "long_line_characters": 5})).judge(array(text)).keep_D.all()
+    assert DocumentFilter(config(mc4={"min_long_lines": 3, "long_line_characters": 5})).judge(array(text)).keep_D.all()
     cutting: dict[str, Any] = {"c4": {"min_num_sentences": 0, "min_words_per_line": 4}}
-    judge = Judge(config(**cutting, mc4={"min_long_lines": 2, "long_line_characters": 5}))
-    assert judge.judge(array(text)).reasons_D.tolist() == ["too_few_long_lines"]
-    verdicts = Judge(config(**cutting)).judge(array(text))
-    assert verdicts.kept.texts.to_pylist() == [ENGLISH.strip()]
+    document_filter = DocumentFilter(config(**cutting, mc4={"min_long_lines": 2, "long_line_characters": 5}))
+    assert document_filter.judge(array(text)).reasons_D.tolist() == ["too_few_long_lines"]
+    decisions = DocumentFilter(config(**cutting)).judge(array(text))
+    assert decisions.kept.texts.to_pylist() == [ENGLISH.strip()]
 
 
 def test_a_text_whose_lines_are_all_cut_is_dropped() -> None:
-    judge = Judge(config(c4={"min_num_sentences": None, "min_words_per_line": 4}))
-    verdicts = judge.judge(array("The committee met.\nIt agreed today.", ENGLISH))
-    assert verdicts.reasons_D.tolist() == ["nothing_left", ""]
-    assert verdicts.kept.texts.to_pylist() == [ENGLISH.strip()]
+    document_filter = DocumentFilter(config(c4={"min_num_sentences": None, "min_words_per_line": 4}))
+    decisions = document_filter.judge(array("The committee met.\nIt agreed today.", ENGLISH))
+    assert decisions.reasons_D.tolist() == ["nothing_left", ""]
+    assert decisions.kept.texts.to_pylist() == [ENGLISH.strip()]
 
 
 def test_documents_go_to_the_profile_of_their_language_and_keep_their_order() -> None:
@@ -60,19 +62,19 @@ def test_documents_go_to_the_profile_of_their_language_and_keep_their_order() ->
     assert german is not None
     assert (german.min_doc_words, german.min_stop_words) == (15, 2), "what a profile does not set is as for the others"
     texts = array(GERMAN * 2, ENGLISH * 2, FRENCH * 4, PLAIN, FRENCH, GERMAN[:60] + ".", "und der die")
-    verdicts = Judge(settings).judge(texts)
-    assert verdicts.reasons_D.tolist()[:6] == [
+    decisions = DocumentFilter(settings).judge(texts)
+    assert decisions.reasons_D.tolist()[:6] == [
         "", "", "", "gopher_enough_stop_words", "too_few_sentences", "gopher_short_doc"
     ]  # fmt: skip
-    assert [text[:10] for text in verdicts.kept.texts.to_pylist()] == [GERMAN[:10], ENGLISH[:10], FRENCH[:10]]
+    assert [text[:10] for text in decisions.kept.texts.to_pylist()] == [GERMAN[:10], ENGLISH[:10], FRENCH[:10]]
 
 
 def test_a_profile_has_its_own_language_threshold() -> None:
     strict = {"strict": {"languages": ["de"], "language_threshold": 1.0}}
     texts = array(GERMAN[:20], ENGLISH)
-    assert Judge(config(language_threshold=0.0)).judge(texts).keep_D.tolist() == [True, True]
-    verdicts = Judge(config(language_threshold=0.0, profiles=strict)).judge(texts)
-    assert verdicts.reasons_D.tolist() == ["language_score", ""]
+    assert DocumentFilter(config(language_threshold=0.0)).judge(texts).keep_D.tolist() == [True, True]
+    decisions = DocumentFilter(config(language_threshold=0.0, profiles=strict)).judge(texts)
+    assert decisions.reasons_D.tolist() == ["language_score", ""]
 
 
 def test_a_resolved_config_loads_again_to_the_same() -> None:
@@ -94,7 +96,7 @@ def test_annotating_keeps_and_cuts_nothing_and_stores_what_the_rules_would_read(
         "gopher_repetition": {}, "gopher_quality": {}, "c4": {}, "refinedweb": {}, "mc4": {}, "fineweb": {}
     }  # fmt: skip
     texts = [ENGLISH, "short", f"{ENGLISH}\ncookie policy", "We use cookies {", GERMAN * 3, ENGLISH * 40]
-    noted = Judge(
+    noted = DocumentFilter(
         config(
             language_threshold=0.0,
             url_blocklist={"words": ["a"], "mode": "annotate"},
@@ -109,7 +111,7 @@ def test_annotating_keeps_and_cuts_nothing_and_stores_what_the_rules_would_read(
         assert len(column) == len(texts)
     assert noted.annotations["url_blocklist"].to_pylist() == [{"blocked_domain": 0, "blocked_words": 1}] * 6
     scores = {name: column.to_pylist() for name, column in noted.annotations.items()}
-    filtered = Judge(config(language_threshold=0.0, gopher_quality={})).judge(array(*texts))
+    filtered = DocumentFilter(config(language_threshold=0.0, gopher_quality={})).judge(array(*texts))
     too_short = [row["num_words"] < 50 for row in scores["gopher_quality"]]
     assert [reason == "gopher_short_doc" for reason in filtered.reasons_D] == too_short
     assert [row["curly_bracket_lines"] for row in scores["c4"]] == [0, 0, 0, 1, 0, 0]
@@ -123,15 +125,15 @@ def test_annotations_stay_with_their_documents_through_drops_and_profiles() -> N
         profiles={"de": {"languages": ["de"], "gopher_quality": None, "mc4": {"mode": "annotate"}}},
     )
     texts = array(ENGLISH, ENGLISH * 3, GERMAN * 3, ENGLISH * 2)
-    verdicts = Judge(settings).judge(texts)
-    assert verdicts.reasons_D.tolist() == ["too_few_sentences", "", "", ""]
-    words = [row and row["num_words"] for row in verdicts.annotations["gopher_quality"].to_pylist()]
+    decisions = DocumentFilter(settings).judge(texts)
+    assert decisions.reasons_D.tolist() == ["too_few_sentences", "", "", ""]
+    words = [row and row["num_words"] for row in decisions.annotations["gopher_quality"].to_pylist()]
     assert words == [18 * 3, None, 18 * 2]
-    assert verdicts.annotations["mc4"].to_pylist() == [None, {"num_long_lines": 1.0}, None]
+    assert decisions.annotations["mc4"].to_pylist() == [None, {"num_long_lines": 1.0}, None]
     assert settings.annotated_families() == ["gopher_quality", "mc4"]
 
 
 def test_no_texts_at_all_have_columns_of_no_scores() -> None:
-    verdicts = Judge(config(c4={"mode": "annotate"})).judge(array())
-    assert len(verdicts.annotations["c4"]) == len(verdicts.kept) == 0
-    assert np.array_equal(verdicts.keep_D, [])
+    decisions = DocumentFilter(config(c4={"mode": "annotate"})).judge(array())
+    assert len(decisions.annotations["c4"]) == len(decisions.kept) == 0
+    assert np.array_equal(decisions.keep_D, [])

@@ -14,8 +14,8 @@ from cluster.contracts.errors import InputError, StageFailed
 from cluster.contracts.storage import FileStat
 from dataprep.clean import part as module
 from dataprep.clean.config import CleanConfig
-from dataprep.clean.decisions import Judge
-from dataprep.clean.part import Tally, clean_part
+from dataprep.clean.decisions import DocumentFilter
+from dataprep.clean.part import Counts, clean_part
 from dataprep.sources.shards import input_files, part_key, plan_shards, whole_file
 
 SENTENCE = "The committee met on the {n}th of May and agreed that the bridge over the river should be built with care. "
@@ -137,16 +137,18 @@ def test_an_empty_file_makes_a_part_with_one_quarantined_record(tmp_path: Path) 
 
 def test_the_first_failing_rule_is_the_reason_and_families_can_be_off() -> None:
     repeated = pa.array(["The same line is here and that is all of it, with care.\n" * 30], pa.large_string())
-    assert Judge(config(gopher_repetition={})).judge(repeated).reasons_D.tolist() == ["dup_line_frac"]
-    assert Judge(config(fineweb={})).judge(repeated).reasons_D.tolist() == ["char_dup_ratio"]
-    assert Judge(config(gopher_quality=None)).judge(repeated).reasons_D.tolist() == [""]
-    low = Judge(config(language_threshold=1.0, gopher_quality=None)).judge(pa.array(["x1 y2 zz 9"], pa.large_string()))
+    assert DocumentFilter(config(gopher_repetition={})).judge(repeated).reasons_D.tolist() == ["dup_line_frac"]
+    assert DocumentFilter(config(fineweb={})).judge(repeated).reasons_D.tolist() == ["char_dup_ratio"]
+    assert DocumentFilter(config(gopher_quality=None)).judge(repeated).reasons_D.tolist() == [""]
+    low = DocumentFilter(config(language_threshold=1.0, gopher_quality=None)).judge(
+        pa.array(["x1 y2 zz 9"], pa.large_string())
+    )
     assert low.reasons_D.tolist() == ["language_score"]
 
 
 def test_no_texts_at_all_are_judged_without_complaint() -> None:
-    verdicts = Judge(config(c4={}, gopher_repetition={}, fineweb={})).judge(pa.array([], pa.large_string()))
-    assert (len(verdicts.kept), len(verdicts.reasons_D)) == (0, 0)
+    decisions = DocumentFilter(config(c4={}, gopher_repetition={}, fineweb={})).judge(pa.array([], pa.large_string()))
+    assert (len(decisions.kept), len(decisions.reasons_D)) == (0, 0)
 
 
 def test_source_code_keeps_its_language_and_is_spared_the_rules_for_prose(tmp_path: Path) -> None:
@@ -179,10 +181,10 @@ def test_source_code_keeps_its_language_and_is_spared_the_rules_for_prose(tmp_pa
 
 
 def test_an_unaccounted_row_fails_the_part() -> None:
-    tally = Tally(read=3, kept=1)
-    tally.dropped["language"] = 1
+    counts = Counts(read=3, kept=1)
+    counts.dropped["language"] = 1
     with pytest.raises(StageFailed, match="3 records read, but 1 kept, 1 dropped and 0 quarantined"):
-        tally.check("file")
+        counts.check("file")
 
 
 def test_inputs_are_expanded_sorted_and_checked(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def test_labels_equal_scipys_components(num_edges: int) -> None:
     find = UnionFind(1000)
     for batch in np.array_split(edges, 7):
         find.add(batch)
-    assert (find.labels() == lowest_of_component(edges, 1000)).all()
+    assert (find.group_labels() == lowest_of_component(edges, 1000)).all()
 
 
 def test_labels_do_not_depend_on_the_order_of_edges() -> None:
@@ -35,27 +35,27 @@ def test_labels_do_not_depend_on_the_order_of_edges() -> None:
     for edges in (chain, chain[::-1], chain[:, ::-1], np.random.default_rng(0).permutation(chain)):
         find = UnionFind(10_000)
         find.add(edges)
-        assert not find.labels().any()
+        assert not find.group_labels().any()
 
 
 def test_labels_are_a_copy_and_more_edges_may_follow() -> None:
     find = UnionFind(4)
     find.add(np.array([[3, 2]]))
-    first = find.labels()
+    first = find.group_labels()
     find.add(np.array([[2, 0]]))
     assert first.tolist() == [0, 1, 2, 2]
-    assert find.labels().tolist() == [0, 1, 0, 0]
+    assert find.group_labels().tolist() == [0, 1, 0, 0]
 
 
 def test_memory_mapped_parents_give_the_same_labels(tmp_path: Path) -> None:
     edges = np.random.default_rng(1).integers(0, 500, (400, 2))
     find = UnionFind(500, memory_map=tmp_path / "parents")
     find.add(edges)
-    assert (find.labels() == lowest_of_component(edges, 500)).all()
-    first = find.labels()
+    assert (find.group_labels() == lowest_of_component(edges, 500)).all()
+    first = find.group_labels()
     before = first.copy()
     find.add(np.array([[0, n] for n in range(500)]))
-    assert not find.labels().any()
+    assert not find.group_labels().any()
     assert (first == before).all(), "each labelling has a file of its own"
     assert {path.stat().st_size for path in tmp_path.iterdir()} == {label_bytes(500)} == {2000}
 
@@ -87,4 +87,4 @@ def test_ends_out_of_range_are_named() -> None:
 
 
 def test_no_nodes() -> None:
-    assert UnionFind(0).labels().tolist() == []
+    assert UnionFind(0).group_labels().tolist() == []

@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks.dataprep.boundaries import cases
 from dataprep.clean.config import CleanConfig
-from dataprep.clean.decisions import Judge
+from dataprep.clean.decisions import DocumentFilter
 from dataprep.filters import c4, fineweb, gopher_quality, gopher_repetition
 
 FAMILIES = {module.__name__.rsplit(".", 1)[1]: module for module in (gopher_quality, gopher_repetition, c4, fineweb)}
@@ -17,7 +17,7 @@ def test_every_document_on_a_limit_is_decided_as_published(family: str) -> None:
         inputs=["-"], language_threshold=0, **{name: {} if name == family else None for name in FAMILIES}
     )
     mine = [case for case in cases() if case.family == family]
-    verdicts = Judge(config).judge(pa.array([case.text for case in mine], pa.large_string()))
+    verdicts = DocumentFilter(config).judge(pa.array([case.text for case in mine], pa.large_string()))
     assert {case.what: reason for case, reason in zip(mine, verdicts.reasons_D, strict=True)} == {
         case.what: case.reason for case in mine
     }

@@ -359,7 +359,7 @@ def run_here(
         for row in todo:
             task(json.loads(json.dumps(row)))
 
-    monkeypatch.setattr(repeated_lines, "over_shards", one_by_one)
+    monkeypatch.setattr(repeated_lines, "run_shard_tasks", one_by_one)
     uri, _ = cleaned(root, rows)
     manifest = Manifest("clean", "c", {"minhash": MINHASH.model_dump()}, {})
     context = StageContext("lines", SilentProgress(), root, root, parts_directory=str(root / "lines-parts"))

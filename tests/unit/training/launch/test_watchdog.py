@@ -9,7 +9,7 @@ import pytest
 import torch.distributed as dist
 
 from training.launch import watchdog
-from training.launch.watchdog import Heart, Pulse, Watchdog, who_hangs
+from training.launch.watchdog import Heartbeat, Pulse, Watchdog, who_hangs
 
 ALL = frozenset({0, 1, 2})
 
@@ -45,7 +45,7 @@ def test_watchdogs_of_two_ranks_name_the_one_that_stopped(tmp_path: Path, monkey
 
     def rank(number: int) -> str:
         heard: Future[str] = Future()
-        heart = Heart()
+        heart = Heartbeat()
         with Watchdog(heart, rank=number, world_size=2, timeout_s=2.0, alarm=heard.set_result):
             heart.beat("data")
             if number == 0:
@@ -61,7 +61,7 @@ def test_watchdogs_of_two_ranks_name_the_one_that_stopped(tmp_path: Path, monkey
 def test_rank_that_moves_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True, timeout=timedelta(seconds=10))
     monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", lambda: store)
-    heart, alarms = Heart(), []
+    heart, alarms = Heartbeat(), []
     with Watchdog(heart, rank=0, world_size=1, timeout_s=0.3, alarm=alarms.append):
         for _ in range(10):
             heart.beat("step")
@@ -73,7 +73,7 @@ def test_rank_by_itself_that_stops_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True, timeout=timedelta(seconds=10))
     monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", lambda: store)
     heard: Future[str] = Future()
-    heart = Heart()
+    heart = Heartbeat()
     with Watchdog(heart, rank=0, world_size=1, timeout_s=0.3, alarm=heard.set_result):
         heart.beat("reading of step 3")
         message = heard.result(timeout=30)

@@ -91,6 +91,6 @@ def test_what_cannot_be_honoured_is_refused_with_the_fix():
 
 
 def test_resources_stay_out_of_the_fingerprint_and_all_roles_are_counted():
-    assert {"workers", "policy_server", "reward_server", "micro_batch_size"} <= config().execution_fields()
+    assert {"workers", "policy_server", "reward_server", "micro_batch_size"} <= config().fields_not_in_fingerprint()
     roles = config(workers={"num_workers": 2}, policy_server={"num_replicas": 3}, num_minibatches=2).roles()
     assert [(name, count) for name, count, _ in roles] == [("workers", 2), ("policy_server", 3), ("reward_server", 1)]

@@ -37,7 +37,7 @@ def test_bf16_on_gpus_is_taken() -> None:
 
 def test_resources_and_micro_batches_stay_out_of_the_fingerprint() -> None:
     for config in (SftConfig, DpoConfig, RewardModelConfig):
-        assert config.execution_fields() == {
+        assert config.fields_not_in_fingerprint() == {
             "micro_batch_size",
             "gradient_checkpointing",
             "checkpoint_every_steps",

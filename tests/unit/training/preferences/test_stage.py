@@ -11,7 +11,7 @@ from cluster.contracts.artifacts import StageContext
 from cluster.contracts.errors import InputError
 from cluster.contracts.progress import SilentProgress
 from tests.chat_fixtures import conversation, make_chat_tokenizer
-from training.conversations.prompt_answers import exchanges, words
+from training.conversations.prompt_answers import prompt_answers, words
 from training.feedback.pairs import read_pairs, read_text_pairs
 from training.feedback.worse_answers import disturb_order
 from training.preferences.config import PreferencesConfig
@@ -108,7 +108,7 @@ def test_one_more_conversation_leaves_the_other_pairs_as_they_are() -> None:
 
 def test_an_exchange_counts_once_however_often_it_occurs() -> None:
     row: Any = conversation(1)
-    assert len(exchanges([row, row, row])) == 1
+    assert len(prompt_answers([row, row, row])) == 1
 
 
 def test_the_stage_writes_what_read_pairs_reads(tmp_path: Path) -> None:

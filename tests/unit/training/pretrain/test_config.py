@@ -84,7 +84,7 @@ def test_micro_batches_and_accumulation_make_up_the_global_batch() -> None:
 
 
 def test_what_does_not_change_results_is_left_out_of_the_fingerprint() -> None:
-    assert PretrainConfig.execution_fields() == {
+    assert PretrainConfig.fields_not_in_fingerprint() == {
         "micro_batch_size",
         "data_cache",
         "data_cache_gib",
