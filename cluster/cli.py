@@ -258,7 +258,7 @@ def explain(kind: Annotated[str | None, typer.Argument(help="a stage kind; witho
         raise SpecError([Problem("kind", kind, "is no stage kind", f"allowed: {', '.join(STAGE_KINDS)}")], "explain")
     from cluster.explain import settings_table
 
-    Console().print(settings_table(STAGE_KINDS[kind].config_class()))
+    Console().print(settings_table(STAGE_KINDS[kind].config))
 
 
 def main() -> None:

@@ -27,7 +27,9 @@ def digest(value: Any) -> str:
 
 
 def result_settings(config: StageConfig) -> dict[str, Any]:
-    """The settings of a stage that change its results: neither inputs, nor raw paths, nor what `not_in_fingerprint` marks.
+    """The settings of a stage that change its results.
+
+    Inputs, raw paths and the fields made with `not_in_fingerprint` are not among them.
 
     Where a setting names files, the content of these stands for it.
     """

@@ -22,6 +22,7 @@ from cluster.contracts.artifacts import MANIFEST, Artifact, open_artifact
 from cluster.contracts.errors import InputError
 from cluster.contracts.records import shard_and_row
 from cluster.run_record import read_run
+from cluster.stage_kinds import kinds_of_corpora
 from dataprep.documents import (
     Shard,
     read_columns,
@@ -34,7 +35,6 @@ from dataprep.documents import (
 )
 from dataprep.signatures.url import normal_url
 
-CORPUS_KINDS = ("dedupe", "repeated_lines", "clean")  # of artifacts with documents; the last made of a run first
 HEAD_CHARACTERS = 160  # of a text, shown
 _PLACE = ["uri", "offset", "url"]
 _SHOWN_LANGUAGES = 20
@@ -79,16 +79,17 @@ class Fate:
 
 def open_corpus(target: str, storage_uri: str) -> Artifact:
     """The artifact of documents at the URI `target`, or the newest of the run of that name. Raises `InputError`."""
+    corpora = kinds_of_corpora()
     if storage.exists(storage.join(target, MANIFEST)):
         artifact = open_artifact(target)
-        if artifact.manifest.kind not in CORPUS_KINDS:
+        if artifact.manifest.kind not in corpora:
             raise InputError(
-                f"{target} is a {artifact.manifest.kind!r} artifact; a {', '.join(CORPUS_KINDS)} one is a corpus"
+                f"{target} is a {artifact.manifest.kind!r} artifact; a {', '.join(corpora)} one is a corpus"
             )
         return artifact
-    stage = read_run(target, storage_uri).newest_of(*CORPUS_KINDS)
+    stage = read_run(target, storage_uri).newest_of(*corpora)
     if stage is None:
-        raise InputError(f"run {target} has no finished {' or '.join(CORPUS_KINDS)} stage yet")
+        raise InputError(f"run {target} has no finished {' or '.join(corpora)} stage yet")
     return open_artifact(stage.uri)
 
 

@@ -23,8 +23,6 @@ from cluster.spec import JobSpec
 from cluster.stage_kinds import STAGE_KINDS
 from cluster.terminal import BarDisplay, LineDisplay, Terminal, duration
 
-_WITHOUT_RAY = ("pretrain", "sft", "reward_model", "dpo", "evaluate")
-
 
 class ShownProgress:
     """A stage's progress on a display of this very process."""
@@ -62,12 +60,14 @@ def train_stage(spec: JobSpec, name: str, terminal: Terminal) -> None:
 
 
 def _train(stage: PlannedStage, spec: JobSpec, terminal: Terminal, inputs: dict[str, Artifact], is_main: bool) -> None:
-    function = STAGE_KINDS[stage.kind].load_function()
-    if stage.kind not in _WITHOUT_RAY:
+    kind = STAGE_KINDS[stage.kind]
+    if not kind.runs_without_ray:
+        others = ", ".join(other.name for other in STAGE_KINDS.values() if other.runs_without_ray)
         raise InputError(
-            f"stage {stage.name!r} is of kind {stage.kind!r}, which needs Ray: raymill run. Without it go "
-            f"{', '.join(_WITHOUT_RAY)}"
+            f"stage {stage.name!r} is of kind {stage.kind!r}, which needs Ray: use `raymill run`. "
+            f"These kinds run without Ray: {others}"
         )
+    function = kind.load_function()
     from training.launch.workers import run_in_process
 
     started = time.perf_counter()

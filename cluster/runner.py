@@ -160,27 +160,11 @@ def _record(spec: JobSpec, stages: list[PlannedStage]) -> RunRecord:
     )
 
 
-_HEADLINES = {
-    "clean": ("read", "kept", "quarantined"),
-    "quality_classifier": ("num_positive", "num_negative", "heldout_accuracy", "heldout_auc"),
-    "repeated_lines": ("documents", "kept", "cut_lines"),
-    "dedupe": ("documents", "kept"),
-    "tokenizer": ("vocab_size",),
-    "tokenize": ("documents", "tokens"),
-    "mixture": ("tokens",),
-    "pretrain": ("heldout_loss", "unigram_entropy", "tokens_per_s"),
-    "preferences": ("num_train_pairs", "num_heldout_pairs"),
-    "sft": ("heldout_answer_loss", "base_heldout_answer_loss"),
-    "reward_model": ("heldout_pair_accuracy", "length_baseline_accuracy", "bag_of_words_baseline_accuracy"),
-    "dpo": ("heldout_preference_accuracy",),
-    "ppo": ("heldout_reward_before", "heldout_reward_after", "heldout_reward_se", "kl_to_reference"),
-}
-
-
 def say_finished(terminal: Terminal, stage: PlannedStage, position: int, count: int, how: str) -> None:
     """One line of a finished stage: how it came to be, and its figures."""
     metrics = open_artifact(stage.uri).manifest.metrics
-    shown = [f"{name} {_figure(metrics[name])}" for name in _HEADLINES.get(stage.kind, ()) if name in metrics]
+    headline = STAGE_KINDS[stage.kind].headline
+    shown = [f"{name} {_figure(metrics[name])}" for name in headline if name in metrics]
     terminal.line(f"[{position}/{count}] {stage.name:<13} {how:<14} {' · '.join(shown)}")
 
 

@@ -14,11 +14,10 @@ from cluster.contracts import storage
 from cluster.contracts.errors import InputError, Problem, SpecError
 from cluster.run_record import RunRecord, RunStage, run_uri
 from cluster.spec import ClusterResources
+from cluster.stage_kinds import kinds_of_models
 from cluster.terminal import quiet_terminal
 from serving.openai_api.api_keys import read_api_keys
 from serving.terminal_chat import chat_loop
-
-MOST_ALIGNED = ("ppo", "dpo", "sft", "pretrain")  # which model a run is served by, where the user names none
 
 
 def serve_run(
@@ -35,7 +34,7 @@ def serve_run(
         signal.signal(name, lambda *_: stop.set())
     with quiet_terminal(_log_path(record)) as terminal:
         terminal.line(f"starting the servers of run {record.name}", style="dim")
-        reward = record.newest_of("reward_model")
+        reward = record.newest_of(*kinds_of_models("reward"))
         with _servers(record, policy, reward, host=host, port=port, keys=keys, cpus=cpus, gpus=gpus) as url:
             terminal.line(f"{record.name} ({policy.kind} {policy.fingerprint}) answers at {url}")
             terminal.line(f"    POST {url}/v1/chat/completions   /v1/completions   /v1/score   GET /v1/models")
@@ -64,15 +63,16 @@ def chat_with_url(url: str) -> None:
 
 def served_stage(record: RunRecord, stage: str | None) -> RunStage:
     """The stage whose model is served: the one named, or the most aligned one that is finished."""
+    kinds = kinds_of_models("policy")
     if stage is not None:
         found = record.stages.get(stage)
-        models = [name for name, s in record.stages.items() if s.kind in MOST_ALIGNED and s.finished]
+        models = [name for name, s in record.stages.items() if s.kind in kinds and s.finished]
         if found is None or stage not in models:
             raise SpecError(
                 [Problem("--model", stage, "is no finished model of this run", f"allowed: {models}")], "serve"
             )
         return found
-    newest = record.newest_of(*MOST_ALIGNED)
+    newest = record.newest_of(*kinds)
     if newest is None:
         raise InputError(f"run {record.name!r} has no finished model yet; `raymill run` its spec first")
     return newest

@@ -23,7 +23,8 @@ from pydantic_core import ErrorDetails
 from cluster.contracts import storage
 from cluster.contracts.config import ConflictingSettings, StageConfig, StrictModel
 from cluster.contracts.errors import InputError, Problem, SpecError, StorageError
-from cluster.stage_kinds import STAGE_KINDS, StageKind
+from cluster.contracts.stage_kind import StageKind
+from cluster.stage_kinds import BROKEN_KINDS, STAGE_KINDS
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -150,12 +151,12 @@ def parse_spec(raw: object, *, source: str, directory: Path) -> JobSpec:
         if kind is not None:
             kinds[name] = kind
             completed = {"kind": kind.name, **(values or {})}
-            config = _validate(kind.config_class(), completed, f"stages.{name}", problems)
+            config = _validate(kind.config, completed, f"stages.{name}", problems)
             if config is not None:
                 stages[name] = _resolve_paths(config, directory)
     order = _check_graph(raw_stages, kinds, problems, directory)
     for name, kind in kinds.items():
-        _check_files(name, kind.config_class(), stages.get(name), raw_stages[name] or {}, directory, problems)
+        _check_files(name, kind.config, stages.get(name), raw_stages[name] or {}, directory, problems)
     for name, config in stages.items():
         _check_reference_files(name, config, problems)
     _check_splits(stages, problems)
@@ -206,7 +207,8 @@ def _stage_kind(name: str, values: object, problems: list[Problem]) -> StageKind
         return None
     kind = (values or {}).get("kind", name)
     if not isinstance(kind, str) or kind not in STAGE_KINDS:
-        problems.append(Problem(f"{path}.kind", kind, "is no stage kind", _suggest(str(kind), STAGE_KINDS)))
+        broken = f"; of a kind that another package declares: {BROKEN_KINDS[kind]}" if kind in BROKEN_KINDS else ""
+        problems.append(Problem(f"{path}.kind", kind, f"is no stage kind{broken}", _suggest(str(kind), STAGE_KINDS)))
         return None
     return STAGE_KINDS[kind]
 
@@ -303,7 +305,7 @@ def _check_graph(
     """Check every reference, also of stages whose other settings are wrong; returns the stages in order."""
     edges: dict[str, list[str]] = {name: [] for name in kinds}
     for name, stage_kind in kinds.items():
-        marks = stage_kind.config_class().input_fields()
+        marks = stage_kind.config.input_fields()
         values = raw_stages[name] or {}
         for role, target in _roles((field, values.get(field)) for field in marks):  # the schema names wrong types
             mark = marks[input_field(role)]

@@ -1,105 +1,77 @@
-"""Which kinds of stages there are, and where each one's config and function live.
+"""Which kinds of stages there are: the list of their records, each declared in its own folder.
 
-Configs are imported at once (they are light: `plan` needs nothing else); functions only when a stage runs.
+The order is that of the pipeline. Where a choice has to be made among the stages of a run, the last in this order
+wins: `raymill serve` takes the most aligned model, `raymill inspect` the corpus from which most has been removed.
+
+Packages beside Raymill add kinds of their own by an entry point of the group `raymill.stage_kinds`:
+
+    [project.entry-points."raymill.stage_kinds"]
+    word_count = "my_package.word_count.kind:WORD_COUNT"
+
+Importing this costs the settings' models only, since `raymill plan` loads it; a stage's code is imported when it runs.
 """
 
 from __future__ import annotations
 
-import importlib
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Iterator
+from importlib.metadata import entry_points
 
-from cluster.contracts.artifacts import StageFunction
-from cluster.contracts.config import StageConfig
+from cluster.contracts.stage_kind import StageKind, load
 
+ENTRY_POINTS = "raymill.stage_kinds"
 
-@dataclass(frozen=True)
-class StageKind:
-    """One kind of stage."""
+_KINDS = (
+    "dataprep.clean.kind:CLEAN",
+    "dataprep.quality_classifier.kind:QUALITY_CLASSIFIER",
+    "dataprep.repeated_lines.kind:REPEATED_LINES",
+    "dataprep.dedupe.kind:DEDUPE",
+    "dataprep.tokenizer.kind:TOKENIZER",
+    "dataprep.tokenize.kind:TOKENIZE",
+    "dataprep.mixture.kind:MIXTURE",
+    "training.pretrain.kind:PRETRAIN",
+    "training.preferences.kind:PREFERENCES",
+    "training.post_training.kind:SFT",
+    "training.post_training.kind:REWARD_MODEL",
+    "training.post_training.kind:DPO",
+    "training.online.kind:PPO",
+    "training.evaluate.kind:EVALUATE",
+)
 
-    name: str
-    config: str  # "module:Class"
-    function: str  # "module:function"
-    summary: str
-
-    def config_class(self) -> type[StageConfig]:
-        """The Pydantic model of the stage's settings."""
-        loaded = _load(self.config)
-        assert isinstance(loaded, type)
-        assert issubclass(loaded, StageConfig)
-        return loaded
-
-    def load_function(self) -> StageFunction:
-        """Import the stage's code."""
-        function: StageFunction = _load(self.function)  # type: ignore[assignment]
-        return function
+BROKEN_KINDS: dict[str, str] = {}
+"""Entry point -> why the kind that another package declares is not among `STAGE_KINDS`."""
 
 
-STAGE_KINDS: dict[str, StageKind] = {
-    kind.name: kind
-    for kind in (
-        StageKind(
-            "clean", "dataprep.config:CleanConfig", "dataprep.clean.stage:run", "extract, identify language, filter"
-        ),
-        StageKind(
-            "quality_classifier",
-            "dataprep.config:QualityClassifierConfig",
-            "dataprep.quality_classifier.stage:run",
-            "train a fastText classifier of good and bad documents",
-        ),
-        StageKind(
-            "repeated_lines",
-            "dataprep.config:RepeatedLinesConfig",
-            "dataprep.repeated_lines.stage:run",
-            "cut lines that stand in many documents",
-        ),
-        StageKind(
-            "dedupe", "dataprep.config:DedupeConfig", "dataprep.dedupe.stage:run", "find exact and near duplicates"
-        ),
-        StageKind(
-            "tokenizer",
-            "dataprep.config:TokenizerConfig",
-            "dataprep.tokenizer.stage:run",
-            "train a byte-level BPE tokenizer",
-        ),
-        StageKind("tokenize", "dataprep.config:TokenizeConfig", "dataprep.tokenize.stage:run", "write token shards"),
-        StageKind(
-            "mixture",
-            "dataprep.config:MixtureConfig",
-            "dataprep.mixture.stage:run",
-            "weigh sources, languages and lengths",
-        ),
-        StageKind(
-            "pretrain", "training.pretrain.config:PretrainConfig", "training.pretrain.loop:run", "train a base model"
-        ),
-        StageKind(
-            "preferences",
-            "training.config:PreferencesConfig",
-            "training.preferences.stage:run",
-            "make preference pairs from conversations",
-        ),
-        StageKind("sft", "training.config:SftConfig", "training.post_training.sft:run", "fine-tune on conversations"),
-        StageKind(
-            "reward_model",
-            "training.config:RewardModelConfig",
-            "training.post_training.reward_model:run",
-            "train a reward model on preference pairs",
-        ),
-        StageKind(
-            "dpo",
-            "training.config:DpoConfig",
-            "training.post_training.dpo:run",
-            "align by direct preference optimisation",
-        ),
-        StageKind(
-            "ppo", "training.online.config:PpoConfig", "cluster.ppo_stage:run", "align by PPO with served models"
-        ),
-        StageKind("evaluate", "training.config:EvaluateConfig", "training.evaluate.stage:run", "compare the models"),
-    )
-}
+def _installed(taken: set[str]) -> Iterator[StageKind]:
+    """The kinds of other packages; what is wrong with one of them goes into `BROKEN_KINDS`."""
+    for point in entry_points(group=ENTRY_POINTS):
+        try:
+            kind = point.load()
+        except Exception as error:  # whatever a foreign module raises must not keep `raymill` from starting
+            BROKEN_KINDS[point.name] = f"{point.value} can't be imported: {type(error).__name__}: {error}"
+            continue
+        if not isinstance(kind, StageKind):
+            BROKEN_KINDS[point.name] = f"{point.value} is no StageKind but {type(kind).__name__}"
+        elif kind.name in taken:
+            BROKEN_KINDS[point.name] = f"{point.value} is named {kind.name!r}, as another kind is"
+        else:
+            taken.add(kind.name)
+            yield kind
 
 
-@cache
-def _load(target: str) -> object:
-    module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)
+def _all_kinds() -> Iterator[StageKind]:
+    own: list[StageKind] = [load(target) for target in _KINDS]
+    yield from own
+    yield from _installed({kind.name for kind in own})
+
+
+STAGE_KINDS: dict[str, StageKind] = {kind.name: kind for kind in _all_kinds()}
+
+
+def kinds_of_models(role: str) -> tuple[str, ...]:
+    """The kinds whose artifact is served as "policy" or "reward", the last of the pipeline first."""
+    return tuple(kind.name for kind in reversed(STAGE_KINDS.values()) if kind.model == role)
+
+
+def kinds_of_corpora() -> tuple[str, ...]:
+    """The kinds whose artifact is a corpus of documents, the last of the pipeline first."""
+    return tuple(kind.name for kind in reversed(STAGE_KINDS.values()) if kind.is_corpus)

@@ -18,6 +18,7 @@ from cluster.contracts.artifacts import Artifact
 from cluster.contracts.errors import StageFailed
 from cluster.contracts.records import shard_and_row
 from cluster.report.plots import bar_chart
+from cluster.stage_kinds import kinds_of_corpora
 from dataprep.documents import (
     HEAD_CHARACTERS,
     Shard,
@@ -47,12 +48,13 @@ def chains(artifacts: Mapping[str, Artifact]) -> list[Chain]:
     """Each clean artifact with those made of it, one of another; where several stages take the same, the first."""
     followers: dict[str, Artifact] = {}
     cleans: dict[str, Artifact] = {}
+    corpora = kinds_of_corpora()
     for artifact in artifacts.values():
         manifest = artifact.manifest
-        if manifest.kind == "clean":
-            cleans.setdefault(manifest.fingerprint, artifact)
-        elif manifest.kind in ("repeated_lines", "dedupe"):
+        if manifest.kind in corpora and "parts" in manifest.inputs:
             followers.setdefault(manifest.inputs["parts"], artifact)
+        elif manifest.kind in corpora:
+            cleans.setdefault(manifest.fingerprint, artifact)
     found = []
     for clean in cleans.values():
         chain = [clean]
@@ -69,7 +71,7 @@ def balance(artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
     for chain in chains(artifacts):
         for artifact in chain:
             metrics = artifact.manifest.metrics
-            dropped.update(metrics["removed" if artifact.manifest.kind == "dedupe" else "dropped"])
+            dropped.update(metrics["removed"] if "removed" in metrics else metrics["dropped"])
         read += chain[0].manifest.metrics["read"]
         quarantined += chain[0].manifest.metrics["quarantined"]
         kept += chain[-1].manifest.metrics["kept"]

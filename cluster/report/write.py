@@ -1,6 +1,6 @@
 """The report of a run: `report.html` for people, `report.json` with the same figures for programs.
 
-One self-contained page: where every document went, what was learnt against which yardstick, how the models
+One self-contained page: where every document went, what was learnt against which reference, how the models
 compare, what they answer, and which data made which model. Plots are inline SVG; nothing is fetched.
 """
 
@@ -20,23 +20,11 @@ from cluster.report.documents import MAX_QUARANTINED, balance, document_section
 from cluster.report.gates import readings
 from cluster.report.plots import curve_panels
 from cluster.run_record import RunRecord, run_uri
+from cluster.stage_kinds import STAGE_KINDS
 from cluster.terminal import duration
 from training.conversations.reading import QUARANTINE_FILE
 
 _TEMPLATES = Path(__file__).parent / "templates"
-
-# Per kind: what is drawn from metrics.jsonl, as (key, axis label).
-CURVES: dict[str, tuple[tuple[str, str], ...]] = {
-    "pretrain": (
-        ("loss", "loss, nats per token"),
-        ("heldout_loss", "held-out loss"),
-        ("grad_norm", "gradient norm"),
-    ),
-    "sft": (("loss", "loss on answers, nats per token"),),
-    "reward_model": (("loss", "pair loss"),),
-    "dpo": (("loss", "DPO loss"), ("rewards/margins", "reward margin")),
-    "ppo": (("reward", "mean reward"), ("kl", "KL to the reference, nats per answer")),
-}
 
 
 def write_report(record: RunRecord) -> str:
@@ -81,7 +69,7 @@ def _render(record: RunRecord, artifacts: Mapping[str, Artifact], figures: Mappi
         stages=figures["stages"],
         documents=document_section(artifacts, figures["balance"]),
         quarantined_conversations=_quarantined_conversations(artifacts),
-        yardsticks={name: readings(a.manifest.kind, a.manifest.metrics) for name, a in artifacts.items()},
+        gates={name: readings(a.manifest.kind, a.manifest.metrics) for name, a in artifacts.items()},
         curves={name: svg for name, a in artifacts.items() if (svg := _curves(a)) is not None},
         evaluation=evaluation.manifest.metrics if evaluation else None,
         inputs={name: _input_names(name, artifacts) for name in artifacts},
@@ -100,15 +88,15 @@ def _quarantined_conversations(artifacts: Mapping[str, Artifact]) -> list[dict[s
 
 
 def _curves(artifact: Artifact) -> str | None:
-    panels = CURVES.get(artifact.manifest.kind)
-    if panels is None:
+    kind = STAGE_KINDS.get(artifact.manifest.kind)
+    if kind is None or not kind.curves:
         return None
     try:
         lines = storage.read_bytes(artifact.path("metrics.jsonl")).splitlines()
     except FileNotFoundError:
         return None
     rows = [json.loads(line) for line in lines if line.strip()]
-    return curve_panels(rows, panels)
+    return curve_panels(rows, [(curve.key, curve.label) for curve in kind.curves])
 
 
 def _input_names(name: str, artifacts: Mapping[str, Artifact]) -> list[str]:

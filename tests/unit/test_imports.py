@@ -58,7 +58,7 @@ def test_every_package_says_what_it_is_and_where_to_begin(package: str) -> None:
 def test_planning_imports_neither_ray_nor_torch() -> None:
     code = (
         "import sys, cluster.cli, cluster.plan, cluster.stage_kinds\n"
-        "[kind.config_class() for kind in cluster.stage_kinds.STAGE_KINDS.values()]\n"
+        "[kind.config for kind in cluster.stage_kinds.STAGE_KINDS.values()]\n"
         "heavy = {'ray', 'torch', 'transformers', 'deepspeed', 'numba'} & set(sys.modules)\n"
         "sys.exit(f'imported: {heavy}' if heavy else 0)"
     )

@@ -93,7 +93,7 @@ def test_plan_changes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", STAGE_KINDS)
 def test_explain_gives_a_meaning_for_every_setting(kind: str) -> None:
-    config = STAGE_KINDS[kind].config_class()
+    config = STAGE_KINDS[kind].config
     comments = field_comments(config)
     silent = [
         name

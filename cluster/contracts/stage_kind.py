@@ -1,0 +1,91 @@
+"""What a kind of stage is: its settings, its code, and what it shows. Each kind is declared once, in its own folder.
+
+`cluster/stage_kinds.py` lists them. The runner, the report, `plan`, `explain` and `serve` read all they know about a
+kind from its record, so that a new kind is a folder and one line of that list.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+from cluster.contracts.artifacts import StageFunction
+from cluster.contracts.config import InputOf, StageConfig
+
+Metrics = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A figure of `metrics.jsonl` that the report draws over the steps."""
+
+    key: str
+    """The figure's name in `metrics.jsonl`."""
+    label: str
+    """What the vertical axis says, with the unit."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a stage must show: `figure` must be `wanted` ("lower" or "higher") than a bound.
+
+    The bound is made of `against`, which is what the figure is read against: another figure of the same stage, or a
+    number that stands for chance.
+    """
+
+    figure: str
+    wanted: Literal["lower", "higher"]
+    against: str | float
+    bound: Callable[[float, Metrics], float] = lambda reference, metrics: reference
+    """(the value of `against`, all metrics) -> the bound; the value itself where it is left out."""
+    needs: tuple[str, ...] = ()
+    """Further figures that `bound` reads; where one of them is missing, the gate is not judged."""
+
+
+@dataclass(frozen=True)
+class StageKind:
+    """One kind of stage."""
+
+    config: type[StageConfig]
+    """The Pydantic model of its settings; its field `kind` holds the kind's name."""
+    function: str
+    """The stage's function as "module:name", imported only when the stage runs."""
+    summary: str
+    """What the stage does, in a few words: `raymill explain` lists it."""
+    headline: tuple[str, ...] = ()
+    """The metrics that the line of a finished stage shows, in this order, as far as they are there."""
+    gates: tuple[Gate, ...] = ()
+    """What the report holds the stage's metrics against."""
+    curves: tuple[Curve, ...] = ()
+    """What the report draws from the stage's `metrics.jsonl`."""
+    model: Literal["policy", "reward"] | None = None
+    """Whether the artifact is a model that `raymill serve` serves, and in which role."""
+    is_corpus: bool = False
+    """Whether the artifact is a corpus of documents, which `raymill inspect` looks into."""
+    runs_without_ray: bool = False
+    """Whether the function takes a `launch` argument, by which `raymill train` runs it in plain processes."""
+
+    @property
+    def name(self) -> str:
+        """The kind's name in a spec."""
+        return str(self.config.model_fields["kind"].default)
+
+    @property
+    def inputs(self) -> Mapping[str, InputOf]:
+        """Field of the settings -> the kinds of artifact it takes."""
+        return self.config.input_fields()
+
+    def load_function(self) -> StageFunction:
+        """Import the stage's code, and with it whatever that needs."""
+        function: StageFunction = load(self.function)
+        return function
+
+
+@cache
+def load(target: str) -> Any:
+    """What "module:name" names. Raises what importing the module raises, and `AttributeError` for an unknown name."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)

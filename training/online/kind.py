@@ -1,0 +1,27 @@
+"""The ppo stage as a kind: what the runner and the report know of it."""
+
+from __future__ import annotations
+
+from cluster.contracts.stage_kind import Curve, Gate, StageKind
+from training.online.config import PpoConfig
+
+PPO = StageKind(
+    config=PpoConfig,
+    function="cluster.ppo_stage:run",  # which alone knows both this room and the servers
+    summary="align by PPO with served models",
+    headline=("heldout_reward_before", "heldout_reward_after", "heldout_reward_se", "kl_to_reference"),
+    gates=(
+        Gate(
+            "heldout_reward_after",
+            "higher",
+            "heldout_reward_before",
+            lambda before, metrics: before + 2 * metrics["heldout_reward_se"],
+            needs=("heldout_reward_se",),
+        ),
+        Gate("kl_to_reference", "lower", "kl_ceiling"),
+        # Fewer than half as many different answers is collapse, whatever the reward says.
+        Gate("distinct_answers_after", "higher", "distinct_answers_before", lambda before, _: (before - 1) / 2),
+    ),
+    curves=(Curve("reward", "mean reward"), Curve("kl", "KL to the reference, nats per answer")),
+    model="policy",
+)
