@@ -60,8 +60,10 @@ def test_every_make_verb_in_the_readme_exists() -> None:
 
 def test_every_folder_in_the_map_exists() -> None:
     block = README.split("## The map")[1].split("```")[1]
-    for path in re.findall(r"^([a-z_]+/(?:log\.md)?)", block, flags=re.MULTILINE):
+    for path in re.findall(r"^([a-z_]+/)", block, flags=re.MULTILINE):
         assert (ROOT / path).exists(), path
+    assert "decisions/" in block
+    assert (ROOT / "docs" / "decisions" / "README.md").exists()
 
 
 def test_nothing_of_the_readme_is_left_to_fill_in() -> None:

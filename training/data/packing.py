@@ -25,7 +25,7 @@ import numpy.typing as npt
 from training.data.sampler import Sampler
 from training.data.token_stream import TokenStream
 
-WINDOW_SAMPLES = 1024  # of a window's documents, in tokens; see docs/log.md for what other sizes cost and waste
+WINDOW_SAMPLES = 1024  # of documents, in tokens; docs/decisions/pretraining-data.md has what other sizes cost
 STRIPES = 32
 _PACKED_WINDOWS = 128  # kept by a sampler; an order by windows comes back to them
 

@@ -2,7 +2,8 @@
 
 glibc gives every block of over 32 MB back to the system as it is freed, and often smaller ones, so each step touches
 its activations and gradients for the first time again, a page fault every 4 KiB. Kept, they cost a twentieth to a tenth
-of a step less (`docs/log.md`, 2026-11-29). Other allocators, put before glibc's by `LD_PRELOAD`, don't hear of it.
+of a step less (`docs/decisions/pretraining-loop.md`, 2026-11-29). Other allocators, put before glibc's by
+`LD_PRELOAD`, don't hear of it.
 """
 
 from __future__ import annotations
