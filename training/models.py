@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import torch
 from pydantic import Field, model_validator
 
 from cluster.contracts.config import StrictModel
@@ -406,6 +405,7 @@ def check_sequence_length(sequence_length: int, config: Any) -> None:
 
 def load_reward_model(directory: Path) -> Any:
     """The trained reward model in a local directory, in fp32."""
+    import torch
     from transformers import AutoModelForSequenceClassification
 
     return AutoModelForSequenceClassification.from_pretrained(directory, dtype=torch.float32, local_files_only=True)

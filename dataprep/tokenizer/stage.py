@@ -48,7 +48,7 @@ def sample_texts(
     """(text, language) of kept documents in order: all, or a part drawn by content, of about `max_characters`.
 
     Languages are drawn in proportion to their characters x `weights` (1 where not named), evened out by `temperature`
-    (`dataprep.shares`). A language that has less than its share is taken whole, and the others get the rest.
+    (`dataprep.sampling`). A language that has less than its share is taken whole, and the others get the rest.
     """
     from dataprep.sampling import drawn
 

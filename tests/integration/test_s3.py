@@ -202,8 +202,8 @@ def test_processes_share_the_copies_and_one_that_is_killed_leaves_nothing_in_the
         from pathlib import Path
         from cluster.contracts.progress import SilentProgress
         from cluster.contracts.tokens import read_token_index
-        from training.shard_cache import ShardCache
-        from training.token_stream import StoredTokens
+        from training.data.shard_cache import ShardCache
+        from training.data.token_stream import StoredTokens
         cache = ShardCache(Path({str(tmp_path)!r}), budget_bytes=None)
         stream = StoredTokens({tokens!r}, read_token_index({tokens!r}), random_reads=True, localise=cache.localise)
         print("ready", flush=True)

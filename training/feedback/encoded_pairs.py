@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from training.conversations.rendering import encode_exchange
-from training.preferences.stage import PreferencePair
+from training.feedback.pairs import PreferencePair
 
 # Global batches among which pairs of like length are brought together; each pair weighs the same in its batch.
 WINDOW_BATCHES = 8

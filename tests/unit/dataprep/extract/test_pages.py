@@ -23,7 +23,7 @@ def page(number: int, body: str | bytes = "", **about: str) -> HtmlPage:
 
 
 def run(records: list[SourceRecord], **limits: Any) -> list[PlainText | Unwanted | Quarantined]:
-    return list(extracted(records, "resiliparse", limits))  # type: ignore[arg-type]
+    return list(extracted(records, "resiliparse", ReadLimits(**limits)))  # type: ignore[arg-type]
 
 
 def test_records_keep_their_order_over_many_batches() -> None:

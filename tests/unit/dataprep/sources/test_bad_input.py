@@ -27,7 +27,7 @@ CLEAN_ALL = """
 import re, sys
 from pathlib import Path
 from cluster.contracts import storage
-from dataprep.clean_part import clean_part
+from dataprep.clean.part import clean_part
 from dataprep.config import CleanConfig
 from dataprep.sources.shards import plan_shards
 

@@ -11,7 +11,7 @@ PROGRAM = dedent(
     """
     import resource, sys
     import torch
-    from training.host_memory import keep_freed_memory
+    from training.launch.host_memory import keep_freed_memory
 
     if sys.argv[1] == "kept":
         assert keep_freed_memory()
