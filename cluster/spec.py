@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -332,28 +333,24 @@ def _check_graph(
 
 
 def _topological_order(edges: Mapping[str, list[str]], problems: list[Problem]) -> list[str]:
+    """The stages, each after its inputs and otherwise as the spec has them. A cycle is a problem."""
+    sorter = TopologicalSorter(edges)
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        cycle = list(reversed(error.args[1]))  # which names each stage behind what it waits for
+        problems.append(Problem(f"stages.{cycle[0]}", " -> ".join(cycle), "the stages wait for one another in a cycle"))
+        return list(edges)
+    place = {name: number for number, name in enumerate(edges)}
     order: list[str] = []
-    remaining = dict(edges)
-    while remaining:
-        ready = [name for name, needs in remaining.items() if not any(n in remaining for n in needs)]
-        if not ready:
-            cycle = _find_cycle(remaining)
-            problems.append(
-                Problem(f"stages.{cycle[0]}", " -> ".join(cycle), "the stages wait for one another in a cycle")
-            )
-            return [*order, *remaining]
-        order.append(ready[0])
-        del remaining[ready[0]]
+    ready: set[str] = set()
+    while sorter.is_active():
+        ready |= set(sorter.get_ready())
+        name = min(ready, key=place.__getitem__)
+        ready.remove(name)
+        order.append(name)
+        sorter.done(name)
     return order
-
-
-def _find_cycle(remaining: Mapping[str, list[str]]) -> list[str]:
-    seen: list[str] = []
-    name = next(iter(remaining))
-    while name not in seen:
-        seen.append(name)
-        name = next(n for n in remaining[name] if n in remaining)
-    return [*seen[seen.index(name) :], name]
 
 
 def _check_files(
