@@ -18,7 +18,7 @@ help:
 	@echo "make soak        run the tests that kill again and again, and lose machines (minutes each)"
 	@echo "make lint        formatting, lint rules, types"
 	@echo "make bench       run the benchmarks"
-	@echo "make clean       remove $(VENV) and caches; runs/ is yours and stays"
+	@echo "make clean       remove $(VENV) and caches; store/ (artifacts, runs, reports) is yours and stays"
 
 setup: $(STAMP)
 

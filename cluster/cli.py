@@ -38,7 +38,10 @@ SetOption = Annotated[
 StorageOption = Annotated[
     str | None, typer.Option(help="where artifacts go: a directory or s3:// URI (default: the spec's)")
 ]
-RunStorage = Annotated[str, typer.Option("--storage", help="the storage that the run was written to")]
+RunStorage = Annotated[
+    str, typer.Option("--storage", help="the storage that the run was written to: a directory or s3:// URI")
+]
+DEFAULT_STORAGE = "store"  # what the specs in job_specs/ write to, seen from the project's root
 STOPPED = 130  # the shell's exit code for an interrupt
 
 
@@ -148,7 +151,7 @@ def export(
 @app.command()
 def serve(
     run_name: RunName,
-    storage: RunStorage = "runs",
+    storage: RunStorage = DEFAULT_STORAGE,
     model: Annotated[
         str | None, typer.Option(help="the stage whose model to serve (default: the most aligned)")
     ] = None,
@@ -168,7 +171,7 @@ def serve(
 @app.command()
 def chat(
     run_name: Annotated[str | None, typer.Argument(metavar="[RUN]", help="a run; or give --url")] = None,
-    storage: RunStorage = "runs",
+    storage: RunStorage = DEFAULT_STORAGE,
     model: Annotated[str | None, typer.Option(help="the stage whose model answers (default: the most aligned)")] = None,
     url: Annotated[str | None, typer.Option(help="talk to a server that runs already")] = None,
 ) -> None:
@@ -184,7 +187,7 @@ def chat(
 
 
 @app.command()
-def report(run_name: RunName, storage: RunStorage = "runs") -> None:
+def report(run_name: RunName, storage: RunStorage = DEFAULT_STORAGE) -> None:
     """Write a run's report.html and report.json again and say where they are."""
     from cluster.report.write import write_report
 
@@ -194,7 +197,7 @@ def report(run_name: RunName, storage: RunStorage = "runs") -> None:
 @app.command()
 def inspect(
     corpus: Annotated[str, typer.Argument(metavar="CORPUS", help="a run's name, or the URI of a documents artifact")],
-    storage: RunStorage = "runs",
+    storage: RunStorage = DEFAULT_STORAGE,
     url: Annotated[str | None, typer.Option(help="only say what became of this URL")] = None,
     examples: Annotated[int, typer.Option(min=0, help="rows to show for each reason")] = 2,
 ) -> None:
@@ -221,7 +224,7 @@ def inspect(
 @app.command()
 def verify(
     target: Annotated[str, typer.Argument(metavar="URI_OR_RUN", help="an artifact's directory, or a run's name")],
-    storage: RunStorage = "runs",
+    storage: RunStorage = DEFAULT_STORAGE,
 ) -> None:
     """Read every file of an artifact, or of a run, against its size and SHA-256; exit code 1 if any differs."""
     from cluster.verify import artifacts_of, bad_files, expected_files

@@ -81,7 +81,7 @@ def read_run(name_or_path: str, storage_uri: str) -> RunRecord:
         names = [f.uri.rsplit("/", 1)[1].removesuffix(".json") for f in found if f.uri.endswith(".json")]
         raise InputError(
             f"there is no run at {uri}; runs in {storage_uri}: {', '.join(names) or 'none'}. "
-            "Give a run's name (with --storage) or the path of its .json file."
+            "Give a run's name (with --storage, where the run is in another one) or the path of its .json file."
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{uri} is not a run file: {error}") from error

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cli import app
+from cluster.cli import DEFAULT_STORAGE, app
 from cluster.spec import load_spec
 from cluster.stage_kinds import STAGE_KINDS
 
@@ -18,6 +18,12 @@ README = (ROOT / "README.md").read_text()
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.name)
 def test_every_spec_loads_through_the_real_schema(path: Path) -> None:
     assert load_spec(path).stages
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.name)
+def test_every_shipped_spec_writes_to_the_storage_that_the_commands_look_in(path: Path) -> None:
+    assert load_spec(path).head.storage == str(ROOT / DEFAULT_STORAGE)
+    assert f"/{DEFAULT_STORAGE}/" in (ROOT / ".gitignore").read_text().splitlines()
 
 
 # What the shipped sample has no use for: no set of good pages comes with it, and its pages are few.
