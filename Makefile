@@ -5,16 +5,20 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+SOURCE_ONLY := deepspeed fasttext
 
 # As many threads as a process needs; spinning threads of one starve the others on the same cores.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup quickstart test soak lint bench clean help
+.PHONY: setup lock quickstart check test soak lint bench clean help
 
 help:
 	@echo "make setup       create $(VENV) and install everything"
+	@echo "make lock        write the locked versions anew, from pyproject.toml"
 	@echo "make quickstart  run job_specs/quickstart.yaml through every stage"
-	@echo "make test        run the tests"
+	@echo "make check       formatting, lint rules, types, unit tests (minutes)"
+	@echo "make test        run all tests but the soak tests"
 	@echo "make soak        run the tests that kill again and again, and lose machines (minutes each)"
 	@echo "make lint        formatting, lint rules, types"
 	@echo "make bench       run the benchmarks"
@@ -22,17 +26,41 @@ help:
 
 setup: $(STAMP)
 
-# torch by its full version first: a bare `torch` would fetch the newest CUDA build. Numba's kernels are compiled
-# into the user's cache at the end (half a minute), as part of the installation.
-$(STAMP): pyproject.toml constraints.txt
+# The lock names every package, so pip has nothing to resolve: it fetches, checks the hash and unpacks.
+# - torch has no hash, since CPU and CUDA builds share the version number and the index decides which one it is. Its
+#   dependencies are resolved: a CPU build finds all of them there, a CUDA build brings those that its metadata names.
+# - DeepSpeed and fastText are published as source only. They are built with the locked setuptools and pybind11;
+#   pip keeps the wheels in its cache for the next environment. DeepSpeed's C++ operators are not built.
+# - Numba's kernels are compiled into the user's cache at the end, so that no stage waits for them.
+$(STAMP): pyproject.toml constraints.txt requirements.lock requirements-source.lock
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "torch==2.13.0"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	$(INSTALL) --no-deps --require-hashes --requirement requirements.lock
+	$(INSTALL) --constraint constraints.txt torch
+	DS_BUILD_OPS=0 $(INSTALL) --no-deps --no-build-isolation --require-hashes --requirement requirements-source.lock
+	$(INSTALL) --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip check
 	$(BIN)/python -m dataprep.compile_kernels
 	@touch $(STAMP)
 
+# Writes constraints.txt (every package and version, for users' own environments and clusters) and the two locks (the
+# same with hashes). Versions stay where pyproject.toml still allows them; `make lock UPGRADE=--upgrade` takes the
+# newest, `UPGRADE="--upgrade-package ray"` that of one package. uv reads UV_* variables, not pip's configuration.
+lock:
+	@tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT && set -e && \
+	$(PYTHON) -m venv "$$tools" && "$$tools/bin/python" -m pip install --quiet --disable-pip-version-check uv==0.13.9 && \
+	compile() { "$$tools/bin/uv" pip compile --quiet --universal --python-version 3.11 --no-emit-index-url \
+	    --no-header --no-annotate "$$@"; } && \
+	compile --extra dev $(UPGRADE) pyproject.toml --output-file constraints.txt && \
+	compile --no-deps --generate-hashes $(addprefix --no-emit-package ,torch $(SOURCE_ONLY)) constraints.txt \
+	    --output-file requirements.lock && \
+	printf '%s\n' $(SOURCE_ONLY) | compile --no-deps --generate-hashes --constraint constraints.txt - \
+	    --output-file requirements-source.lock
+
 quickstart: $(STAMP)
 	$(BIN)/raymill run job_specs/quickstart.yaml
+
+check: lint
+	$(BIN)/python -m pytest tests/unit -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
