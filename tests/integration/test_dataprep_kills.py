@@ -273,7 +273,7 @@ def test_tasks_killed_in_their_midst_leave_the_same_bytes(
     def deadly(task: Callable[[dict[str, Any]], int], *arguments: Any, **settings: Any) -> None:
         run_shard_tasks(Deadly(task, tmp_path, SEED), *arguments, **settings)
 
-    for module in ("groups", "clusters", "tokenize"):
+    for module in ("dedupe.matching", "dedupe.clusters", "tokenize.stage"):
         monkeypatch.setattr(f"dataprep.{module}.run_shard_tasks", deadly)
     was = expected.artifacts
     # Tasks of two bands, which the undisturbed run took all in one.
