@@ -208,7 +208,7 @@ def test_the_command_without_ray_makes_the_model_that_the_stage_makes(
 
 
 def test_finished_run_is_not_trained_again(plain: StageResult, inputs: dict[str, Artifact], root: Path) -> None:
-    def launch(*arguments: Any) -> dict[str, Any]:
+    def launch(*arguments: Any) -> Any:
         raise AssertionError("trained again")
 
     again = run(tiny_config(num_workers=1), inputs, str(root / "plain"), context(root), launch=launch)
@@ -382,7 +382,7 @@ def test_divergence_stops_the_run_with_advice(inputs: dict[str, Artifact], root:
         run(config, inputs, str(root / "diverged"), context(root), launch=run_in_process)
 
 
-def fail_on_rank_one(worker: Worker, settings: Mapping[str, Any]) -> None:
+def fail_on_rank_one(worker: Worker, job: None) -> None:
     if worker.rank == 1:
         raise InputError("row 17 has no answer")
     worker.barrier()
@@ -392,18 +392,24 @@ def fail_on_rank_one(worker: Worker, settings: Mapping[str, Any]) -> None:
 def test_deliberate_error_of_a_worker_arrives_as_it_is_and_without_a_restart(root: Path) -> None:
     started = context(root)
     with pytest.raises(InputError, match="row 17 has no answer"):
-        run_workers(fail_on_rank_one, {}, WorkerGroup(num_workers=2, cpus=0.5, max_failures=2), started)
+        run_workers(fail_on_rank_one, None, WorkerGroup(num_workers=2, cpus=0.5, max_failures=2), started)
     log = (started.log_directory / "base-workers.log").read_text()
     assert "start 1 failed" in log
     assert "in fail_on_rank_one" in log
     assert "start 2" not in log
 
 
-def commit_a_step_and_die(worker: Worker, settings: Mapping[str, Any]) -> None:
-    """A start that is killed; those up to `settings["last_step"]` leave a checkpoint first."""
-    store = CheckpointStore(settings["checkpoints"])
+@dataclass(frozen=True)
+class DyingJob:
+    checkpoints: str
+    last_step: int
+
+
+def commit_a_step_and_die(worker: Worker, job: DyingJob) -> None:
+    """A start that is killed; those up to `last_step` leave a checkpoint first."""
+    store = CheckpointStore(job.checkpoints)
     step = max(store.steps(), default=0) + 1
-    if step <= settings["last_step"]:
+    if step <= job.last_step:
         store.commit_rank(step, {}, rank=0)
         store.commit_step(step, world_size=1)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -413,11 +419,12 @@ def commit_a_step_and_die(worker: Worker, settings: Mapping[str, Any]) -> None:
 @pytest.mark.usefixtures("local_ray")
 def test_only_failures_without_a_newer_checkpoint_use_up_max_failures(root: Path) -> None:
     started, store = context(root), CheckpointStore(str(root / "failures"))
-    settings = {"checkpoints": store.uri, "last_step": 3}
     group = WorkerGroup(num_workers=1, cpus=0.5, max_failures=1)
     # Three deaths behind a new checkpoint each, and a fourth behind none.
     with pytest.raises(StageFailed, match=r"after 1 restarts .* without progress, 3 in all"):
-        run_workers(commit_a_step_and_die, settings, group, started, committed_steps=store.steps)
+        run_workers(
+            commit_a_step_and_die, DyingJob(store.uri, last_step=3), group, started, committed_steps=store.steps
+        )
 
 
 @pytest.mark.parametrize(
@@ -448,7 +455,7 @@ def test_shards_of_another_tokenizer_are_refused(inputs: dict[str, Artifact], ro
 def test_shards_changed_since_the_last_attempt_are_refused_before_a_worker_starts(
     change: str, inputs: dict[str, Artifact], tmp_path: Path
 ) -> None:
-    def launch(*arguments: Any) -> dict[str, Any]:
+    def launch(*arguments: Any) -> Any:
         raise AssertionError("a worker was started")
 
     tokens = make_tokens(tmp_path / "tokens")

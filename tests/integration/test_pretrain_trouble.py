@@ -230,7 +230,7 @@ def test_offloaded_optimizer_has_the_losses_of_one_on_the_device(inputs: dict[st
     assert moved == pytest.approx(kept, rel=1e-4)
 
 
-def stand_still(worker: Worker, settings: Mapping[str, Any]) -> None:
+def stand_still(worker: Worker, job: None) -> None:
     """Three collectives; rank 1 never comes to the second."""
     for number in range(3):
         worker.heart.beat(f"forward pass of step {number}")
@@ -245,7 +245,7 @@ def stand_still(worker: Worker, settings: Mapping[str, Any]) -> None:
 def test_rank_that_hangs_is_named_with_its_place_in_the_code(root: Path) -> None:
     group = WorkerGroup(num_workers=2, cpus=0.5, max_failures=0, hang_timeout_s=3.0)
     with pytest.raises(StageFailed) as failure:
-        run_workers(stand_still, {}, group, context(root))
+        run_workers(stand_still, None, group, context(root))
     assert "no progress for" in str(failure.value)
     assert "rank 1 hangs in 'forward pass of step 1', at " in str(failure.value)
     assert "in stand_still" in str(failure.value)

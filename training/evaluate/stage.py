@@ -66,7 +66,7 @@ def run(
         output=output,
         seed=context.seed,
     )
-    launch(measure_models, {"job": job}, config.workers, context)
+    launch(measure_models, job, config.workers, context)
     parts = committed_parts(output)
     metrics = {
         "models": {role: parts[role].metrics["figures"] for role in job.models},
@@ -89,9 +89,8 @@ def side_by_side(parts: Mapping[str, CommittedPart]) -> list[dict[str, Any]]:
     ]
 
 
-def measure_models(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What one worker does: its models in turn, but for those an earlier attempt committed."""
-    job: EvaluateJob = settings["job"]
+def measure_models(worker: Worker, job: EvaluateJob) -> None:
+    """What one worker does: it measures its models in turn, but for those that an earlier attempt committed."""
     done = committed_parts(job.output)
     mine = [role for i, role in enumerate(job.models) if i % worker.world_size == worker.rank]
     for count, role in enumerate(mine):
@@ -102,7 +101,6 @@ def measure_models(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any
                     sink.write(b"".join(orjson.dumps(answer) + b"\n" for answer in answers))
                 part.metrics.update(figures=figures, samples=samples)
         worker.progress.update(min((count + 1) * worker.world_size, len(job.models)), len(job.models), "models")
-    return None
 
 
 def require_same_vocabulary(worker: Worker, job: EvaluateJob, uri: str, tokenizer: Any) -> None:

@@ -1,11 +1,13 @@
 """Run one function on every rank of a training job: under Ray Train, or in plain processes.
 
-All of Ray Train lives here. A training stage is written as one function `(worker, settings) -> dict | None`
-that knows its rank and device and nothing of Ray; `run_workers` starts it on a Ray cluster and
-`run_in_process` runs it where there is none (by itself, or under `torchrun`). Both return rank 0's dict.
+All of Ray Train lives here. A training stage is written as one function `(worker, job) -> result`, where the job is a
+frozen dataclass of the stage's own. The function knows its rank and its device, and nothing of Ray. `run_workers`
+starts it on a Ray cluster; `run_in_process` runs it where there is no Ray, by itself or under `torchrun`. Both return
+what rank 0 returned, under the type that the function declares.
 
-When a worker dies all workers are started again, and the function goes on from its newest committed
-checkpoint (`training.checkpoint.store`). A deliberate error (any `RaymillError` but a store's) is not tried again.
+When a worker dies, all workers are started again, and the function goes on from its newest committed checkpoint
+(`training/checkpoint/store.py`). An error that was raised on purpose (any `RaymillError` but a store's) is not tried
+again, since it would only be raised again.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -89,7 +91,10 @@ class Worker:
         return bool(votes.item())
 
 
-WorkerFunction = Callable[[Worker, Mapping[str, Any]], dict[str, Any] | None]
+Job = TypeVar("Job")  # what each worker is told: a frozen dataclass that can be pickled
+Result = TypeVar("Result")  # what rank 0 gives back; must be picklable as well
+# Runs on every rank. Rank 0 returns the result; what the other ranks return is dropped, so they return None.
+WorkerFunction: TypeAlias = Callable[[Worker, Job], Result | None]
 CommittedSteps = Callable[[], Sequence[int]]  # the steps of the checkpoints there are
 
 
@@ -99,17 +104,17 @@ def no_checkpoints() -> Sequence[int]:
 
 
 class Launcher(Protocol):
-    """`run_workers` or `run_in_process`."""
+    """What a stage starts its workers with: `run_workers` or `run_in_process`."""
 
     def __call__(
         self,
-        function: WorkerFunction,
-        settings: Mapping[str, Any],
+        function: WorkerFunction[Job, Result],
+        job: Job,
         group: WorkerGroup,
         context: StageContext,
         *,
         committed_steps: CommittedSteps = ...,
-    ) -> dict[str, Any]: ...
+    ) -> Result: ...
 
 
 class WorkerFailure(Exception):
@@ -130,16 +135,16 @@ class WorkerFailure(Exception):
 
 
 def run_workers(
-    function: WorkerFunction,
-    settings: Mapping[str, Any],
+    function: WorkerFunction[Job, Result],
+    job: Job,
     group: WorkerGroup,
     context: StageContext,
     *,
     committed_steps: CommittedSteps = no_checkpoints,
-) -> dict[str, Any]:
-    """Run `function` on `group.num_workers` Ray Train workers; returns rank 0's dict.
+) -> Result:
+    """Run `function(worker, job)` on `group.num_workers` Ray Train workers; returns what rank 0 returned.
 
-    `function` and `settings` must be picklable. Needs a connected Ray. Raises `StageFailed` with the rank
+    `function`, `job` and the result must be picklable. Needs a connected Ray. Raises `StageFailed` with the rank
     and the essential cause once `group.max_failures` restarts in a row brought no progress (the traces are in
     `<log_directory>/<stage>-workers.log`), `ResourceError` where the cluster never had room, and a
     worker's deliberate error as it is, without a restart.
@@ -148,8 +153,8 @@ def run_workers(
     """
     furthest, in_vain = _furthest(committed_steps), 0
     for restarts in itertools.count():
-        outcome = _fit(function, settings, group, context)
-        if isinstance(outcome, dict):
+        outcome = _fit(function, job, group, context)
+        if not isinstance(outcome, _Failure):
             return outcome
         log = _write_log(context, restarts, outcome.trace)
         if outcome.deliberate is not None:
@@ -185,15 +190,15 @@ class _Failure:
 
 
 @dataclass(frozen=True)
-class _RayEntry:
-    """What Ray Train calls on each worker."""
+class _RayEntry(Generic[Job, Result]):
+    """What Ray Train calls on each worker; it keeps what rank 0 returns."""
 
-    function: WorkerFunction
-    settings: Mapping[str, Any]
+    function: WorkerFunction[Job, Result]
+    job: Job
     group: WorkerGroup
     context: StageContext
 
-    def __call__(self) -> dict[str, Any] | None:
+    def __call__(self) -> Result | None:
         from ray import train
         from ray.train.torch import get_device
 
@@ -201,7 +206,7 @@ class _RayEntry:
         rank, world_size, local_rank = place.get_world_rank(), place.get_world_size(), place.get_local_rank()
         device = get_device()
         # The work has a thread of its own, since nothing can reach a thread that hangs in a collective.
-        outcome: queue.SimpleQueue[dict[str, Any] | WorkerFailure | None] = queue.SimpleQueue()
+        outcome: queue.SimpleQueue[Result | WorkerFailure | None] = queue.SimpleQueue()
 
         def alarm(message: str) -> None:
             outcome.put(WorkerFailure(rank, message, message, deliberate=None, hang=True))
@@ -209,8 +214,8 @@ class _RayEntry:
         def work() -> None:
             try:
                 with _worker(rank, world_size, local_rank, device, self.group, self.context, alarm) as worker:
-                    result = self.function(worker, self.settings)
-                outcome.put((result or {}) if worker.is_main else None)
+                    result = self.function(worker, self.job)
+                outcome.put(result if worker.is_main else None)
             except BaseException as error:
                 # A store that failed may answer again; any other error raised on purpose would be raised again.
                 deliberate = error if isinstance(error, RaymillError) and not isinstance(error, StorageError) else None
@@ -224,9 +229,9 @@ class _RayEntry:
 
 
 def _fit(
-    function: WorkerFunction, settings: Mapping[str, Any], group: WorkerGroup, context: StageContext
-) -> dict[str, Any] | _Failure:
-    """One start of the worker group: rank 0's dict, or how it failed."""
+    function: WorkerFunction[Job, Result], job: Job, group: WorkerGroup, context: StageContext
+) -> Result | _Failure:
+    """One start of the worker group: what rank 0 returned, or how the group failed."""
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_CHECK_INTERVAL_S)
     os.environ.setdefault("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", SHUTDOWN_TIMEOUT_S)
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -237,7 +242,7 @@ def _fit(
     if group.memory_gib is not None:
         resources["memory"] = group.memory_gib * 2**30
     trainer = TorchTrainer(
-        _RayEntry(function, settings, group, context),
+        _RayEntry(function, job, group, context),
         torch_config=TorchConfig(backend=_backend(group)),
         scaling_config=ScalingConfig(
             num_workers=group.num_workers, use_gpu=group.gpus > 0, resources_per_worker=resources
@@ -252,7 +257,8 @@ def _fit(
     )
     try:
         with _interruptible():
-            return trainer.fit().return_value or {}
+            result: Result = trainer.fit().return_value
+            return result
     except WorkerGroupError as error:
         return _essential_failure(error.worker_failures)
     except ControllerError as error:
@@ -309,16 +315,16 @@ def _interruptible() -> Iterator[None]:
 
 
 def run_in_process(
-    function: WorkerFunction,
-    settings: Mapping[str, Any],
+    function: WorkerFunction[Job, Result],
+    job: Job,
     group: WorkerGroup,
     context: StageContext,
     *,
     committed_steps: CommittedSteps = no_checkpoints,
-) -> dict[str, Any]:
+) -> Result:
     """Run `function` in this process: as one rank of `torchrun` where it started us, else as the only one.
 
-    Needs no Ray. Under `torchrun`, every process calls this and every process gets rank 0's dict. Errors
+    Needs no Ray. Under `torchrun`, every process calls this, and every process gets what rank 0 returned. Errors
     pass through as they are; there are no restarts, so `committed_steps` is not asked. Raises `StageFailed` if
     `group.num_workers` isn't the number of processes there are.
     """
@@ -351,9 +357,10 @@ def run_in_process(
     # A process by itself may stand in a debugger, and whoever started it sees where it stops.
     watched = alarm if world_size > 1 else None
     with _worker(rank, world_size, local_rank, device, group, context, watched) as worker:
-        box = [function(worker, settings)]
+        box: list[Any] = [function(worker, job)]
         dist.broadcast_object_list(box, src=0, device=device)
-        return box[0] or {}
+        result: Result = box[0]
+        return result
 
 
 # --------------------------------------------------------------------------------------------------- shared

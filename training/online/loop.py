@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,26 @@ from training.tokenizers import end_of_turn_id
 CHECKPOINTS = "checkpoints"
 
 
+@dataclass(frozen=True)
+class PpoJob:
+    """What each worker is told."""
+
+    config: PpoConfig
+    policy_uri: str  # the model to start from, which is the reference too
+    reward_model_uri: str
+    output: str
+    seed: int
+    client: RolloutClient  # reaches the servers of both models
+
+
+@dataclass(frozen=True)
+class PpoOutcome:
+    """What rank 0 gives back: the figures of the whole training, and what the engine was found to be."""
+
+    metrics: dict[str, Any]
+    engine: dict[str, Any]
+
+
 def train(
     config: PpoConfig,
     inputs: Mapping[str, Artifact],
@@ -62,30 +83,21 @@ def train(
     checkpoints = CheckpointStore(storage.join(output, CHECKPOINTS))
     if finished is None:
         _check_checkpoint(checkpoints, config)
-        settings = {
-            "config": config,
-            "policy": inputs["policy"].uri,
-            "reward_model": inputs["reward_model"].uri,
-            "output": output,
-            "seed": context.seed,
-            "client": client,
-        }
-        found = launch(train_rank, settings, config.workers, context, committed_steps=checkpoints.steps)
-        finished = commit_result(output, StageResult(found["metrics"], describe_files(output), found["engine"]))
+        job = PpoJob(config, inputs["policy"].uri, inputs["reward_model"].uri, output, context.seed, client)
+        outcome = launch(train_rank, job, config.workers, context, committed_steps=checkpoints.steps)
+        finished = commit_result(output, StageResult(outcome.metrics, describe_files(output), outcome.engine))
     checkpoints.clear()
     return finished
 
 
-def train_rank(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What each rank does. Returns the end figures and what the engine was found to be."""
-    config: PpoConfig = settings["config"]
-    client: RolloutClient = settings["client"]
-    output, seed = settings["output"], settings["seed"]
+def train_rank(worker: Worker, job: PpoJob) -> PpoOutcome | None:
+    """What each rank does; rank 0 returns the outcome."""
+    config, client, output, seed = job.config, job.client, job.output, job.seed
     with ExitStack() as stack:
-        policy_path = stack.enter_context(storage.local_copy(settings["policy"], worker.scratch))
-        reward_path = stack.enter_context(storage.local_copy(settings["reward_model"], worker.scratch))
+        policy_path = stack.enter_context(storage.local_copy(job.policy_uri, worker.scratch))
+        reward_path = stack.enter_context(storage.local_copy(job.reward_model_uri, worker.scratch))
         tokenizer = AutoTokenizer.from_pretrained(policy_path)
-        _require_same_vocabulary(tokenizer, AutoTokenizer.from_pretrained(reward_path), settings)
+        _require_same_vocabulary(tokenizer, AutoTokenizer.from_pretrained(reward_path), job)
         learner = _build_learner(config, policy_path, reward_path)
     prompts = read_prompts(
         tokenizer,
@@ -182,10 +194,10 @@ def train_rank(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any]:
     after = measure_heldout(version=version)
     state = learner.policy_state()
     if not worker.is_main:
-        return {}
+        return None
     assert log is not None
     log.close()
-    export_model(learner.policy.module, state, tokenizer_uri=settings["policy"], output=output, scratch=worker.scratch)
+    export_model(learner.policy.module, state, tokenizer_uri=job.policy_uri, output=output, scratch=worker.scratch)
     metrics = compare(before, after, kl_ceiling=config.kl_ceiling)
     metrics |= {
         "updates": version,
@@ -193,7 +205,7 @@ def train_rank(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any]:
         "train_prompts": len(prompts.train),
         "prompts_too_long": prompts.num_too_long,
     }
-    return {"metrics": metrics, "engine": engine_record(learner.policy)}
+    return PpoOutcome(metrics, engine_record(learner.policy))
 
 
 def _check_checkpoint(checkpoints: CheckpointStore, config: PpoConfig) -> None:
@@ -241,11 +253,11 @@ def _build_learner(config: PpoConfig, policy_path: Path, reward_path: Path) -> L
     return Learner(policy, critic, copy.deepcopy(policy), config=config)
 
 
-def _require_same_vocabulary(policy: Any, reward_model: Any, settings: Mapping[str, Any]) -> None:
+def _require_same_vocabulary(policy: Any, reward_model: Any, job: PpoJob) -> None:
     """Answers go to the reward model as token ids, so both models must mean the same by them."""
     if policy.get_vocab() != reward_model.get_vocab():
         raise InputError(
-            f"the policy ({settings['policy']}) and the reward model ({settings['reward_model']}) have different "
+            f"the policy ({job.policy_uri}) and the reward model ({job.reward_model_uri}) have different "
             "vocabularies; train the reward model from a model of the policy's tokenizer"
         )
 

@@ -23,7 +23,6 @@ from training.post_training.config import DpoConfig
 from training.post_training.trl_stage import (
     TrlJob,
     check_max_length,
-    last_loss,
     lora_config,
     run_job,
     train_and_export,
@@ -46,8 +45,8 @@ def run(
     return run_job(job, train, context, launch)
 
 
-def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What one rank does; rank 0 returns metrics, files and engine."""
+def train(worker: Worker, job: TrlJob[DpoConfig]) -> StageResult | None:
+    """What one rank does; rank 0 returns the stage's result."""
     from trl import DPOConfig as TrlDpoConfig
     from trl import DPOTrainer
 
@@ -57,8 +56,7 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
             return dataset
 
-    job: TrlJob = settings["job"]
-    config: DpoConfig = job.config
+    config = job.config
     losses = {"sigmoid": 1.0, "sft": config.sft_loss_weight}
     weights = {name: weight for name, weight in losses.items() if weight}
     arguments = trainer_arguments(
@@ -96,7 +94,7 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         processing_class=tokenizer,
         peft_config=lora_config(config, task_type="CAUSAL_LM"),
     )
-    engine, files = train_and_export(trainer, job, worker, load=load_model)
+    trained = train_and_export(trainer, job, worker, load=load_model)
 
     before_P2, after_P2 = (
         logprobs_at(worker, uri, heldout_pairs.pairs, pad_token_id=tokenizer.pad_token_id)
@@ -110,8 +108,8 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         "num_train_pairs": len(train_pairs.pairs),
         "num_heldout_pairs": len(heldout_pairs.pairs),
         "num_pairs_too_long": train_pairs.num_too_long + heldout_pairs.num_too_long,
-        "steps": trainer.state.global_step,
-        "train_loss": last_loss(trainer),
+        "steps": trained.steps,
+        "train_loss": trained.train_loss,
         # By the implicit reward; before training both answers of every pair have reward 0, so it is 0.5.
         "heldout_preference_accuracy": pair_accuracy(margins_P),
         "heldout_reward_margin": float(margins_P.mean()),
@@ -121,7 +119,7 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         "heldout_logprob_accuracy_before": pair_accuracy(before_P2[:, 0] - before_P2[:, 1]),
         "heldout_logprob_accuracy": pair_accuracy(after_P2[:, 0] - after_P2[:, 1]),
     }
-    return {"metrics": metrics, "engine": engine, "files": files}
+    return StageResult(metrics, trained.files, trained.engine)
 
 
 def logprobs_at(

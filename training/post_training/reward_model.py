@@ -30,7 +30,6 @@ from training.post_training.config import RewardModelConfig
 from training.post_training.trl_stage import (
     TrlJob,
     check_max_length,
-    last_loss,
     lora_config,
     run_job,
     train_and_export,
@@ -55,12 +54,11 @@ def run(
     return run_job(job, train, context, launch)
 
 
-def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What one rank does; rank 0 returns metrics, files and engine."""
+def train(worker: Worker, job: TrlJob[RewardModelConfig]) -> StageResult | None:
+    """What one rank does; rank 0 returns the stage's result."""
     from trl import RewardConfig as TrlRewardConfig
 
-    job: TrlJob = settings["job"]
-    config: RewardModelConfig = job.config
+    config = job.config
     arguments = trainer_arguments(
         TrlRewardConfig, job, worker, center_rewards_coefficient=config.center_rewards_coefficient
     )
@@ -89,7 +87,7 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         processing_class=tokenizer,
         peft_config=lora_config(config, task_type="SEQ_CLS", modules_to_save=["score"]),
     )
-    engine, files = train_and_export(trainer, job, worker, load=load)
+    trained = train_and_export(trainer, job, worker, load=load)
 
     with storage.local_copy(job.output, worker.scratch) as local:
         model = load_reward_model(local).to(worker.device)
@@ -103,8 +101,8 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         "num_train_pairs": len(train_pairs.pairs),
         "num_heldout_pairs": len(heldout_pairs.pairs),
         "num_pairs_too_long": train_pairs.num_too_long + heldout_pairs.num_too_long,
-        "steps": trainer.state.global_step,
-        "train_loss": last_loss(trainer),
+        "steps": trained.steps,
+        "train_loss": trained.train_loss,
         "heldout_pair_accuracy": pair_accuracy(heldout_chosen - heldout_rejected),
         "train_pair_accuracy": pair_accuracy(train_chosen - train_rejected),
         **baseline_accuracies(train_pairs, heldout_pairs),
@@ -113,7 +111,7 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         "heldout_rejected_reward_mean": float(heldout_rejected.mean()),
         "heldout_rejected_reward_std": float(heldout_rejected.std()),
     }
-    return {"metrics": metrics, "engine": engine, "files": files}
+    return StageResult(metrics, trained.files, trained.engine)
 
 
 def new_reward_model(directory: Path, *, pad_token_id: int, seed: int) -> Any:

@@ -7,7 +7,6 @@ first prompt, so that the held-out loss is of prompts never seen.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from training.post_training.config import SftConfig
 from training.post_training.trl_stage import (
     TrlJob,
     check_max_length,
-    last_loss,
     lora_config,
     run_job,
     train_and_export,
@@ -47,13 +45,12 @@ def run(
     return run_job(TrlJob(config, inputs["model"].uri, output, context.seed), train, context, launch)
 
 
-def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What one rank does; rank 0 returns metrics, files and engine."""
+def train(worker: Worker, job: TrlJob[SftConfig]) -> StageResult | None:
+    """What one rank does; rank 0 returns the stage's result."""
     from trl import SFTConfig as TrlSftConfig
     from trl import SFTTrainer
 
-    job: TrlJob = settings["job"]
-    config: SftConfig = job.config
+    config = job.config
     conversations, quarantined = read_conversations(config.conversations)
     distinct = deduplicated(conversations) if config.deduplicate else conversations
     split = split_conversations(distinct, fraction=config.heldout_fraction, seed=config.split_seed)
@@ -81,7 +78,7 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         processing_class=tokenizer,
         peft_config=lora_config(config, task_type="CAUSAL_LM"),
     )
-    engine, files = train_and_export(trainer, job, worker, load=load_model)
+    trained = train_and_export(trainer, job, worker, load=load_model)
 
     metrics: dict[str, Any] = {
         "num_rows": len(conversations) + len(quarantined),
@@ -92,8 +89,8 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         "num_leaking_conversations": split.num_leaking,
         "num_without_answer": num_without_answer + num_heldout_without_answer,
         "num_train_answer_tokens": sum(sum(row.assistant_mask_T) for row in train_rows),
-        "steps": trainer.state.global_step,
-        "train_loss": last_loss(trainer),
+        "steps": trained.steps,
+        "train_loss": trained.train_loss,
     }
     if heldout_rows:
         for name, uri in (("base_heldout_answer_loss", job.model_uri), ("heldout_answer_loss", job.output)):
@@ -102,8 +99,8 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     local_quarantine = worker.scratch / QUARANTINE_FILE
     local_quarantine.write_bytes(quarantine_parquet(quarantined))
-    files.append(asdict(publish_file(local_quarantine, job.output, QUARANTINE_FILE)))
-    return {"metrics": metrics, "engine": engine, "files": files}
+    quarantine = publish_file(local_quarantine, job.output, QUARANTINE_FILE)
+    return StageResult(metrics, [*trained.files, quarantine], trained.engine)
 
 
 def answer_loss(worker: Worker, uri: str, rows: Sequence[EncodedConversation], *, pad_token_id: int) -> float:

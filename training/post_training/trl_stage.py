@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -37,35 +37,50 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 KEPT_CHECKPOINTS = 2
+Config = TypeVar("Config", bound=TrlConfig)
 
 
 @dataclass(frozen=True)
-class TrlJob:
-    """What each worker is told."""
+class TrlJob(Generic[Config]):
+    """What each worker is told; `Config` is the stage's own settings."""
 
-    config: Any  # a TrlConfig
+    config: Config
     model_uri: str
     output: str
     seed: int
     data_uri: str = ""  # the preferences artifact, where the stage has one
 
 
-def run_job(job: TrlJob, train: WorkerFunction, context: StageContext, launch: Launcher) -> StageResult:
-    """Start the workers and turn what rank 0 gives back into the stage's result."""
+@dataclass(frozen=True)
+class TrainedModel:
+    """What `train_and_export` leaves: the figures of the training, and the files of the exported model."""
+
+    engine: dict[str, Any]  # what the training engine was found to be at run time
+    steps: int  # optimizer steps, those before a resume included
+    train_loss: float  # of the last step
+    files: list[WrittenFile]  # the model directory and the metrics log; empty on all ranks but 0
+
+
+def run_job(
+    job: TrlJob[Config], train: WorkerFunction[TrlJob[Config], StageResult], context: StageContext, launch: Launcher
+) -> StageResult:
+    """Start `train` on the workers and mark what rank 0 gives back as the stage's result.
+
+    A result that an earlier attempt left is given again, without training. Raises `StageFailed` where there is a
+    checkpoint of another number of workers, and whatever `launch` raises.
+    """
     finished = committed_result(job.output)
     store = checkpoint_store(job)
     if finished is not None:
         store.clear()
         return finished
     check_world_size(store, job.config)
-    outcome = launch(train, {"job": job}, job.config.workers, context, committed_steps=store.steps)
-    files = [WrittenFile(**file) for file in outcome["files"]]
-    result = commit_result(job.output, StageResult(outcome["metrics"], files, outcome["engine"]))
+    result = commit_result(job.output, launch(train, job, job.config.workers, context, committed_steps=store.steps))
     store.clear()
     return result
 
 
-def checkpoint_store(job: TrlJob) -> CheckpointStore:
+def checkpoint_store(job: TrlJob[Any]) -> CheckpointStore:
     """Where the checkpoints are while the stage runs."""
     return CheckpointStore(storage.join(job.output, "checkpoints"), keep=KEPT_CHECKPOINTS)
 
@@ -103,7 +118,7 @@ def accelerate_sees_gloo() -> None:
     PartialState._prepare_backend = prepare_backend
 
 
-def trainer_arguments(arguments_class: Any, job: TrlJob, worker: Worker, **own: Any) -> Any:
+def trainer_arguments(arguments_class: Any, job: TrlJob[Any], worker: Worker, **own: Any) -> Any:
     """The trainer's arguments: what the stages share, and the trainer's `own`.
 
     Must be made before the model is loaded: from here on, transformers loads a ZeRO-3 model partitioned.
@@ -186,7 +201,7 @@ def lora_config(config: TrlConfig, *, task_type: str, modules_to_save: Sequence[
 
 
 def training_rows(
-    rows: Sequence[Mapping[str, Any]], lengths: Sequence[int], job: TrlJob, *, window_batches: int = 1
+    rows: Sequence[Mapping[str, Any]], lengths: Sequence[int], job: TrlJob[Any], *, window_batches: int = 1
 ) -> Dataset:
     """All rows in the order of training (`row_order`), every epoch in turn; `InputError` for less than one batch."""
     from datasets import Dataset
@@ -210,13 +225,10 @@ def training_rows(
 # ------------------------------------------------------------------------------------------------------ training
 
 
-def train_and_export(
-    trainer: Any, job: TrlJob, worker: Worker, *, load: Callable[[Path], Any]
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def train_and_export(trainer: Any, job: TrlJob[Any], worker: Worker, *, load: Callable[[Path], Any]) -> TrainedModel:
     """Train from the newest checkpoint or the start, then write the model to `job.output`; all ranks call it.
 
-    `load` opens the model that training started from, in one piece. Returns the engine as found at run time
-    and, on rank 0, the files written.
+    `load` opens the model that training started from, in one piece.
     """
     from transformers import PrinterCallback
 
@@ -243,12 +255,9 @@ def train_and_export(
         )
         files.append(log.close())
     worker.barrier()
-    return engine, [asdict(file) for file in files]
-
-
-def last_loss(trainer: Any) -> float:
-    """The training loss of the last step, also where it was taken before a resume."""
-    return float(next(row["loss"] for row in reversed(trainer.state.log_history) if "loss" in row))
+    # The log of a resumed trainer holds the steps before the resume as well.
+    last_loss = next(row["loss"] for row in reversed(trainer.state.log_history) if "loss" in row)
+    return TrainedModel(engine, trainer.state.global_step, float(last_loss), files)
 
 
 def forget_deepspeed() -> None:
@@ -273,7 +282,7 @@ def _with_weights(model: Any, state_dict: Mapping[str, torch.Tensor], trained: A
     return model.merge_and_unload() if adapters is not None else model
 
 
-def _follower(trainer: Any, job: TrlJob, worker: Worker, store: CheckpointStore, log: MetricsLog | None) -> Any:
+def _follower(trainer: Any, job: TrlJob[Any], worker: Worker, store: CheckpointStore, log: MetricsLog | None) -> Any:
     """A callback that checks the engine, reports each step and commits each checkpoint."""
     from transformers import TrainerCallback
 

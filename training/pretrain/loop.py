@@ -10,7 +10,6 @@ Shape letters: B sequences of a forward pass, T their length, V the vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -63,9 +62,8 @@ from training.schedules import SCHEDULES
 _CHUNK_TOKENS = 1 << 22  # read at a time where all are counted
 
 
-def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+def train(worker: Worker, job: PretrainJob) -> StageResult | None:
     """What one rank does; rank 0 returns the stage's result."""
-    job: PretrainJob = settings["job"]
     config = job.config
 
     # Data: every rank maps all shards and reads only its samples.
@@ -309,7 +307,7 @@ def train(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     files = sorted([*files, log.close()], key=lambda file: file.name)
     result = commit_result(job.output, StageResult(metrics, files, record))
     store.clear()
-    return {"result": result}
+    return result
 
 
 # ------------------------------------------------------------------------------------------- what `train` uses

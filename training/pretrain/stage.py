@@ -50,5 +50,4 @@ def run(
     engine_settings(config)  # a `deepspeed:` block that contradicts the stage is refused here
     store = checkpoint_store(config, job.output)
     check_checkpoint(store, job)
-    result: StageResult = launch(train, {"job": job}, config.workers, context, committed_steps=store.steps)["result"]
-    return result
+    return launch(train, job, config.workers, context, committed_steps=store.steps)

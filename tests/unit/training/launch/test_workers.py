@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -44,21 +43,34 @@ def test_worker_failures_survive_pickling() -> None:
     assert (failure.rank, failure.cause, failure.trace, str(failure.deliberate)) == (3, "cause", "trace", "why")
 
 
-def report(worker: Worker, settings: Mapping[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ReportJob:
+    given: int
+
+
+@dataclass(frozen=True)
+class Report:
+    agree: bool
+    main: bool
+    scratch: Path
+    given: int
+
+
+def report(worker: Worker, job: ReportJob) -> Report:
     (worker.scratch / "file").write_text("x")
     worker.barrier()
-    return {"agree": worker.agree(True), "scratch": worker.scratch, "main": worker.is_main, **settings}
+    return Report(worker.agree(True), worker.is_main, worker.scratch, job.given)
 
 
 @pytest.mark.usefixtures("one_rank")
 def test_plain_process_is_rank_zero_and_its_scratch_goes(tmp_path: Path) -> None:
     context = StageContext("stage", SilentProgress(), tmp_path, tmp_path / "logs")
-    result = run_in_process(report, {"given": 1}, WorkerGroup(), context)
-    assert (result["agree"], result["main"], result["given"]) == (True, True, 1)
-    assert not result["scratch"].exists()
+    result = run_in_process(report, ReportJob(given=1), WorkerGroup(), context)
+    assert result == Report(agree=True, main=True, scratch=result.scratch, given=1)
+    assert not result.scratch.exists()
 
 
 def test_a_plain_process_is_not_two_workers(tmp_path: Path) -> None:
     context = StageContext("stage", SilentProgress(), tmp_path, tmp_path / "logs")
     with pytest.raises(StageFailed, match="num_workers: 2, and this is a group of 1"):
-        run_in_process(report, {}, WorkerGroup(num_workers=2), context)
+        run_in_process(report, ReportJob(given=1), WorkerGroup(num_workers=2), context)
