@@ -1,4 +1,7 @@
-"""Held-out measures of a language model: loss, the unigram entropy it must beat, and bits per byte.
+"""Held-out measures of a language model: loss, perplexity, bits per byte, and the unigram entropy it must beat.
+
+`heldout_loss` measures one set of samples. `losses_by_source` measures several, each source of the data apart, and
+`source_figures` says what is logged of them.
 
 Shape letters: B samples of a batch, T the sequence length, V the vocabulary.
 """
@@ -7,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,6 +101,46 @@ def heldout_loss(
             totals[2] += int(token_bytes_V[batch.labels_BT[batch.labels_BT != IGNORE_INDEX]].sum())
     all_sum(totals)
     return HeldoutLoss(float(totals[0]), int(totals[1]), int(totals[2]) if token_bytes_V is not None else None)
+
+
+def losses_by_source(
+    samplers: Mapping[str, Sampler],
+    loss_of: Callable[[Sampler, int | None], HeldoutLoss],
+    *,
+    max_tokens: int | None = None,
+) -> dict[str, HeldoutLoss]:
+    """Each source's loss by `loss_of(sampler, max_samples)`; `max_tokens` in all are dealt out by the sources' sizes.
+
+    Every source is measured on one sample at least.
+    """
+    total = sum(sampler.num_samples for sampler in samplers.values())
+    measured = {}
+    for source, sampler in samplers.items():
+        max_samples = None
+        if max_tokens is not None:
+            max_samples = max(1, sampler.num_samples * (max_tokens // sampler.sequence_length) // total)
+        measured[source] = loss_of(sampler, max_samples)
+    return measured
+
+
+def source_figures(measured: Mapping[str, HeldoutLoss]) -> dict[str, Any]:
+    """`heldout_loss`, `heldout_perplexity` and `heldout_bits_per_byte` of all sources together.
+
+    Where there are several, each source's own follow under the same names with "/<source>" behind.
+    """
+    whole = sum(measured.values(), HeldoutLoss(0.0, 0, 0))
+    found: dict[str, Any] = {**_figures(whole, ""), "heldout_tokens": whole.num_tokens}
+    if len(measured) > 1:
+        for source, loss in measured.items():
+            found.update(_figures(loss, f"/{source}"))
+    return found
+
+
+def _figures(loss: HeldoutLoss, suffix: str) -> dict[str, float]:
+    found = {f"heldout_loss{suffix}": loss.mean, f"heldout_perplexity{suffix}": loss.perplexity}
+    if loss.bits_per_byte is not None:
+        found[f"heldout_bits_per_byte{suffix}"] = loss.bits_per_byte
+    return found
 
 
 def unigram_entropy(shards: Iterable[npt.NDArray[Any]]) -> float:

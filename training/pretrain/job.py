@@ -120,16 +120,26 @@ def check_checkpoint(store: CheckpointStore, job: PretrainJob) -> None:
 
 def check_checkpoint_data(state: Mapping[str, Any], job: PretrainJob) -> None:
     """Raise `StageFailed` if a checkpoint is of other shards, another model or another ZeRO stage."""
-    for what, name, ours in (
-        ("trained on the token shards", "tokens_fingerprint", job.tokens_fingerprint),
-        ("of the model", "model", model_name(job)),
-        ("written under ZeRO stage", "zero_stage", job.config.zero_stage),
-    ):
+    said = {
+        "tokens_fingerprint": "trained on the token shards",
+        "model": "of the model",
+        "zero_stage": "written under ZeRO stage",
+    }
+    for name, ours in checkpoint_identity(job).items():
         if state.get(name) != ours:
             raise StageFailed(
-                f"the checkpoint in {job.output} was {what} {state.get(name)}, and this job has {ours}; "
+                f"the checkpoint in {job.output} was {said[name]} {state.get(name)}, and this job has {ours}; "
                 f"go on with that, or remove its checkpoints directory to start over"
             )
+
+
+def checkpoint_identity(job: PretrainJob) -> dict[str, Any]:
+    """What a checkpoint says of the job that wrote it, and must agree in for a job to go on from it."""
+    return {
+        "tokens_fingerprint": job.tokens_fingerprint,
+        "model": model_name(job),
+        "zero_stage": job.config.zero_stage,
+    }
 
 
 def model_name(job: PretrainJob) -> str:
