@@ -1,13 +1,16 @@
 """Checkpoints that are whole or absent: each rank commits its files, then rank 0 commits the step.
 
-Layout below the store's URI (local or object store; see `cluster.contracts.commit` for the protocol):
+All training stages keep their checkpoints in a `CheckpointStore`: where they lie below the stage's output, which of
+them stay, and what a run with another number of workers is told is decided here.
+
+Layout below the store's URI (local or object store; see `cluster/contracts/commit.py` for the protocol):
 
     step-00000040/<rank files>, step-00000040/_committed/rank-00000.<attempt>.json, ...    one part per rank
     _committed/step-00000040.json      names, sizes, SHA-256 of all files, world size, and the loop's own state
 
-Only the last makes the step exist. Sizes are checked when a step is looked for, SHA-256 when it is loaded;
-a step that fails either is passed over, with a message, for the one before it. The module knows neither Ray
-nor DeepSpeed: what the files hold is the caller's affair.
+Only the last makes the step exist. Sizes are checked when a step is looked for, SHA-256 when it is loaded. A step that
+fails either check is passed over, with a message, for the one before it. The module knows neither Ray nor DeepSpeed:
+what the files hold is the caller's affair.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, S
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 from cluster.contracts import storage
 from cluster.contracts.commit import (
@@ -33,11 +36,13 @@ from cluster.contracts.commit import (
     commit_part,
     committed_part,
 )
-from cluster.contracts.errors import CorruptArtifact, StorageError
+from cluster.contracts.errors import CorruptArtifact, StageFailed, StorageError
 from cluster.contracts.retry import retrying
 
 Note = Callable[[str], None]
 FileWriter = Callable[[BinaryIO], object]  # writes one file's content
+NEWEST_KEPT = 2  # one to go on from, and one before it, should that turn out to be damaged
+_CHECKPOINTS = "checkpoints"  # the directory below a stage's output
 _REWINDS = "rewinds"
 _UNREADABLE = (CorruptArtifact, ValueError, KeyError, TypeError)  # what a torn marker or a missing file raises
 _MARKER = re.compile(r"step-(\d{8,})\.json")
@@ -68,13 +73,23 @@ class CheckpointStore:
     The best are those of the lowest `heldout_loss` in their state; steps without one are no candidates.
     """
 
-    def __init__(self, uri: str, *, keep: int = 2, keep_every_steps: int | None = None, keep_best: int = 0) -> None:
+    def __init__(
+        self, uri: str, *, keep: int = NEWEST_KEPT, keep_every_steps: int | None = None, keep_best: int = 0
+    ) -> None:
         if keep < 1:
             raise ValueError(f"keep is {keep}; at least the newest checkpoint must stay")
         self.uri, self.keep = uri, keep
         self.keep_every_steps, self.keep_best = keep_every_steps, keep_best
         self._passed_over: set[int] = set()  # steps newer than the one restored, which not all ranks could load
         self._heldout_losses: dict[int, float | None] = {}  # by step, as far as read
+
+    @classmethod
+    def of_stage(
+        cls, output: str, *, keep: int = NEWEST_KEPT, keep_every_steps: int | None = None, keep_best: int = 0
+    ) -> Self:
+        """The checkpoints of the stage that writes to `output`; see the class for which of them stay."""
+        uri = storage.join(output, _CHECKPOINTS)
+        return cls(uri, keep=keep, keep_every_steps=keep_every_steps, keep_best=keep_best)
 
     def save(
         self,
@@ -155,6 +170,19 @@ class CheckpointStore:
     def latest(self, *, note: Note = lambda message: None) -> Checkpoint | None:
         """The newest step whose files all have the size they were committed with."""
         return next(self._intact(note), None)
+
+    def require_world_size(self, num_workers: int) -> None:
+        """Raise `StageFailed` if the newest checkpoint was written by another number of workers than `num_workers`.
+
+        For stages whose checkpoints fit the number of ranks that wrote them, and no other.
+        """
+        checkpoint = self.latest()
+        if checkpoint is not None and checkpoint.world_size != num_workers:
+            raise StageFailed(
+                f"the checkpoint of step {checkpoint.step} was written by {checkpoint.world_size} workers and doesn't "
+                f"fit {num_workers}; set workers.num_workers to {checkpoint.world_size}, or remove {self.uri} to start "
+                "over"
+            )
 
     def load(self, step: int, target: Path, *, ranks: Collection[int] | None = None) -> Checkpoint:
         """Bring the files of `step` to the local directory `target`, of all ranks or of `ranks`.

@@ -1,11 +1,12 @@
-"""PPO, as one rank runs it, from top to bottom; `train` is what the orchestration calls.
+"""PPO: what the orchestration calls (`train`), and what one rank runs (`train_rank`, by a `PpoTraining`).
 
-An update: take prompts, have them answered by the policy servers and scored by the reward servers, train on the
-answers, publish the new weights. Version v of the policy is what v updates made; every answer must carry the
-version that the trainer holds.
+An update takes prompts, has them answered by the policy servers and scored by the reward servers, trains on the
+answers, and publishes the new weights to the servers. Version v of the policy is what v updates made. Every answer must
+carry the version that the trainer holds, or the update would be wrong.
 
-A rank that dies takes all with it, and they start again at the newest checkpoint: weights, optimisers, version, the
-figures of before, and the publication of these weights, since the servers may be ahead by then.
+A rank that dies takes all others with it, and they start again at the newest checkpoint. It brings back weights,
+optimizers, version and the figures of before training. The weights are published again too, since the servers may be
+ahead of them by then.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +25,20 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
-from cluster.contracts.errors import InputError, StageFailed
+from cluster.contracts.errors import InputError
 from cluster.contracts.records import RolloutClient, SamplingParams
 from training.checkpoint.store import CheckpointStore
 from training.engine.deepspeed_engine import engine_record
 from training.export import commit_result, committed_result, describe_files, export_model
 from training.launch.workers import Launcher, Worker, run_workers
 from training.metrics.metrics_log import MetricsLog
-from training.online.answers import answer_and_score
+from training.online.answers import ScoredAnswers, answer_and_score
 from training.online.config import PpoConfig
 from training.online.critic import Critic
 from training.online.heldout import HeldoutFigures, compare, evaluate
 from training.online.learner import Learner
 from training.online.prompts import prompts_of_update, read_prompts, request_seed, share_of_rank, spread_over
 from training.tokenizers import end_of_turn_id
-
-CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -80,9 +78,9 @@ def train(
     the checkpoint is of another number of workers, and what `launch` raises.
     """
     finished = committed_result(output)
-    checkpoints = CheckpointStore(storage.join(output, CHECKPOINTS))
+    checkpoints = CheckpointStore.of_stage(output)
     if finished is None:
-        _check_checkpoint(checkpoints, config)
+        checkpoints.require_world_size(config.workers.num_workers)
         job = PpoJob(config, inputs["policy"].uri, inputs["reward_model"].uri, output, context.seed, client)
         outcome = launch(train_rank, job, config.workers, context, committed_steps=checkpoints.steps)
         finished = commit_result(output, StageResult(outcome.metrics, describe_files(output), outcome.engine))
@@ -92,154 +90,180 @@ def train(
 
 def train_rank(worker: Worker, job: PpoJob) -> PpoOutcome | None:
     """What each rank does; rank 0 returns the outcome."""
-    config, client, output, seed = job.config, job.client, job.output, job.seed
-    with ExitStack() as stack:
-        policy_path = stack.enter_context(storage.local_copy(job.policy_uri, worker.scratch))
-        reward_path = stack.enter_context(storage.local_copy(job.reward_model_uri, worker.scratch))
-        tokenizer = AutoTokenizer.from_pretrained(policy_path)
-        _require_same_vocabulary(tokenizer, AutoTokenizer.from_pretrained(reward_path), job)
-        learner = _build_learner(config, policy_path, reward_path)
-    prompts = read_prompts(
-        tokenizer,
-        config.conversations,
-        heldout_fraction=config.heldout_fraction,
-        split_seed=config.split_seed,
-        max_prompt_tokens=config.max_prompt_tokens,
-    )
-    sampling = SamplingParams(
-        max_new_tokens=config.max_new_tokens,
-        temperature=config.temperature,
-        top_p=config.top_p,
-        stop_token_ids=(end_of_turn_id(tokenizer),),
-    )
+    training = PpoTraining(worker, job)
+    training.begin()
+    training.take_updates()
+    return training.finish()
 
-    measure_heldout = partial(
-        evaluate,
-        learner,
-        client,
-        spread_over(prompts.heldout, config.heldout_prompts),
-        sampling=sampling,
-        samples_per_prompt=config.heldout_samples_per_prompt,
-        seed=seed,
-    )
 
-    # Begin, or go on from the newest checkpoint.
-    checkpoints = CheckpointStore(storage.join(output, CHECKPOINTS))
-    restored = worker.scratch / "restored"
-    checkpoint = checkpoints.restore(
-        restored, ranks=lambda _: (0, worker.rank), share=worker.share, agree=worker.agree, note=worker.progress.note
-    )
-    if checkpoint is None:
-        version = 0
-        _publish(worker, learner, client, version)
-        before = measure_heldout(version=version)
-        _save_checkpoint(worker, learner, checkpoints, version, before)
-    else:
-        version, before = checkpoint.step, HeldoutFigures.from_json(checkpoint.state["before"])
-        learner.load(restored)
-        shutil.rmtree(restored)
-        worker.progress.note(f"resuming from update {version}")
-        _publish(worker, learner, client, version)
-    log = MetricsLog(output, worker.scratch, first_step=version + 1) if worker.is_main else None
+class PpoTraining:
+    """One rank's part in a training by PPO. All methods are collective: every rank calls them in the same order."""
 
-    # Update by update.
-    stopped_early = False
-    while version < config.updates:
-        places = share_of_rank(
-            config.prompts_per_update,
-            rank=worker.rank,
-            world_size=worker.world_size,
-            num_minibatches=config.num_minibatches,
+    def __init__(self, worker: Worker, job: PpoJob) -> None:
+        """Load the models and read the prompts. Raises `InputError` where the two models differ in vocabulary."""
+        self.worker, self.job, self.config, self.client = worker, job, job.config, job.client
+        config = job.config
+        with ExitStack() as stack:
+            policy_path = stack.enter_context(storage.local_copy(job.policy_uri, worker.scratch))
+            reward_path = stack.enter_context(storage.local_copy(job.reward_model_uri, worker.scratch))
+            tokenizer = AutoTokenizer.from_pretrained(policy_path)
+            _require_same_vocabulary(tokenizer, AutoTokenizer.from_pretrained(reward_path), job)
+            self.learner = _build_learner(config, policy_path, reward_path)
+        self.prompts = read_prompts(
+            tokenizer,
+            config.conversations,
+            heldout_fraction=config.heldout_fraction,
+            split_seed=config.split_seed,
+            max_prompt_tokens=config.max_prompt_tokens,
         )
-        numbers = prompts_of_update(
-            len(prompts.train), update=version, prompts_per_update=config.prompts_per_update, seed=seed
+        self.sampling = SamplingParams(
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            top_p=config.top_p,
+            stop_token_ids=(end_of_turn_id(tokenizer),),
         )
-        answers = answer_and_score(
-            client,
-            [prompts.train[numbers[place]] for place in places],
-            [[request_seed(seed, version, place, s) for s in range(config.samples_per_prompt)] for place in places],
-            sampling=sampling,
-            version=version,
+        self.checkpoints = CheckpointStore.of_stage(job.output)
+        self.version = 0  # updates made, which is the version of the weights
+        self.stopped_early = False
+
+    def begin(self) -> None:
+        """Go on from the newest checkpoint, or measure the policy as it is and make the first checkpoint."""
+        worker, restored = self.worker, self.worker.scratch / "restored"
+        checkpoint = self.checkpoints.restore(
+            restored,
+            ranks=lambda _: (0, worker.rank),
+            share=worker.share,
+            agree=worker.agree,
+            note=worker.progress.note,
         )
+        if checkpoint is None:
+            self.publish()
+            self.before = self.measure_heldout()
+            self.save_checkpoint()
+        else:
+            self.version, self.before = checkpoint.step, HeldoutFigures.from_json(checkpoint.state["before"])
+            self.learner.load(restored)
+            shutil.rmtree(restored)
+            worker.progress.note(f"resuming from update {self.version}")
+            self.publish()
+        first_step = self.version + 1
+        self.log = MetricsLog(self.job.output, worker.scratch, first_step=first_step) if worker.is_main else None
+
+    def take_updates(self) -> None:
+        """Train until `config.updates` updates are made, or the policy leaves the KL ceiling."""
+        config, worker = self.config, self.worker
+        while self.version < config.updates:
+            figures = self.update()
+            if figures is None:
+                self.stopped_early = True
+                break
+            if self.log is not None:
+                self.log.append({"step": self.version, **figures})
+            worker.progress.update(self.version, config.updates, "updates", reward=figures["reward"], kl=figures["kl"])
+            if self.version % config.checkpoint_every == 0 and self.version < config.updates:
+                if self.log is not None:
+                    # First: rows past a checkpoint are cut on resume, missing ones can't be made again.
+                    self.log.publish()
+                self.save_checkpoint()
+
+    def update(self) -> dict[str, float] | None:
+        """Make one update and publish its weights; returns its figures.
+
+        None where the policy is above the KL ceiling: then nothing is trained, and the policy stays as it is.
+        """
+        answers = self.sample_answers()
         start = time.perf_counter()
-        experience, figures = learner.experience(answers.rollouts, answers.scores_B)
-        if config.kl_ceiling is not None and figures["kl"] > config.kl_ceiling:
-            stopped_early = True
-            worker.progress.note(
-                f"stopping after {version} updates: the KL to the reference, {figures['kl']:.3g} nats per answer, "
-                f"is above kl_ceiling {config.kl_ceiling:.3g}"
+        experience, figures = self.learner.experience(answers.rollouts, answers.scores_B)
+        ceiling = self.config.kl_ceiling
+        if ceiling is not None and figures["kl"] > ceiling:
+            self.worker.progress.note(
+                f"stopping after {self.version} updates: the KL to the reference, {figures['kl']:.3g} nats per answer, "
+                f"is above kl_ceiling {ceiling:.3g}"
             )
-            break
-        figures |= learner.update(experience)
+            return None
+        figures |= self.learner.update(experience)
         trained = time.perf_counter()
-        version += 1
-        _publish(worker, learner, client, version)
-        figures |= {
+        self.version += 1
+        self.publish()
+        return figures | {
             "distinct_fraction": _distinct_fraction(answers.rollouts.answers()),
-            "version": version,
+            "version": self.version,
             "seconds_generate": answers.seconds_generate,
             "seconds_score": answers.seconds_score,
             "seconds_train": trained - start,
             "seconds_publish": time.perf_counter() - trained,
         }
-        if log is not None:
-            log.append({"step": version, **figures})
-        worker.progress.update(version, config.updates, "updates", reward=figures["reward"], kl=figures["kl"])
-        if version % config.checkpoint_every == 0 and version < config.updates:
-            if log is not None:
-                log.publish()  # first: rows past a checkpoint are cut on resume, missing ones can't be made again
-            _save_checkpoint(worker, learner, checkpoints, version, before)
 
-    # What it came to.
-    after = measure_heldout(version=version)
-    state = learner.policy_state()
-    if not worker.is_main:
-        return None
-    assert log is not None
-    log.close()
-    export_model(learner.policy.module, state, tokenizer_uri=job.policy_uri, output=output, scratch=worker.scratch)
-    metrics = compare(before, after, kl_ceiling=config.kl_ceiling)
-    metrics |= {
-        "updates": version,
-        "stopped_early": stopped_early,
-        "train_prompts": len(prompts.train),
-        "prompts_too_long": prompts.num_too_long,
-    }
-    return PpoOutcome(metrics, engine_record(learner.policy))
-
-
-def _check_checkpoint(checkpoints: CheckpointStore, config: PpoConfig) -> None:
-    """Raise `StageFailed` if an earlier attempt's checkpoint is of another number of workers: its parts don't fit."""
-    checkpoint = checkpoints.latest()
-    if checkpoint is not None and checkpoint.world_size != config.workers.num_workers:
-        raise StageFailed(
-            f"the checkpoint of update {checkpoint.step} was written by {checkpoint.world_size} workers; set "
-            f"workers.num_workers ({config.workers.num_workers}) to that, or remove {checkpoints.uri} to start over"
+    def sample_answers(self) -> ScoredAnswers:
+        """This rank's share of the next update's prompts, answered and scored by the servers."""
+        config, seed, version = self.config, self.job.seed, self.version
+        places = share_of_rank(
+            config.prompts_per_update,
+            rank=self.worker.rank,
+            world_size=self.worker.world_size,
+            num_minibatches=config.num_minibatches,
+        )
+        numbers = prompts_of_update(
+            len(self.prompts.train), update=version, prompts_per_update=config.prompts_per_update, seed=seed
+        )
+        return answer_and_score(
+            self.client,
+            [self.prompts.train[numbers[place]] for place in places],
+            [[request_seed(seed, version, place, s) for s in range(config.samples_per_prompt)] for place in places],
+            sampling=self.sampling,
+            version=version,
         )
 
+    def measure_heldout(self) -> HeldoutFigures:
+        """The policy on the held-out prompts, as it is now; the servers must hold the same weights."""
+        return evaluate(
+            self.learner,
+            self.client,
+            spread_over(self.prompts.heldout, self.config.heldout_prompts),
+            sampling=self.sampling,
+            samples_per_prompt=self.config.heldout_samples_per_prompt,
+            version=self.version,
+            seed=self.job.seed,
+        )
 
-def _publish(worker: Worker, learner: Learner, client: RolloutClient, version: int) -> None:
-    """Bring the servers to the weights that the trainer holds; no rank goes on before they are there."""
-    state = learner.policy_state()
-    if worker.is_main:
-        client.publish(version, state)
-    worker.barrier()
+    def publish(self) -> None:
+        """Bring the servers to the weights that the trainer holds; no rank goes on before they are there."""
+        state = self.learner.policy_state()
+        if self.worker.is_main:
+            self.client.publish(self.version, state)
+        self.worker.barrier()
 
+    def save_checkpoint(self) -> None:
+        """Commit a checkpoint of this version, with the figures of before training."""
+        directory = self.worker.scratch / "checkpoint"
+        self.learner.save(directory)
+        self.checkpoints.save(
+            self.version,
+            directory,
+            rank=self.worker.rank,
+            world_size=self.worker.world_size,
+            barrier=self.worker.barrier,
+            state={"before": self.before.to_json()},
+        )
+        shutil.rmtree(directory)
 
-def _save_checkpoint(
-    worker: Worker, learner: Learner, checkpoints: CheckpointStore, version: int, before: HeldoutFigures
-) -> None:
-    directory = worker.scratch / "checkpoint"
-    learner.save(directory)
-    checkpoints.save(
-        version,
-        directory,
-        rank=worker.rank,
-        world_size=worker.world_size,
-        barrier=worker.barrier,
-        state={"before": before.to_json()},
-    )
-    shutil.rmtree(directory)
+    def finish(self) -> PpoOutcome | None:
+        """Measure the policy after training, and export it; rank 0 returns what the training came to."""
+        after = self.measure_heldout()
+        state = self.learner.policy_state()
+        if self.log is None:
+            return None
+        self.log.close()
+        engine, job = self.learner.policy, self.job
+        export_model(engine.module, state, tokenizer_uri=job.policy_uri, output=job.output, scratch=self.worker.scratch)
+        metrics = compare(self.before, after, kl_ceiling=self.config.kl_ceiling)
+        metrics |= {
+            "updates": self.version,
+            "stopped_early": self.stopped_early,
+            "train_prompts": len(self.prompts.train),
+            "prompts_too_long": self.prompts.num_too_long,
+        }
+        return PpoOutcome(metrics, engine_record(engine))
 
 
 def _build_learner(config: PpoConfig, policy_path: Path, reward_path: Path) -> Learner:

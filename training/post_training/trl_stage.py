@@ -36,7 +36,6 @@ from training.post_training.row_order import row_order
 if TYPE_CHECKING:
     from datasets import Dataset
 
-KEPT_CHECKPOINTS = 2
 Config = TypeVar("Config", bound=TrlConfig)
 
 
@@ -70,30 +69,14 @@ def run_job(
     checkpoint of another number of workers, and whatever `launch` raises.
     """
     finished = committed_result(job.output)
-    store = checkpoint_store(job)
+    store = CheckpointStore.of_stage(job.output)
     if finished is not None:
         store.clear()
         return finished
-    check_world_size(store, job.config)
+    store.require_world_size(job.config.workers.num_workers)
     result = commit_result(job.output, launch(train, job, job.config.workers, context, committed_steps=store.steps))
     store.clear()
     return result
-
-
-def checkpoint_store(job: TrlJob[Any]) -> CheckpointStore:
-    """Where the checkpoints are while the stage runs."""
-    return CheckpointStore(storage.join(job.output, "checkpoints"), keep=KEPT_CHECKPOINTS)
-
-
-def check_world_size(store: CheckpointStore, config: TrlConfig) -> None:
-    """Raise `StageFailed` if an earlier attempt's checkpoint was written by another number of workers."""
-    checkpoint = store.latest()
-    if checkpoint is not None and checkpoint.world_size != config.workers.num_workers:
-        raise StageFailed(
-            f"the checkpoint of step {checkpoint.step} was written by {checkpoint.world_size} workers and doesn't "
-            f"fit {config.workers.num_workers}; set workers.num_workers to {checkpoint.world_size}, or remove "
-            f"{store.uri} to start over"
-        )
 
 
 # ------------------------------------------------------------------------------------ arguments and distribution
@@ -232,7 +215,7 @@ def train_and_export(trainer: Any, job: TrlJob[Any], worker: Worker, *, load: Ca
     """
     from transformers import PrinterCallback
 
-    store = checkpoint_store(job)
+    store = CheckpointStore.of_stage(job.output)
     restored_directory = worker.scratch / "restored"
     restored = store.restore(restored_directory, share=worker.share, agree=worker.agree, note=worker.progress.note)
     first_step = restored.step if restored is not None else 0

@@ -21,7 +21,7 @@ def export_checkpoint(stage_uri: str, output: str, *, step: int | None = None) -
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    store = CheckpointStore(storage.join(stage_uri, "checkpoints"))
+    store = CheckpointStore.of_stage(stage_uri)
     kept = store.steps()
     if not kept or (step is not None and step not in kept):
         there = f"those of the steps {', '.join(map(str, kept))}" if kept else "none"

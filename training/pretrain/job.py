@@ -84,8 +84,8 @@ def engine_settings(config: PretrainConfig) -> dict[str, Any]:
 
 def checkpoint_store(config: PretrainConfig, output: str) -> CheckpointStore:
     """Where a run's checkpoints are while it runs, and those of `keep_every_steps` and `keep_best` afterwards."""
-    return CheckpointStore(
-        storage.join(output, "checkpoints"),
+    return CheckpointStore.of_stage(
+        output,
         keep=config.keep_checkpoints,
         keep_every_steps=config.keep_every_steps,
         keep_best=config.keep_best,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.contracts import storage
-from cluster.contracts.errors import CorruptArtifact
+from cluster.contracts.errors import CorruptArtifact, StageFailed
 from training.checkpoint.store import CheckpointStore
 
 
@@ -248,3 +248,19 @@ def test_rank_that_sees_an_older_listing_loads_what_rank_zero_chose(tmp_path: Pa
     behind = store.restore(tmp_path / "one", at_most=40, share=lambda mine: 50)
     assert behind is not None
     assert (chosen.step, behind.step) == (50, 50)
+
+
+def test_a_stage_whose_checkpoint_is_of_another_number_of_workers_is_told_which(store: CheckpointStore) -> None:
+    store.require_world_size(1)
+    with pytest.raises(StageFailed, match=r"step 20 was written by 1 workers and doesn't fit 2; set .* to 1, or rem"):
+        store.require_world_size(2)
+
+
+def test_any_number_of_workers_will_do_where_there_is_no_checkpoint(tmp_path: Path) -> None:
+    CheckpointStore(str(tmp_path / "nothing")).require_world_size(7)
+
+
+def test_a_stage_keeps_its_checkpoints_in_one_place_below_its_output(tmp_path: Path) -> None:
+    of_stage = CheckpointStore.of_stage(str(tmp_path), keep_every_steps=20)
+    assert of_stage.uri == str(tmp_path / "checkpoints")
+    assert (of_stage.keep, of_stage.keep_every_steps, of_stage.keep_best) == (2, 20, 0)
