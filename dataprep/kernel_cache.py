@@ -7,6 +7,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from cluster.contracts import hashing
+
 
 def keep_compiled_kernels() -> None:
     """Name Numba's cache directory, unless the user has. Only works before the first kernel's module is imported."""
@@ -14,9 +16,13 @@ def keep_compiled_kernels() -> None:
 
 
 def _kernel_sources() -> str:
-    """A digest of all modules here: those without compiled code hold constants of those with it."""
+    """A digest of every module that a kernel is made of.
+
+    That is this whole package, since modules without compiled code hold constants of those with it, and the module of
+    `cluster.contracts` whose functions are compiled here.
+    """
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
+    for path in [*sorted(Path(__file__).parent.rglob("*.py")), Path(hashing.__file__)]:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NotRequired, Protocol, TypedDict
@@ -10,6 +9,8 @@ from typing import Any, Literal, NotRequired, Protocol, TypedDict
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+from cluster.contracts.hashing import is_prompt_drawn
 
 ROW_BITS = 31  # of a doc_id's 63: rows of a part; the other 32 number the part in the shard table
 
@@ -69,8 +70,7 @@ def is_heldout(prompt: str, *, fraction: float, seed: int = 0) -> bool:
     evaluation, agrees on it without passing lists, and no prompt is on both sides.
     """
     normalised = " ".join(prompt.casefold().split())
-    digest = hashlib.blake2b(normalised.encode(), digest_size=8, key=seed.to_bytes(8, "little")).digest()
-    return int.from_bytes(digest, "little") < fraction * 2**64
+    return is_prompt_drawn(normalised, fraction=fraction, seed=seed)
 
 
 @dataclass(frozen=True)

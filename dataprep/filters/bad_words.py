@@ -18,7 +18,7 @@ from dataprep.filters.scores import Judged, Limit, Scores, first_failing
 from dataprep.filters.settings import BadWordsSettings
 from dataprep.filters.word_lists import read_word_lists
 from dataprep.text.column import TextColumn
-from dataprep.text.hashing import hash_bytes, mix
+from dataprep.text.hashing import hash_bytes, mix, unit_interval
 from dataprep.text.numba_pointers import pointer_to
 
 SCORES: tuple[str, ...] = ("num_bad_words",)
@@ -53,7 +53,5 @@ def _spare(data_array, offsets, codes_D, fraction, seed):  # type: ignore[no-unt
     """Set the codes of about this share of the failing documents back to 0."""
     data = pointer_to(data_array)
     for d in range(codes_D.size):
-        if codes_D[d]:
-            drawn = mix(hash_bytes(data, offsets[d], offsets[d + 1]) + seed)
-            if (drawn >> np.uint64(11)) * 2.0**-53 < fraction:
-                codes_D[d] = 0
+        if codes_D[d] and unit_interval(mix(hash_bytes(data, offsets[d], offsets[d + 1]) + seed)) < fraction:
+            codes_D[d] = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,13 +13,12 @@ from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.commit import WrittenFile
 from cluster.contracts.errors import InputError
+from cluster.contracts.hashing import is_document_drawn
 from dataprep.documents import written_file
 from dataprep.quality_classifier.config import QualityClassifierConfig
 from dataprep.ray_tasks import own_errors, prepare_worker, remote_options
 from dataprep.sources.config import ReadLimits
 from dataprep.sources.shards import input_files, plan_shards
-
-_HASH_BITS = 32
 
 
 def run(
@@ -49,7 +47,7 @@ def train(config: QualityClassifierConfig, output: str, seed: int) -> tuple[dict
     def training_rows() -> Iterator[tuple[str, bool]]:
         for text, is_positive in _documents(config):
             counts[is_positive] += 1
-            if _is_heldout(text, config.heldout_fraction, seed):
+            if is_document_drawn(text, fraction=config.heldout_fraction, seed=seed):
                 heldout.append((text, is_positive))
             else:
                 yield text, is_positive
@@ -87,11 +85,3 @@ def _documents(config: QualityClassifierConfig) -> Iterator[tuple[str, bool]]:
             for record in extracted(raw, "resiliparse", limits):
                 if isinstance(record, PlainText) and record.text.strip():
                     yield record.text, is_positive
-
-
-def _is_heldout(text: str, fraction: float, seed: int) -> bool:
-    """By content, so that copies of a text are all on the same side."""
-    drawn = int.from_bytes(
-        hashlib.blake2b(text.encode(), digest_size=4, salt=seed.to_bytes(16, "little")).digest(), "big"
-    )
-    return drawn < fraction * 2**_HASH_BITS

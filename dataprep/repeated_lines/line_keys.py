@@ -16,6 +16,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from cluster.contracts.hashing import mix64
 from dataprep.signatures.url import site
 from dataprep.text.column import TextColumn
 from dataprep.text.edits import KeptSpans
@@ -32,7 +33,7 @@ def line_keys(column: TextColumn, *, min_characters: int = 0) -> npt.NDArray[np.
 
 def site_keys(keys_L: npt.NDArray[np.uint64], sites_L: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """[L] keys that are equal where both the line and the site are."""
-    return np.where(keys_L == NO_KEY, NO_KEY, mixed(keys_L ^ mixed(sites_L)))
+    return np.where(keys_L == NO_KEY, NO_KEY, mix64(keys_L ^ mix64(sites_L)))
 
 
 def site_hashes(urls: Sequence[str | None]) -> npt.NDArray[np.uint64]:
@@ -70,11 +71,6 @@ def without_lines(column: TextColumn, cut_L: npt.NDArray[np.bool_]) -> KeptSpans
 def sums_D(values_L: npt.NDArray[np.int64], doc_offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """[D] the sum over each document's lines."""
     return np.diff(np.concatenate([[0], np.cumsum(values_L)])[doc_offsets])
-
-
-def mixed(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """`dataprep.text.hashing.mix` of each."""
-    return _mixed(x)
 
 
 @numba.njit(cache=True)
@@ -119,8 +115,3 @@ def _kept_lines(doc_offsets, line_starts, line_ends, num_chars, cut):  # type: i
             n += 1
         kept_offsets[d + 1] = n
     return kept_offsets, starts[:n], ends[:n], np.ones(n, np.bool_), whole
-
-
-@numba.vectorize(["uint64(uint64)"], cache=True)
-def _mixed(x):  # type: ignore[no-untyped-def]
-    return mix(x)

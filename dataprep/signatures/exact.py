@@ -9,23 +9,27 @@ Shape letter: D documents.
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Iterator
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
+from cluster.contracts.hashing import blake2b_128
 from dataprep.text.characters import SPACE, TABLE_SIZE, character_flags, decode, encode, flags_of, lower_characters
 from dataprep.text.column import TextColumn
 from dataprep.text.numba_pointers import pointer_to
 
-_DIGEST_BYTES = 16
 _BATCH_BYTES = 16 << 20  # of text normalised at a time
 
 
 def text_hashes(column: TextColumn) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
     """(high [D], low [D]): the two halves of each document's hash."""
-    digests = bytearray()
+    return blake2b_128(_folded_texts(column))
+
+
+def _folded_texts(column: TextColumn) -> Iterator[memoryview]:
+    """The normalised bytes of each document, valid until the next is asked for."""
     first = 0
     while first < len(column):
         limit = column.offsets[first] + _BATCH_BYTES
@@ -37,11 +41,9 @@ def text_hashes(column: TextColumn) -> tuple[npt.NDArray[np.uint64], npt.NDArray
         view = buffer.data
         start = 0
         for end in ends.tolist():
-            digests += hashlib.blake2b(view[start:end], digest_size=_DIGEST_BYTES).digest()
+            yield view[start:end]
             start = end
         first = last
-    halves = np.frombuffer(bytes(digests), ">u8").astype(np.uint64).reshape(-1, 2)
-    return halves[:, 0].copy(), halves[:, 1].copy()
 
 
 @numba.njit(cache=True)

@@ -18,6 +18,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from cluster.contracts.hashing import splitmix64
 from dataprep.text.hashing import NGRAM_BASE, mix
 from dataprep.text.numba_pointers import pointer_to
 from dataprep.text.spans import Spans
@@ -83,19 +84,9 @@ def jaccard(terms: Spans, i: int, j: int, *, ngram: int = 5) -> float:
 
 
 def _hash_functions(num_hashes: int, seed: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-    """Random multipliers and addends from SplitMix64, which is fixed for ever (NumPy's generators may change).
-
-    Drawn in turn, so that a longer signature begins with the shorter one.
-    """
-    mask = (1 << 64) - 1
-    state, drawn = seed & mask, []
-    for _ in range(2 * num_hashes):
-        state = state + 0x9E3779B97F4A7C15 & mask
-        x = state
-        x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & mask
-        x = (x ^ x >> 27) * 0x94D049BB133111EB & mask
-        drawn.append(x ^ x >> 31)
-    return np.array(drawn[::2], np.uint64), np.array(drawn[1::2], np.uint64)
+    """([H] random multipliers, [H] random addends), drawn in turn, so that a longer signature begins with a shorter."""
+    drawn = splitmix64(np.uint64(seed % 2**64), np.arange(2 * num_hashes, dtype=np.uint64))
+    return drawn[::2].copy(), drawn[1::2].copy()
 
 
 @numba.njit(cache=True)

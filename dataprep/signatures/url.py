@@ -8,7 +8,6 @@ them apart.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from urllib.parse import urlsplit
@@ -16,9 +15,10 @@ from urllib.parse import urlsplit
 import numpy as np
 import numpy.typing as npt
 
+from cluster.contracts.hashing import blake2b_128
+
 _TRACKING = re.compile(r"(?:utm_\w+|fbclid|gclid|dclid|msclkid|mc_cid|mc_eid|igshid|yclid|_ga)(?:=|$)", re.IGNORECASE)
 _DEFAULT_PORTS = (":80", ":443")
-_DIGEST_BYTES = 16
 
 
 def normal_url(url: str) -> str:
@@ -49,9 +49,4 @@ def url_hashes(
 ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
     """(high [D], low [D], known [D]): a 128-bit BLAKE2b hash of each normal form in halves, and which have a URL."""
     known = np.array([bool(url and url.strip()) for url in urls], bool)
-    digests = b"".join(
-        hashlib.blake2b(normal_url(url or "").encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).digest()
-        for url in urls
-    )
-    halves = np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 2)
-    return halves[:, 0].copy(), halves[:, 1].copy(), known
+    return *blake2b_128(normal_url(url or "").encode("utf-8", "surrogatepass") for url in urls), known

@@ -1,7 +1,10 @@
-"""The 64-bit hashes of the compiled text loops: FNV-1a over bytes, then a finaliser that mixes all bits.
+"""The 64-bit hashes of the compiled text loops: FNV-1a over bytes, then SplitMix64's output function over all bits.
 
-Not cryptographic: they stand for words, lines and n-grams within statistics and shingles. Two different items
-share a hash with probability 2^-64. Whole-document equality uses `dataprep.signatures.exact` instead.
+They stand for words, lines and n-grams within statistics and shingles. Two different items share a hash with
+probability 2^-64, but whoever wants to can make two that do: where that would matter, for the equality of whole
+documents, `dataprep/signatures/exact.py` uses a cryptographic hash.
+
+Source of FNV-1a: Fowler, Noll, Vo and Eastlake, draft-eastlake-fnv.
 """
 
 from __future__ import annotations
@@ -9,20 +12,14 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from cluster.contracts import hashing
+
 FNV_OFFSET = np.uint64(0xCBF29CE484222325)
 FNV_PRIME = np.uint64(0x100000001B3)
-NGRAM_BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying by it loses nothing modulo 2^64
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
+NGRAM_BASE = hashing.GOLDEN_GAMMA  # of the polynomial hash of an n-gram; odd, so that no bit is lost modulo 2^64
 
-
-@numba.njit(cache=True)
-def mix(x):  # type: ignore[no-untyped-def]
-    """The finaliser of SplitMix64 (Steele, Lea and Flood, 2014): a bijection on 64 bits."""
-    x = np.uint64(x)
-    x = (x ^ (x >> np.uint64(30))) * _MIX_1
-    x = (x ^ (x >> np.uint64(27))) * _MIX_2
-    return x ^ (x >> np.uint64(31))
+mix = numba.njit(cache=True)(hashing.mix64)
+unit_interval = numba.njit(cache=True)(hashing.unit_interval)
 
 
 @numba.njit(cache=True)
@@ -36,10 +33,7 @@ def hash_bytes(data, start, end):  # type: ignore[no-untyped-def]
 
 def hash_text(text: str) -> int:
     """What `hash_bytes` gives for the UTF-8 bytes of `text`; for the words that a setting lists."""
-    mask = (1 << 64) - 1
     h = int(FNV_OFFSET)
     for byte in text.encode():
-        h = (h ^ byte) * int(FNV_PRIME) & mask
-    h = (h ^ h >> 30) * int(_MIX_1) & mask
-    h = (h ^ h >> 27) * int(_MIX_2) & mask
-    return h ^ h >> 31
+        h = (h ^ byte) * int(FNV_PRIME) & (1 << 64) - 1
+    return hashing.mix64_int(h)

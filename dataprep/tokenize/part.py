@@ -19,9 +19,9 @@ from tokenizers import Tokenizer
 from cluster.contracts import storage
 from cluster.contracts.commit import PartWriter, commit_part
 from cluster.contracts.errors import InputError
+from cluster.contracts.hashing import are_hashes_drawn
 from cluster.contracts.tokens import token_dtype, write_token_shard
 from dataprep.documents import Shard, doc_ids, read_kept, read_signatures
-from dataprep.sampling import drawn
 from dataprep.text.column import TextColumn
 from dataprep.tokenize.config import TokenizeConfig
 from dataprep.tokenize.token_spool import PiecewiseSink, TokenSpool
@@ -53,7 +53,7 @@ def tokenize_part(
     separator = end_of_text_id(model, config.end_of_text)
     dtype = token_dtype(max(model.get_vocab(with_added_tokens=True).values()) + 1)
     hashes = read_signatures(documents, shard, ["hash_low"]).column("hash_low").to_numpy()
-    heldout = drawn(hashes, fraction=config.heldout_fraction, seed=config.split_seed)
+    heldout = are_hashes_drawn(hashes, fraction=config.heldout_fraction, seed=config.split_seed)
     source = source_name(shard)
     sides = {TRAIN: _Side(dtype), HELDOUT: _Side(dtype)}
     encoder: Encoder | None = None

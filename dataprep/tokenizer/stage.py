@@ -16,6 +16,7 @@ from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.commit import WrittenFile
 from cluster.contracts.errors import InputError
+from cluster.contracts.hashing import are_hashes_drawn
 from dataprep.documents import Shard, read_kept, read_shard_table, read_signatures, written_file
 from dataprep.ray_tasks import own_errors, prepare_worker, remote_options
 from dataprep.sampling import epochs, temperature_factors
@@ -50,13 +51,11 @@ def sample_texts(
     Languages are drawn in proportion to their characters x `weights` (1 where not named), evened out by `temperature`
     (`dataprep.sampling`). A language that has less than its share is taken whole, and the others get the rest.
     """
-    from dataprep.sampling import drawn
-
     shards = read_shard_table(artifact)
     fractions = _language_fractions(artifact, shards, max_characters, weights or {}, temperature)
     for shard in shards:
         hashes = read_signatures(artifact, shard, ["hash_low"]).column("hash_low").to_numpy()
-        chosen = {language: drawn(hashes, fraction=f, seed=seed) for language, f in fractions.items()}
+        chosen = {language: are_hashes_drawn(hashes, fraction=f, seed=seed) for language, f in fractions.items()}
         for batch, rows in read_kept(artifact, shard, ["text", "language"]):
             languages = batch.column("language").fill_null("").to_pylist()
             for text, language, row in zip(batch.column("text"), languages, rows.tolist(), strict=True):

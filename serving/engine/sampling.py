@@ -15,30 +15,23 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from cluster.contracts.hashing import splitmix64
 from cluster.contracts.records import SamplingParams
 
-_WEYL = np.uint64(0x9E3779B97F4A7C15)
 _MASK_64 = (1 << 64) - 1
 
 
 def uniforms(seeds_B: Sequence[int], positions_B: Sequence[int]) -> npt.NDArray[np.float64]:
     """One number in (0, 1) per row, a fixed function of its seed and position.
 
-    The output function of SplitMix64 (Steele, Lea and Flood 2014) over a counter, applied to the seed first so
-    that neighbouring seeds don't give shifted copies of one stream. The top 32 bits are used, at the middle
-    of their interval, so neither 0 nor 1 ever comes out.
+    It is the output at that position of a SplitMix64 generator (`cluster/contracts/hashing.py`). The generator's seed
+    is the first output of the one that has the row's seed, so that neighbouring seeds don't give shifted copies of one
+    stream. The top 32 bits are used, at the middle of their interval, so neither 0 nor 1 ever comes out.
     """
     seeds = np.array([seed & _MASK_64 for seed in seeds_B], dtype=np.uint64)
     positions = np.array(positions_B, dtype=np.uint64)
-    with np.errstate(over="ignore"):
-        bits = _mix(_mix(seeds + _WEYL) + (positions + np.uint64(1)) * _WEYL)
+    bits = splitmix64(splitmix64(seeds, np.uint64(0)), positions)
     return ((bits >> np.uint64(32)).astype(np.float64) + 0.5) / 2.0**32
-
-
-def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 def sample_tokens(

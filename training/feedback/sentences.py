@@ -6,12 +6,12 @@ pre-training: Askell et al., "A General Language Assistant as a Laboratory for A
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import re
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
+from cluster.contracts.hashing import order_key
 from training.conversations.prompt_answers import PromptAnswer, words
 
 _BETWEEN_SENTENCES = re.compile(r"(?<=[.!?])\s+")
@@ -31,14 +31,10 @@ def neighbouring_sentences(
             lengths = [len(words(sentence)) for sentence in (exchange.prompt[0][1], exchange.answer)]
             if min(lengths) >= min_words and max(lengths) <= max_words:
                 found.setdefault(exchange)
-    return heapq.nsmallest(count, found, key=lambda exchange: _draw(exchange, seed))
+    return heapq.nsmallest(count, found, key=lambda pair: order_key(seed, pair.prompt[0][1], pair.answer))
 
 
 def _neighbours(text: str) -> Iterator[PromptAnswer]:
     for before, sentence in pairwise(_BETWEEN_SENTENCES.split(text)):
         if sentence[:1].isupper():
             yield PromptAnswer((("user", before),), sentence)
-
-
-def _draw(exchange: PromptAnswer, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}\n{exchange.prompt[0][1]}\n{exchange.answer}".encode()).digest()

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch.distributed as dist
 
+from cluster.contracts.hashing import derived_seed
 from cluster.contracts.records import RolloutClient, SamplingParams
 from training.online import kl
 from training.online.answers import answer_and_score
 from training.online.learner import Learner
-from training.online.prompts import request_seed
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def evaluate(
     answers = answer_and_score(
         client,
         [prompts_H[h] for h in share],
-        [[request_seed(seed, "heldout", h, s) for s in range(samples_per_prompt)] for h in share],
+        [[derived_seed(seed, "heldout", h, s) for s in range(samples_per_prompt)] for h in share],
         sampling=sampling,
         version=version,
     )

@@ -26,6 +26,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.errors import InputError
+from cluster.contracts.hashing import derived_seed
 from cluster.contracts.records import RolloutClient, SamplingParams
 from training.checkpoint.store import CheckpointStore
 from training.engine.deepspeed_engine import engine_record
@@ -37,7 +38,7 @@ from training.online.config import PpoConfig
 from training.online.critic import Critic
 from training.online.heldout import HeldoutFigures, compare, evaluate
 from training.online.learner import Learner
-from training.online.prompts import prompts_of_update, read_prompts, request_seed, share_of_rank, spread_over
+from training.online.prompts import prompts_of_update, read_prompts, share_of_rank, spread_over
 from training.tokenizers import end_of_turn_id
 
 
@@ -209,7 +210,7 @@ class PpoTraining:
         return answer_and_score(
             self.client,
             [self.prompts.train[numbers[place]] for place in places],
-            [[request_seed(seed, version, place, s) for s in range(config.samples_per_prompt)] for place in places],
+            [[derived_seed(seed, version, place, s) for s in range(config.samples_per_prompt)] for place in places],
             sampling=self.sampling,
             version=version,
         )

@@ -5,7 +5,6 @@ Shape letters: Q prompts of an update.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -82,12 +81,6 @@ def share_of_rank(num_prompts: int, *, rank: int, world_size: int, num_minibatch
     """
     places = np.arange(num_prompts).reshape(num_minibatches, world_size, -1)
     return [int(place) for place in places[:, rank].reshape(-1)]
-
-
-def request_seed(*parts: int | str) -> int:
-    """A seed in 63 bits that depends on `parts` alone."""
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
 
 
 def _opening(conversation: Conversation) -> list[Message]:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from cluster.contracts.errors import InputError
 from tests.online_toys import toy_conversations, toy_tokenizer
 from training.online.config import PpoConfig
-from training.online.prompts import prompts_of_update, read_prompts, request_seed, share_of_rank, spread_over
+from training.online.prompts import prompts_of_update, read_prompts, share_of_rank, spread_over
 from training.tokenizers import end_of_turn_id
 
 
@@ -44,12 +44,6 @@ def test_a_minibatch_holds_the_same_prompts_for_any_number_of_ranks(num_minibatc
 
     assert minibatches(1) == minibatches(2) == minibatches(4)
     assert set.union(*minibatches(4)) == set(range(32))
-
-
-def test_request_seeds_differ_between_requests_and_stay_the_same():
-    seeds = {request_seed(0, update, place, s) for update in range(9) for place in range(9) for s in range(9)}
-    assert len(seeds) == 9**3
-    assert request_seed(1, "heldout", 2, 3) == request_seed(1, "heldout", 2, 3) < 2**63
 
 
 def test_prompts_are_encoded_up_to_where_the_assistant_speaks_and_no_prompt_is_on_both_sides(tmp_path):
