@@ -65,7 +65,7 @@ def splitmix64(
     return mix64(np.atleast_1d(seeds) + (np.atleast_1d(positions) + np.uint64(1)) * GOLDEN_GAMMA)
 
 
-def unit_interval(bits):  # type: ignore[no-untyped-def]
+def unit_interval(bits: np.uint64) -> np.float64:
     """A number in [0, 1) of the highest 53 of 64 random bits, as many as a float64 tells apart. For Numba kernels."""
     return (bits >> np.uint64(11)) * 2.0**-53
 

@@ -77,7 +77,7 @@ def _star_edges(changes: npt.NDArray[np.bool_], members_N: npt.NDArray[np.int64]
 
 
 @numba.njit(cache=True)
-def _checked_edges(keys, members, sketches, most_differing):  # type: ignore[no-untyped-def]
+def _checked_edges(keys, members, sketches, most_differing):
     edges = np.empty((keys.size, 2), np.int64)
     leaders = np.empty(MAX_LEADERS, np.int64)
     num_edges = num_leaders = 0

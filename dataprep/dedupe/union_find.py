@@ -89,13 +89,13 @@ class UnionFind:
 
 
 @numba.njit(cache=True)
-def _fill_range(parents):  # type: ignore[no-untyped-def]
+def _fill_range(parents):
     for node in range(parents.size):
         parents[node] = node
 
 
 @numba.njit(cache=True)
-def _union(parents_array, ends_array):  # type: ignore[no-untyped-def]
+def _union(parents_array, ends_array):
     """Join all edges; returns the number of the first one out of range (those before it are joined), or -1."""
     parents, ends = pointer_to(parents_array), pointer_to(ends_array)
     num_nodes = parents_array.size
@@ -112,7 +112,7 @@ def _union(parents_array, ends_array):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _root(parents, node):  # type: ignore[no-untyped-def]
+def _root(parents, node):
     """The root of a node's tree; every other node on the way is hung under its grandparent (path halving)."""
     parent = np.int64(parents[node])
     while parent != node:
@@ -124,7 +124,7 @@ def _root(parents, node):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _compress(parents):  # type: ignore[no-untyped-def]
+def _compress(parents):
     """Hang every node under its root; parents come before their children, so one pass does."""
     for node in range(parents.size):
         parents[node] = parents[parents[node]]

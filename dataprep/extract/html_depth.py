@@ -52,17 +52,17 @@ _RAW = _flags(list(_RAW_TEXT))
 
 
 @numba.njit(cache=True)
-def _is_letter(byte):  # type: ignore[no-untyped-def]
+def _is_letter(byte):
     return 0x61 <= byte | 0x20 <= 0x7A
 
 
 @numba.njit(cache=True)
-def _is_gap(byte):  # type: ignore[no-untyped-def]
+def _is_gap(byte):
     return byte <= 0x20 or byte == 0x2F  # white space, "/"
 
 
 @numba.njit(cache=True)
-def _tag_name(data, i):  # type: ignore[no-untyped-def]
+def _tag_name(data, i):
     """(hash of the tag name that begins at i, where it ends); names are matched in lower case."""
     value = np.uint32(0)
     while i < len(data) and not _is_gap(data[i]) and data[i] != 0x3E:
@@ -75,7 +75,7 @@ def _tag_name(data, i):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _scan(data, uncounted, raw):  # type: ignore[no-untyped-def]
+def _scan(data, uncounted, raw):
     open_count = np.zeros(_NAMES, np.int64)
     depth = deepest = most_attributes = 0
     i, end = 0, len(data)

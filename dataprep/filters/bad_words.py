@@ -49,7 +49,7 @@ class BadWords:
 
 
 @numba.njit(cache=True)
-def _spare(data_array, offsets, codes_D, fraction, seed):  # type: ignore[no-untyped-def]
+def _spare(data_array, offsets, codes_D, fraction, seed):
     """Set the codes of about this share of the failing documents back to 0."""
     data = pointer_to(data_array)
     for d in range(codes_D.size):

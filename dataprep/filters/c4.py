@@ -84,7 +84,7 @@ def _lower(phrase: bytes) -> bytes:
 
 
 @numba.njit(cache=True)
-def _c4(  # type: ignore[no-untyped-def]
+def _c4(
     data_array, offsets, word_offsets, word_starts, word_ends, word_chars, word_kinds, line_offsets, line_starts,
     line_ends, flags_array, abbreviation_array, first_pairs_array, phrase_data_array, phrase_offsets_array, categories,
     limits, switches, keep_starts, keep_ends, begins_line, scratch_array, scratch_starts, scratch_ends,
@@ -184,7 +184,7 @@ def _c4(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _spaced_words(starts, ends, chars, kinds, first, last):  # type: ignore[no-untyped-def]
+def _spaced_words(starts, ends, chars, kinds, first, last):
     """(words between white space, code points of the longest) among the words first:last of a line.
 
     In scripts without spaces each letter is a word, as everywhere (`dataprep.text.words`, rule 6).
@@ -201,7 +201,7 @@ def _spaced_words(starts, ends, chars, kinds, first, last):  # type: ignore[no-u
 
 
 @numba.njit(cache=True)
-def _find_phrases(data, start, end, phrases):  # type: ignore[no-untyped-def]
+def _find_phrases(data, start, end, phrases):
     """The categories of all phrases in `data[start:end]`, and whether "{" and "[" occur."""
     first_pairs, phrase_data, phrase_offsets, categories, num_phrases = phrases
     found = 0
@@ -235,7 +235,7 @@ def _find_phrases(data, start, end, phrases):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _cut_citations(data, start, end, flags, keep_starts, keep_ends, n, scratch):  # type: ignore[no-untyped-def]
+def _cut_citations(data, start, end, flags, keep_starts, keep_ends, n, scratch):
     """Write what citations leave of `data[start:end]` as spans from index `n` on, and as text into `scratch`.
 
     Returns (the index of the last span, bytes of the text). A line that is nothing but citations leaves an empty span.
@@ -262,7 +262,7 @@ def _cut_citations(data, start, end, flags, keep_starts, keep_ends, n, scratch):
 
 
 @numba.njit(cache=True)
-def _citation_width(data, i, end, flags):  # type: ignore[no-untyped-def]
+def _citation_width(data, i, end, flags):
     """Bytes of "[12]", "[]", "[edit]" or "[citation needed]" at byte `i`, or 0."""
     k = i + 1
     while k < end:
@@ -283,7 +283,7 @@ def _citation_width(data, i, end, flags):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _ends_in_terminal(data, start, end):  # type: ignore[no-untyped-def]
+def _ends_in_terminal(data, start, end):
     """Whether the text ends in . ? ! " or ', but not in "..."."""
     if start == end or data[end - 1] not in (0x2E, 0x3F, 0x21, 0x22, 0x27):
         return False
@@ -291,7 +291,7 @@ def _ends_in_terminal(data, start, end):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _count_sentences(kinds, first, last):  # type: ignore[no-untyped-def]
+def _count_sentences(kinds, first, last):
     """Sentences of a line: one, and one more wherever a word other than punctuation follows a sentence's end."""
     count = 1
     ended = False

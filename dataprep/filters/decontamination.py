@@ -129,9 +129,7 @@ class EvaluationIndex:
 
 
 @numba.njit(cache=True)
-def _index(  # type: ignore[no-untyped-def]
-    doc_offsets, hashes, lengths_D, min_terms, number, keys_array, stamps_array, owners, bits, is_indexed_D
-):
+def _index(doc_offsets, hashes, lengths_D, min_terms, number, keys_array, stamps_array, owners, bits, is_indexed_D):
     keys, stamps = pointer_to(keys_array), pointer_to(stamps_array)
     mask, bit_mask = np.uint64(keys_array.size - 1), np.uint64(8 * bits.size - 1)
     for d in range(lengths_D.size):
@@ -155,7 +153,7 @@ def _index(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _find(  # type: ignore[no-untyped-def]
+def _find(
     doc_offsets, term_starts, term_ends, hashes_array, sizes, keys_array, stamps_array, owners, bits_array, starts,
     ends, texts, reach, owner_at,
 ):  # fmt: skip

@@ -62,7 +62,7 @@ def measure(column: TextColumn, settings: FineWebSettings) -> Scores:
 
 
 @numba.njit(cache=True)
-def _fineweb(  # type: ignore[no-untyped-def]
+def _fineweb(
     data_array, offsets, word_counts, line_offsets, line_starts, line_ends, line_hashes, line_chars, flags_array,
     short_line_length, keys_array, stamps_array,
 ):  # fmt: skip
@@ -98,7 +98,7 @@ def _fineweb(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _is_blank(data, start, end, flags):  # type: ignore[no-untyped-def]
+def _is_blank(data, start, end, flags):
     while start < end:
         code, width = decode(data, start, end)
         if flags_of(code, flags) & SPACE == 0:

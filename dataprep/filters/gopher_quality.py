@@ -86,7 +86,7 @@ def measure(column: TextColumn, settings: GopherQualitySettings) -> Scores:
 
 
 @numba.njit(cache=True)
-def _gopher_quality(  # type: ignore[no-untyped-def]
+def _gopher_quality(
     data_array, offsets, word_offsets, hashes, num_chars, kinds, line_offsets, line_starts, line_ends, flags_array,
     stop_words, stop_keys, stop_stamps, longest_stop_word,
 ):  # fmt: skip
@@ -137,7 +137,7 @@ def _gopher_quality(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _count_symbols(data, start, end):  # type: ignore[no-untyped-def]
+def _count_symbols(data, start, end):
     """("#" characters, ellipses) in `data[start:end]`; "..." counts once per three dots."""
     num_hashes = candidates = 0
     for i in range(start, end - 2):  # vectorised: almost all texts have no candidate
@@ -158,7 +158,7 @@ def _count_symbols(data, start, end):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _begins_with_bullet(data, start, end, flags):  # type: ignore[no-untyped-def]
+def _begins_with_bullet(data, start, end, flags):
     while start < end:
         code, width = decode(data, start, end)
         if flags_of(code, flags) & SPACE == 0:
@@ -168,7 +168,7 @@ def _begins_with_bullet(data, start, end, flags):  # type: ignore[no-untyped-def
 
 
 @numba.njit(cache=True)
-def _ends_with_ellipsis(data, start, end, flags):  # type: ignore[no-untyped-def]
+def _ends_with_ellipsis(data, start, end, flags):
     while end > start:
         at = previous_start(data, end, start)
         code, _ = decode(data, at, end)

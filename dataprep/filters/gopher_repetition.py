@@ -92,7 +92,7 @@ def measure(column: TextColumn) -> Scores:
 
 
 @numba.njit(cache=True)
-def _gopher_repetition(  # type: ignore[no-untyped-def]
+def _gopher_repetition(
     data_array, offsets, doc_chars, word_offsets, word_hashes, word_chars, word_kinds, line_offsets, line_starts,
     line_ends, line_hashes, line_chars, flags_array, keys_array, stamps_array, positions_array, prefix_array,
     slots_array, grams_array, counts_array,
@@ -144,9 +144,7 @@ def _gopher_repetition(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _duplicate_paragraphs(  # type: ignore[no-untyped-def]
-    data, starts, ends, hashes, chars, first, last, flags, keys, stamps, stamp
-):
+def _duplicate_paragraphs(data, starts, ends, hashes, chars, first, last, flags, keys, stamps, stamp):
     """(paragraphs, how many occurred before, their characters).
 
     Paragraphs are parted by empty lines; white space at either end of the document does not count.
@@ -187,7 +185,7 @@ def _duplicate_paragraphs(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _duplicate_lines(starts, ends, hashes, chars, first, last, stop, keys, stamps, stamp):  # type: ignore[no-untyped-def]
+def _duplicate_lines(starts, ends, hashes, chars, first, last, stop, keys, stamps, stamp):
     """(lines, how many occurred before, their characters), empty lines apart.
 
     As in splitting at runs of line breaks, a break at either end of the document leaves one empty line there.
@@ -208,7 +206,7 @@ def _duplicate_lines(starts, ends, hashes, chars, first, last, stop, keys, stamp
 
 
 @numba.njit(cache=True)
-def _repeated_ngrams(  # type: ignore[no-untyped-def]
+def _repeated_ngrams(
     hashes,
     first,
     num_words,
@@ -279,7 +277,7 @@ def _repeated_ngrams(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _duplicate_chars(n, num_positions, prefix, counts, positions, slots):  # type: ignore[no-untyped-def]
+def _duplicate_chars(n, num_positions, prefix, counts, positions, slots):
     """Characters in n-grams that occurred before, reading from left to right and stepping over each one found.
 
     Leaves the counts of n-grams that occur more than once negative where they were met.
@@ -299,7 +297,7 @@ def _duplicate_chars(n, num_positions, prefix, counts, positions, slots):  # typ
 
 
 @numba.njit(cache=True)
-def _skip_space(data, start, end, flags):  # type: ignore[no-untyped-def]
+def _skip_space(data, start, end, flags):
     """The first byte of `data[start:end]` that is no white space, or `end`."""
     while start < end:
         code, width = decode(data, start, end)
@@ -310,7 +308,7 @@ def _skip_space(data, start, end, flags):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _skip_space_back(data, start, end, flags):  # type: ignore[no-untyped-def]
+def _skip_space_back(data, start, end, flags):
     """One past the last byte of `data[start:end]` that is no white space, or `start`."""
     while end > start:
         at = previous_start(data, end, start)

@@ -72,7 +72,7 @@ def model_path() -> Path:
 
 
 @numba.njit(cache=True)
-def _ends_of_heads(data_array, offsets, num_characters):  # type: ignore[no-untyped-def]
+def _ends_of_heads(data_array, offsets, num_characters):
     """[D] one past the byte where each text's first `num_characters` code points end."""
     data = pointer_to(data_array)
     ends = np.empty(offsets.size - 1, np.int64)

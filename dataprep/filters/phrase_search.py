@@ -74,7 +74,7 @@ def _lower_of(character: str) -> int:
 
 
 @numba.njit(cache=True)
-def _fill(edges, keys_array, stamps_array, targets):  # type: ignore[no-untyped-def]
+def _fill(edges, keys_array, stamps_array, targets):
     keys, stamps = pointer_to(keys_array), pointer_to(stamps_array)
     mask = np.uint64(keys_array.size - 1)
     for e in range(edges.size):
@@ -84,7 +84,7 @@ def _fill(edges, keys_array, stamps_array, targets):  # type: ignore[no-untyped-
 
 
 @numba.njit(cache=True)
-def _count(  # type: ignore[no-untyped-def]
+def _count(
     data_array, offsets, flags_array, lower_array, word_array, keys_array, stamps_array, targets_array, entry_array
 ):
     data, flags, lower, is_word = (
@@ -115,7 +115,7 @@ def _count(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _longest_entry(data, i, stop, flags, lower, is_word, keys, stamps, mask, targets, is_entry):  # type: ignore[no-untyped-def]
+def _longest_entry(data, i, stop, flags, lower, is_word, keys, stamps, mask, targets, is_entry):
     """One past the longest entry that begins at byte `i` and ends where a word may end, or `i`."""
     found = i
     node = np.int64(_ROOT)
@@ -138,5 +138,5 @@ def _longest_entry(data, i, stop, flags, lower, is_word, keys, stamps, mask, tar
 
 
 @numba.njit(cache=True)
-def _is_word(code, is_word):  # type: ignore[no-untyped-def]
+def _is_word(code, is_word):
     return code >= TABLE_SIZE or is_word[code] != 0

@@ -48,7 +48,7 @@ def refinedweb(column: TextColumn, settings: RefinedWebSettings) -> Judged:
 
 
 @numba.njit(cache=True)
-def _refinedweb(  # type: ignore[no-untyped-def]
+def _refinedweb(
     data_array, line_offsets, line_starts, line_ends, flags_array, phrase_data_array, phrase_offsets_array,
     phrase_kinds_array, phrase_words_array, limits, cut_numeric, short_line_words, keep_starts, keep_ends, begins_line,
 ):  # fmt: skip
@@ -96,7 +96,7 @@ def _refinedweb(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _read_line(data, i, stop, flags, limits, cut_numeric, phrases):  # type: ignore[no-untyped-def]
+def _read_line(data, i, stop, flags, limits, cut_numeric, phrases):
     """(first byte, one past the last, words, whether it is to be cut) of a line without the white space around it."""
     start = end = i
     words = characters = blanks = capitals = digits = unspaced = 0
@@ -127,7 +127,7 @@ def _read_line(data, i, stop, flags, limits, cut_numeric, phrases):  # type: ign
 
 
 @numba.njit(cache=True)
-def _is_numeric(data, i, end, flags):  # type: ignore[no-untyped-def]
+def _is_numeric(data, i, end, flags):
     while i < end:
         code, width = decode(data, i, end)
         if flags_of(code, flags) & (DIGIT | SPACE) == 0:
@@ -137,7 +137,7 @@ def _is_numeric(data, i, end, flags):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _is_counter(data, i, end, phrases):  # type: ignore[no-untyped-def]
+def _is_counter(data, i, end, phrases):
     """Whether the line is a number ("3", "1,024", "1.2K") and one of the counter words."""
     phrase_data, phrase_offsets, kinds, _, num_phrases = phrases
     first = i
@@ -160,7 +160,7 @@ def _is_counter(data, i, end, phrases):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _cut_phrases(data, start, end, flags, phrases):  # type: ignore[no-untyped-def]
+def _cut_phrases(data, start, end, flags, phrases):
     """(start, end, where a gap begins and ends, words cut) of what phrases leave of a line; start = end: nothing."""
     phrase_data, phrase_offsets, kinds, phrase_words, num_phrases = phrases
     gone = 0
@@ -195,7 +195,7 @@ def _cut_phrases(data, start, end, flags, phrases):  # type: ignore[no-untyped-d
 
 
 @numba.njit(cache=True)
-def _stands_at(data, i, start, end, phrase_data, begin, length):  # type: ignore[no-untyped-def]
+def _stands_at(data, i, start, end, phrase_data, begin, length):
     """Whether the phrase stands at byte `i` of the line `data[start:end]`, as words of its own."""
     if not _matches(data, i, phrase_data, begin, length):
         return False
@@ -206,12 +206,12 @@ def _stands_at(data, i, start, end, phrase_data, begin, length):  # type: ignore
 
 
 @numba.njit(cache=True)
-def _is_word_byte(byte):  # type: ignore[no-untyped-def]
+def _is_word_byte(byte):
     return byte >= 0x80 or 0x30 <= byte <= 0x39 or 0x61 <= (byte | 0x20) <= 0x7A
 
 
 @numba.njit(cache=True)
-def _matches(data, i, phrase_data, begin, length):  # type: ignore[no-untyped-def]
+def _matches(data, i, phrase_data, begin, length):
     """Whether the phrase stands at byte `i`, whatever the case of A to Z; the caller knows that there is room."""
     for k in range(length):
         byte = np.int64(data[i + k])

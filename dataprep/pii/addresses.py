@@ -40,7 +40,7 @@ _MAX_LOCAL_PART, _MAX_HOST = 64, 253  # RFC 5321, section 4.5.3.1
 
 
 @numba.njit(cache=True)
-def email(data, at, begin, stop):  # type: ignore[no-untyped-def]
+def email(data, at, begin, stop):
     """(start, end) of the address around the "@" at byte `at`, not before byte `begin`; end -1 where there is none."""
     start = at
     while start > begin and at - start < _MAX_LOCAL_PART and _is_local(data[start - 1]):
@@ -73,7 +73,7 @@ def email(data, at, begin, stop):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _is_local(byte):  # type: ignore[no-untyped-def]
+def _is_local(byte):
     if is_alnum(byte):
         return True
     return byte in (
@@ -82,7 +82,7 @@ def _is_local(byte):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def ipv4(data, i, begin, stop):  # type: ignore[no-untyped-def]
+def ipv4(data, i, begin, stop):
     """The end of a public IPv4 address at byte `i`, or -1."""
     if i > begin and (is_word(data[i - 1]) or data[i - 1] == _DOT):
         return -1
@@ -109,7 +109,7 @@ def ipv4(data, i, begin, stop):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _is_announced(data, i, begin):  # type: ignore[no-untyped-def]
+def _is_announced(data, i, begin):
     """Whether of the words before byte `i` the last one that is for addresses or for versions is for addresses."""
     first = max(begin, i - _CONTEXT_BYTES)
     end = i
@@ -143,7 +143,7 @@ def _is_announced(data, i, begin):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _is_listed(data, start, end, words):  # type: ignore[no-untyped-def]
+def _is_listed(data, start, end, words):
     """Whether `data[start:end]`, in lower case, is one of the words, each of which has a zero byte before and after."""
     length = end - start
     for at in range(1, words.size - length):
@@ -157,7 +157,7 @@ def _is_listed(data, start, end, words):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _is_public_v4(address):  # type: ignore[no-untyped-def]
+def _is_public_v4(address):
     first, second, third = address >> 24, address >> 16 & 255, address >> 8 & 255
     if first in (0, 10, 127) or first >= 224:
         return False
@@ -175,7 +175,7 @@ def _is_public_v4(address):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def ipv6(data, i, begin, stop):  # type: ignore[no-untyped-def]
+def ipv6(data, i, begin, stop):
     """The end of a public IPv6 address at byte `i`, or -1."""
     if i > begin and (is_word(data[i - 1]) or data[i - 1] == _COLON or data[i - 1] == _DOT):
         return -1
@@ -216,7 +216,7 @@ def ipv6(data, i, begin, stop):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _is_public_v6(first_groups):  # type: ignore[no-untyped-def]
+def _is_public_v6(first_groups):
     """By the first 32 bits, within 2000::/3."""
     if first_groups >> 29 != 1 or first_groups == 0x20010DB8 or first_groups >> 12 == 0x3FFF0:
         return False

@@ -6,28 +6,28 @@ import numba
 
 
 @numba.njit(cache=True)
-def is_digit(byte):  # type: ignore[no-untyped-def]
+def is_digit(byte):
     return 0x30 <= byte <= 0x39
 
 
 @numba.njit(cache=True)
-def is_letter(byte):  # type: ignore[no-untyped-def]
+def is_letter(byte):
     return 0x61 <= (byte | 0x20) <= 0x7A
 
 
 @numba.njit(cache=True)
-def is_alnum(byte):  # type: ignore[no-untyped-def]
+def is_alnum(byte):
     return is_digit(byte) or is_letter(byte)
 
 
 @numba.njit(cache=True)
-def is_word(byte):  # type: ignore[no-untyped-def]
+def is_word(byte):
     """Whether an ASCII byte belongs to a word. Beyond ASCII none does: Chinese and its quotes touch what they quote."""
     return is_alnum(byte) or byte == 0x5F
 
 
 @numba.njit(cache=True)
-def hex_value(byte):  # type: ignore[no-untyped-def]
+def hex_value(byte):
     """0 to 15, or -1."""
     if is_digit(byte):
         return byte - 0x30

@@ -37,7 +37,7 @@ for _entry in _IBAN_LENGTHS.split():
 
 
 @numba.njit(cache=True)
-def international_phone(data, i, begin, stop):  # type: ignore[no-untyped-def]
+def international_phone(data, i, begin, stop):
     """The end of an international phone number whose "+" is at byte `i`, or -1."""
     if i > begin and (is_word(data[i - 1]) or data[i - 1] == _PLUS):
         return -1
@@ -78,7 +78,7 @@ def international_phone(data, i, begin, stop):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def american_phone(data, i, begin, stop):  # type: ignore[no-untyped-def]
+def american_phone(data, i, begin, stop):
     """The end of a North American number that begins at byte `i` (a digit or a bracket), or -1."""
     if i > begin and (is_word(data[i - 1]) or data[i - 1] in (_DOT, _DASH, _PLUS)):
         return -1
@@ -121,13 +121,13 @@ def american_phone(data, i, begin, stop):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _is_code(data, i):  # type: ignore[no-untyped-def]
+def _is_code(data, i):
     """Whether three digits stand at byte `i`, the first of them 2 to 9."""
     return 0x32 <= data[i] <= 0x39 and is_digit(data[i + 1]) and is_digit(data[i + 2])
 
 
 @numba.njit(cache=True)
-def credit_card(data, i, begin, stop):  # type: ignore[no-untyped-def]
+def credit_card(data, i, begin, stop):
     """The end of a card number that begins at byte `i` (a digit), or -1."""
     if i > begin and (
         is_word(data[i - 1]) or (data[i - 1] in (_DOT, _DASH) and i - 1 > begin and is_word(data[i - 2]))
@@ -177,7 +177,7 @@ def credit_card(data, i, begin, stop):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _is_card_length(prefix, digits):  # type: ignore[no-untyped-def]
+def _is_card_length(prefix, digits):
     """Whether a scheme has cards that begin so and are so long."""
     two, three, four = prefix // 10000, prefix // 1000, prefix // 100
     if prefix // 100000 == 4:  # Visa
@@ -194,7 +194,7 @@ def _is_card_length(prefix, digits):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def iban(data, i, begin, stop, length_of):  # type: ignore[no-untyped-def]
+def iban(data, i, begin, stop, length_of):
     """The end of an IBAN that begins at byte `i`, or -1. `length_of`: `IBAN_LENGTH_OF`."""
     if i > begin and is_word(data[i - 1]):
         return -1
@@ -236,5 +236,5 @@ def iban(data, i, begin, stop, length_of):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _is_capital(byte):  # type: ignore[no-untyped-def]
+def _is_capital(byte):
     return 0x41 <= byte <= 0x5A

@@ -66,9 +66,7 @@ def _replaced(column: TextColumn, matches: Matches, placeholders: list[bytes]) -
 
 
 @numba.njit(cache=True)
-def _replace(  # type: ignore[no-untyped-def]
-    data_array, offsets, doc_offsets, starts, ends, kinds, placeholder_array, placeholder_offsets, out_array
-):
+def _replace(data_array, offsets, doc_offsets, starts, ends, kinds, placeholder_array, placeholder_offsets, out_array):
     data, out, placeholders = pointer_to(data_array), pointer_to(out_array), pointer_to(placeholder_array)
     out_offsets = np.zeros(offsets.size, np.int64)
     n = 0

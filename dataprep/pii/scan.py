@@ -70,7 +70,7 @@ def find(column: TextColumn, wanted: Collection[int]) -> Matches:
 
 
 @numba.njit(cache=True)
-def _find(  # type: ignore[no-untyped-def]
+def _find(
     data_array, offsets, wanted, prefix_data, prefix_offsets, prefix_rules, iban_lengths, document, n, doc_offsets,
     starts, ends, kinds,
 ):  # fmt: skip
@@ -118,7 +118,7 @@ def _find(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _has_trigger(data, i, last, stop):  # type: ignore[no-untyped-def]
+def _has_trigger(data, i, last, stop):
     """Whether `data[i:last]` has a digit, an "@" or two dashes in a row."""
     found = 0
     end = min(last, stop - 1)
@@ -131,7 +131,7 @@ def _has_trigger(data, i, last, stop):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _at_digit(data, i, done, begin, stop, wanted, prefixes, iban_lengths):  # type: ignore[no-untyped-def]
+def _at_digit(data, i, done, begin, stop, wanted, prefixes, iban_lengths):
     """(kind, start, end) of the match that the digit at byte `i` is part of; end -1 where there is none.
 
     Nothing begins before byte `done`.
@@ -175,7 +175,7 @@ def _at_digit(data, i, done, begin, stop, wanted, prefixes, iban_lengths):  # ty
 
 
 @numba.njit(cache=True)
-def _secret(data, token, i, begin, stop, prefixes):  # type: ignore[no-untyped-def]
+def _secret(data, token, i, begin, stop, prefixes):
     """(start, end) of the secret that the token from byte `token` on is; end -1 where it is none."""
     while token < i and not is_alnum(data[token]):
         token += 1
@@ -189,5 +189,5 @@ def _secret(data, token, i, begin, stop, prefixes):  # type: ignore[no-untyped-d
 
 
 @numba.njit(cache=True)
-def _is_token_byte(byte):  # type: ignore[no-untyped-def]
+def _is_token_byte(byte):
     return is_alnum(byte) or byte == _UNDERSCORE or byte == _DASH

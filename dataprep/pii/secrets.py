@@ -64,7 +64,7 @@ _PLUS, _SLASH = 0x2B, 0x2F
 
 
 @numba.njit(cache=True)
-def service_key(data, i, begin, stop, prefixes):  # type: ignore[no-untyped-def]
+def service_key(data, i, begin, stop, prefixes):
     """The end of a service's key at byte `i`, or -1. `prefixes`: pointers to the tables above, and their number."""
     prefix_data, prefix_offsets, rules, num_prefixes = prefixes
     if i > begin and is_word(data[i - 1]):
@@ -92,7 +92,7 @@ def service_key(data, i, begin, stop, prefixes):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def aws_secret_key(data, i, done, begin, stop):  # type: ignore[no-untyped-def]
+def aws_secret_key(data, i, done, begin, stop):
     """(start, end) of the AWS secret access key around the digit at byte `i`, not before `done`; end -1 if none."""
     start = i
     while start > done and i - start <= _AWS_SECRET and _is_base64(data[start - 1]):
@@ -115,19 +115,19 @@ def aws_secret_key(data, i, done, begin, stop):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _is_base64(byte):  # type: ignore[no-untyped-def]
+def _is_base64(byte):
     return is_alnum(byte) or byte == _PLUS or byte == _SLASH
 
 
 @numba.njit(cache=True)
-def _is_in(byte, alphabet):  # type: ignore[no-untyped-def]
+def _is_in(byte, alphabet):
     if alphabet == _UPPER_ALNUM:
         return 0x41 <= byte <= 0x5A or 0x30 <= byte <= 0x39
     return is_alnum(byte) or (alphabet == _DASHED and (byte == _UNDERSCORE or byte == _DASH))
 
 
 @numba.njit(cache=True)
-def web_token(data, i, begin, stop):  # type: ignore[no-untyped-def]
+def web_token(data, i, begin, stop):
     """The end of a JSON web token at byte `i`, or -1."""
     if i + 3 > stop or data[i] != 0x65 or data[i + 1] != 0x79 or data[i + 2] != 0x4A:  # eyJ
         return -1
@@ -147,7 +147,7 @@ def web_token(data, i, begin, stop):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def private_key(data, i, stop):  # type: ignore[no-untyped-def]
+def private_key(data, i, stop):
     """The end of a PEM private key whose first line begins at byte `i`, or -1; one without an end is no key."""
     if not _stands(data, i, stop, _BEGIN):
         return -1
@@ -175,7 +175,7 @@ def private_key(data, i, stop):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _stands(data, i, stop, text):  # type: ignore[no-untyped-def]
+def _stands(data, i, stop, text):
     if i + text.size > stop:
         return False
     for k in range(text.size):

@@ -184,7 +184,7 @@ def _leaders_of(
 
 
 @numba.njit(cache=True)
-def _leaders(bounds, copies_NB, most, keys, stamps):  # type: ignore[no-untyped-def]
+def _leaders(bounds, copies_NB, most, keys, stamps):
     mask = np.uint64(keys.size - 1)
     leads_N, counts_G = np.zeros(copies_NB.shape[0], np.bool_), np.zeros(bounds.size - 1, np.int64)
     for group in range(bounds.size - 1):

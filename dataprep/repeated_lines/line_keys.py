@@ -74,7 +74,7 @@ def sums_D(values_L: npt.NDArray[np.int64], doc_offsets: npt.NDArray[np.int64]) 
 
 
 @numba.njit(cache=True)
-def _line_keys(starts, ends, num_chars, term_starts, term_hashes, min_characters):  # type: ignore[no-untyped-def]
+def _line_keys(starts, ends, num_chars, term_starts, term_hashes, min_characters):
     """Both kinds of spans ascend, and no term reaches beyond its line."""
     keys = np.zeros(starts.size, np.uint64)
     term = 0
@@ -90,7 +90,7 @@ def _line_keys(starts, ends, num_chars, term_starts, term_hashes, min_characters
 
 
 @numba.njit(cache=True)
-def _kept_lines(doc_offsets, line_starts, line_ends, num_chars, cut):  # type: ignore[no-untyped-def]
+def _kept_lines(doc_offsets, line_starts, line_ends, num_chars, cut):
     """(offsets [D+1], starts [S], ends [S], begins_line [S], whole [D]); see `KeptSpans`."""
     num_documents = doc_offsets.size - 1
     kept_offsets = np.zeros(num_documents + 1, np.int64)

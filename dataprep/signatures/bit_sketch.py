@@ -40,7 +40,7 @@ def most_differing(similarity: float, num_hashes: int) -> int:
 
 
 @numba.njit(cache=True)
-def num_differing(first_W, second_W):  # type: ignore[no-untyped-def]
+def num_differing(first_W, second_W):
     """The number of differing bits of two sketches."""
     count = 0
     for w in range(first_W.size):

@@ -47,7 +47,7 @@ def _folded_texts(column: TextColumn) -> Iterator[memoryview]:
 
 
 @numba.njit(cache=True)
-def _fold(data_array, offsets, flags_array, lower_array, out_array):  # type: ignore[no-untyped-def]
+def _fold(data_array, offsets, flags_array, lower_array, out_array):
     """Write the normalised documents one after another; returns where each ends."""
     data, flags, lower = pointer_to(data_array), pointer_to(flags_array), pointer_to(lower_array)
     out = pointer_to(out_array)

@@ -90,7 +90,7 @@ def _hash_functions(num_hashes: int, seed: int) -> tuple[npt.NDArray[np.uint64],
 
 
 @numba.njit(cache=True)
-def _shingle_hashes(term_hashes, ngram, out):  # type: ignore[no-untyped-def]
+def _shingle_hashes(term_hashes, ngram, out):
     """Fill `out` with the hashes of the n-grams of one document's terms; returns their number."""
     num_terms = term_hashes.size
     if num_terms == 0:
@@ -105,7 +105,7 @@ def _shingle_hashes(term_hashes, ngram, out):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _signatures(doc_offsets, term_hashes, multipliers, addends, ngram, scratch):  # type: ignore[no-untyped-def]
+def _signatures(doc_offsets, term_hashes, multipliers, addends, ngram, scratch):
     num_documents, num_hashes = doc_offsets.size - 1, multipliers.size
     out = np.full((num_documents, num_hashes), NO_SHINGLES, np.uint32)
     for d in range(num_documents):
@@ -118,7 +118,7 @@ def _signatures(doc_offsets, term_hashes, multipliers, addends, ngram, scratch):
 
 
 @numba.njit(cache=True)
-def _least_hash(keys, count, multiplier, addend):  # type: ignore[no-untyped-def]
+def _least_hash(keys, count, multiplier, addend):
     least = np.uint64(0xFFFFFFFFFFFFFFFF)
     for s in range(count):
         least = min(least, keys[s] * multiplier + addend)
@@ -126,7 +126,7 @@ def _least_hash(keys, count, multiplier, addend):  # type: ignore[no-untyped-def
 
 
 @numba.njit(cache=True)
-def _band_hashes(signatures_DH, bands, rows):  # type: ignore[no-untyped-def]
+def _band_hashes(signatures_DH, bands, rows):
     num_documents = signatures_DH.shape[0]
     out = np.zeros((num_documents, bands), np.uint64)
     for d in range(num_documents):

@@ -113,7 +113,7 @@ def lower_characters() -> npt.NDArray[np.uint32]:
 
 
 @numba.njit(cache=True)
-def decode(data, i, end):  # type: ignore[no-untyped-def]
+def decode(data, i, end):
     """(code point, length in bytes) of the UTF-8 character at `data[i]`; U+FFFD, 1 for a byte out of place."""
     lead = data[i]
     if lead < 0x80:
@@ -129,7 +129,7 @@ def decode(data, i, end):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def previous_start(data, i, begin):  # type: ignore[no-untyped-def]
+def previous_start(data, i, begin):
     """Where the character that ends before byte `i` starts; `begin` at the least."""
     i -= 1
     while i > begin and data[i] & 0xC0 == 0x80:
@@ -138,7 +138,7 @@ def previous_start(data, i, begin):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def flags_of(code, flags):  # type: ignore[no-untyped-def]
+def flags_of(code, flags):
     """The flag word of any code point."""
     if code < TABLE_SIZE:
         return flags[code]
@@ -148,7 +148,7 @@ def flags_of(code, flags):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def encode(code, out, n):  # type: ignore[no-untyped-def]
+def encode(code, out, n):
     """Write a code point as UTF-8 at `out[n]`; returns the next index."""
     if code < 0x80:
         out[n] = code

@@ -107,7 +107,7 @@ def _single_array(texts: pa.Array | pa.ChunkedArray) -> pa.LargeStringArray:
 
 
 @numba.njit(cache=True)
-def _split_lines(data_array, offsets):  # type: ignore[no-untyped-def]
+def _split_lines(data_array, offsets):
     data = pointer_to(data_array)
     doc_offsets = np.zeros(offsets.size, np.int64)
     n = 0
@@ -135,7 +135,7 @@ def _split_lines(data_array, offsets):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _line_break_width(data, i, stop):  # type: ignore[no-untyped-def]
+def _line_break_width(data, i, stop):
     """Bytes of the line break at byte `i` (those of `str.splitlines`), or 0."""
     byte = data[i]
     if byte > 0x1E and byte != 0xC2 and byte != 0xE2:
@@ -152,7 +152,7 @@ def _line_break_width(data, i, stop):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def count_chars(data, start, end):  # type: ignore[no-untyped-def]
+def count_chars(data, start, end):
     """Code points of `data[start:end]`: bytes that do not continue a character."""
     n = 0
     for i in range(start, end):
@@ -161,7 +161,7 @@ def count_chars(data, start, end):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _count_chars(data_array, offsets):  # type: ignore[no-untyped-def]
+def _count_chars(data_array, offsets):
     data = pointer_to(data_array)
     counts = np.empty(offsets.size - 1, np.int64)
     for d in range(counts.size):

@@ -41,9 +41,7 @@ class KeptSpans:
 
 
 @numba.njit(cache=True)
-def _materialise(  # type: ignore[no-untyped-def]
-    data_array, offsets, doc_offsets, starts, ends, begins_line, whole_D, flags_array
-):
+def _materialise(data_array, offsets, doc_offsets, starts, ends, begins_line, whole_D, flags_array):
     data, flags = pointer_to(data_array), pointer_to(flags_array)
     num_documents = whole_D.size
     room = starts.size
@@ -80,7 +78,7 @@ def _materialise(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _copy(data, start, end, out, position):  # type: ignore[no-untyped-def]
+def _copy(data, start, end, out, position):
     """Copy `data[start:end]` to `out[position:]`; returns the next position."""
     for k in range(start, end):
         out[position + k - start] = data[k]

@@ -18,7 +18,7 @@ def new_table(count: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]
 
 
 @numba.njit(cache=True)
-def table_mask(count):  # type: ignore[no-untyped-def]
+def table_mask(count):
     """The mask (size - 1) of a table that holds `count` keys."""
     size = 16
     while size < 2 * count:
@@ -27,7 +27,7 @@ def table_mask(count):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def find_slot(keys, stamps, mask, key, stamp):  # type: ignore[no-untyped-def]
+def find_slot(keys, stamps, mask, key, stamp):
     """The slot of `key`, or the free one it goes to (its stamp is then another)."""
     slot = key & mask
     while stamps[slot] == stamp and keys[slot] != key:
@@ -36,7 +36,7 @@ def find_slot(keys, stamps, mask, key, stamp):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def insert(keys, stamps, mask, key, stamp):  # type: ignore[no-untyped-def]
+def insert(keys, stamps, mask, key, stamp):
     """Put `key` into the table; whether it is new."""
     slot = find_slot(keys, stamps, mask, key, stamp)
     if stamps[slot] == stamp:

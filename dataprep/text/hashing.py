@@ -23,7 +23,7 @@ unit_interval = numba.njit(cache=True)(hashing.unit_interval)
 
 
 @numba.njit(cache=True)
-def hash_bytes(data, start, end):  # type: ignore[no-untyped-def]
+def hash_bytes(data, start, end):
     """The hash of `data[start:end]`."""
     h = FNV_OFFSET
     for i in range(start, end):

@@ -38,7 +38,7 @@ def split_terms(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> 
 
 
 @numba.njit(cache=True)
-def _fill_terms(  # type: ignore[no-untyped-def]
+def _fill_terms(
     data_array, offsets, flags_array, folded_array, doc_offsets, starts, ends, hashes, document, position, n
 ):
     data, flags, folded = pointer_to(data_array), pointer_to(flags_array), pointer_to(folded_array)
@@ -79,7 +79,7 @@ def _fill_terms(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _end_of_number(data, i, stop, flags):  # type: ignore[no-untyped-def]
+def _end_of_number(data, i, stop, flags):
     """One past digits that may be joined by single dots and commas."""
     while i < stop:
         code, width = decode(data, i, stop)

@@ -78,7 +78,7 @@ def _classes() -> npt.NDArray[np.uint8]:
 
 
 @numba.njit(cache=True)
-def _tidy(data_array, offsets, classes_array, out_array):  # type: ignore[no-untyped-def]
+def _tidy(data_array, offsets, classes_array, out_array):
     """Steps 1 to 4 into `out_array`; returns (offsets of the results, whether anything changed).
 
     `solid` is one past the last content character written; blanks and breaks behind it may yet be taken back.
@@ -125,7 +125,7 @@ def _tidy(data_array, offsets, classes_array, out_array):  # type: ignore[no-unt
 
 
 @numba.njit(cache=True)
-def _reaches_combining(data_array, offsets):  # type: ignore[no-untyped-def]
+def _reaches_combining(data_array, offsets):
     """[D] whether a text has a character from U+0300 on, whose UTF-8 begins with byte 0xCC or more."""
     data = pointer_to(data_array)
     found = np.zeros(offsets.size - 1, np.bool_)

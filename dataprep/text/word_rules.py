@@ -36,14 +36,14 @@ _NUM_ABBREVIATIONS = len(ABBREVIATION_HASHES)
 
 
 @numba.njit(cache=True)
-def is_cannot(data, start, end):  # type: ignore[no-untyped-def]
+def is_cannot(data, start, end):
     if end - start != 6 or data[start + 3] != 0x6E or (data[start] | 0x20) != 0x63:  # n, c
         return False
     return data[start + 1] == 0x61 and data[start + 2] == 0x6E and data[start + 4] == 0x6F and data[start + 5] == 0x74
 
 
 @numba.njit(cache=True)
-def split_piece(data, lo, hi, seen, flags, abbreviations, starts, ends, n):  # type: ignore[no-untyped-def]
+def split_piece(data, lo, hi, seen, flags, abbreviations, starts, ends, n):
     """Rules 2 to 6 on `data[lo:hi]`, which has no white space. Writes spans from index `n` on; returns the next one.
 
     What is peeled off the right waits, last first, in the slots that a piece of this length can take at most.
@@ -73,7 +73,7 @@ def split_piece(data, lo, hi, seen, flags, abbreviations, starts, ends, n):  # t
 
 
 @numba.njit(cache=True)
-def _leading_width(data, lo, hi, flags):  # type: ignore[no-untyped-def]
+def _leading_width(data, lo, hi, flags):
     """Bytes to peel off the left of `data[lo:hi]`, or 0."""
     code, width = decode(data, lo, hi)
     char_flags = flags_of(code, flags)
@@ -94,7 +94,7 @@ def _leading_width(data, lo, hi, flags):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _trailing_width(data, lo, hi, flags, abbreviations):  # type: ignore[no-untyped-def]
+def _trailing_width(data, lo, hi, flags, abbreviations):
     """Bytes to peel off the right of `data[lo:hi]`, or 0."""
     at = previous_start(data, hi, lo)
     code, width = decode(data, at, hi)
@@ -117,7 +117,7 @@ def _trailing_width(data, lo, hi, flags, abbreviations):  # type: ignore[no-unty
 
 
 @numba.njit(cache=True)
-def _trailing_dots(data, lo, hi, flags, abbreviations):  # type: ignore[no-untyped-def]
+def _trailing_dots(data, lo, hi, flags, abbreviations):
     run = hi - 1
     while run > lo and data[run - 1] == _DOT:
         run -= 1
@@ -142,7 +142,7 @@ def _trailing_dots(data, lo, hi, flags, abbreviations):  # type: ignore[no-untyp
 
 
 @numba.njit(cache=True)
-def _is_initialism(data, lo, hi, flags):  # type: ignore[no-untyped-def]
+def _is_initialism(data, lo, hi, flags):
     """Whether `data[lo:hi]` is single letters, each with its dot: "e.g.", "U.S.", "a."."""
     i = lo
     while i < hi:
@@ -155,7 +155,7 @@ def _is_initialism(data, lo, hi, flags):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _trailing_contraction(data, lo, hi, flags):  # type: ignore[no-untyped-def]
+def _trailing_contraction(data, lo, hi, flags):
     """Bytes of a final "'s", "n't", "'ll", "'ve", "'re", "'d" or "'m" after a letter or digit, or 0."""
     last = data[hi - 1]
     letters = 1
@@ -187,7 +187,7 @@ def _trailing_contraction(data, lo, hi, flags):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _split_inside(data, lo, hi, seen, flags, starts, ends, n):  # type: ignore[no-untyped-def]
+def _split_inside(data, lo, hi, seen, flags, starts, ends, n):
     """Rules 5 and 6."""
     if is_cannot(data, lo, hi):
         starts[n], ends[n], starts[n + 1], ends[n + 1] = lo, lo + 3, lo + 3, hi
@@ -235,7 +235,7 @@ def _split_inside(data, lo, hi, seen, flags, starts, ends, n):  # type: ignore[n
 
 
 @numba.njit(cache=True)
-def _infix_width(data, i, hi, code, width, before, flags):  # type: ignore[no-untyped-def]
+def _infix_width(data, i, hi, code, width, before, flags):
     """Bytes of the infix that starts at byte `i` inside a piece, or 0."""
     end = i + width
     if code == _DOT or code == _MINUS or code == _EM_DASH:
@@ -263,14 +263,14 @@ def _infix_width(data, i, hi, code, width, before, flags):  # type: ignore[no-un
 
 
 @numba.njit(cache=True)
-def char_is_pictograph(code, flags):  # type: ignore[no-untyped-def]
+def char_is_pictograph(code, flags):
     """Whether a non-ASCII infix character is one of category So."""
     char_flags = flags_of(code, flags)
     return char_flags & INFIX != 0 and char_flags & EDGE != 0 and char_flags & PUNCTUATION == 0
 
 
 @numba.njit(cache=True)
-def _is_address(data, lo, hi):  # type: ignore[no-untyped-def]
+def _is_address(data, lo, hi):
     """Whether `data[lo:hi]` reads as a URL, a host name or an e-mail address."""
     host = lo
     while host < hi and (_is_label_byte(data[host]) or data[host] in (_DOT, _PLUS)):
@@ -288,13 +288,13 @@ def _is_address(data, lo, hi):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _is_label_byte(byte):  # type: ignore[no-untyped-def]
+def _is_label_byte(byte):
     letter = byte | 0x20
     return 0x61 <= letter <= 0x7A or 0x30 <= byte <= 0x39 or byte >= 0x80 or byte == 0x5F or byte == _MINUS
 
 
 @numba.njit(cache=True)
-def _is_host(data, i, hi):  # type: ignore[no-untyped-def]
+def _is_host(data, i, hi):
     """Whether dotted labels, the last in lower case or all numeric, begin at `i`, at most a port or path behind."""
     dots = 0
     label = i

@@ -76,7 +76,7 @@ def split_words(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> 
 
 
 @numba.njit(cache=True)
-def _fill_words(  # type: ignore[no-untyped-def]
+def _fill_words(
     data_array, offsets, flags_array, abbreviation_array, doc_offsets, starts, ends, hashes, num_chars, kinds,
     document, position, n,
 ):  # fmt: skip
@@ -92,7 +92,7 @@ def _fill_words(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def words_between(data, i, stop, flags, abbreviations, columns, capacity, n):  # type: ignore[no-untyped-def]
+def words_between(data, i, stop, flags, abbreviations, columns, capacity, n):
     """Write the words of `data[i:stop]` into `columns` (pointers to those of `Words`) from index `n` on.
 
     Returns (`stop`, the index after the last word, 0), or, where `capacity` is too small, (the byte where it stopped,
@@ -137,7 +137,7 @@ def words_between(data, i, stop, flags, abbreviations, columns, capacity, n):  #
 
 
 @numba.njit(cache=True)
-def _measure(data, start, end, flags):  # type: ignore[no-untyped-def]
+def _measure(data, start, end, flags):
     """(hash, code points, kinds) of one word."""
     h = FNV_OFFSET
     any_flags, all_flags = np.uint32(0), ~np.uint32(0)

@@ -80,7 +80,7 @@ def bpe_encoder(vocab: Mapping[bytes, int], merges: Sequence[tuple[bytes, bytes]
 
 
 @numba.njit(cache=True)
-def _fill_pairs(keys, merged_ids, pairs, ranks, merged):  # type: ignore[no-untyped-def]
+def _fill_pairs(keys, merged_ids, pairs, ranks, merged):
     """The hash table of pairs: open addressing, linear probing, at most half full."""
     mask = np.uint64(pairs.size - 1)
     for rank in range(keys.size):
@@ -91,7 +91,7 @@ def _fill_pairs(keys, merged_ids, pairs, ranks, merged):  # type: ignore[no-unty
 
 
 @numba.njit(cache=True)
-def _pair_slot(left, right, pairs, mask):  # type: ignore[no-untyped-def]
+def _pair_slot(left, right, pairs, mask):
     """The slot of a pair of ids, or the free one that shows that it is no merge."""
     key = np.uint64(left) << np.uint64(32) | np.uint64(right)
     slot = mix(key) & mask
@@ -101,13 +101,13 @@ def _pair_slot(left, right, pairs, mask):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _rank(left, right, pairs, ranks, mask):  # type: ignore[no-untyped-def]
+def _rank(left, right, pairs, ranks, mask):
     slot = _pair_slot(left, right, pairs, mask)
     return _NO_MERGE if pairs[slot] == _NO_PAIR else ranks[slot]
 
 
 @numba.njit(cache=True)
-def _merge(data, start, end, byte_ids, pairs, ranks, merged, mask, ids, pair_ranks):  # type: ignore[no-untyped-def]
+def _merge(data, start, end, byte_ids, pairs, ranks, merged, mask, ids, pair_ranks):
     """Write the ids of the piece `data[start:end]` to `ids`; returns their number. `pair_ranks` is scratch space."""
     count = end - start
     for k in range(count):
@@ -136,7 +136,7 @@ def _merge(data, start, end, byte_ids, pairs, ranks, merged, mask, ids, pair_ran
 
 
 @numba.njit(cache=True)
-def _encode(  # type: ignore[no-untyped-def]
+def _encode(
     data_array, offsets, classes_array, byte_ids, pairs, ranks, merged, slots, slot_hashes, entries, cached_text,
     cached_ids, used, ids, id_offsets, too_long,
 ):  # fmt: skip

@@ -48,7 +48,7 @@ def piece_classes() -> npt.NDArray[np.uint8]:
 
 
 @numba.njit(cache=True)
-def piece_end(data, i, stop, classes):  # type: ignore[no-untyped-def]
+def piece_end(data, i, stop, classes):
     """Where the piece at the beginning of the UTF-8 text `data[i:stop]` ends; `data` and `classes` are pointers."""
     code, width = decode(data, i, stop)
     kind, end = classes[code], i + width
@@ -84,7 +84,7 @@ def piece_end(data, i, stop, classes):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _run_end(data, i, stop, classes, kind):  # type: ignore[no-untyped-def]
+def _run_end(data, i, stop, classes, kind):
     """Where the run of characters of one class ends."""
     while i < stop:
         code, width = decode(data, i, stop)
@@ -95,7 +95,7 @@ def _run_end(data, i, stop, classes, kind):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _space_end(data, i, stop, classes):  # type: ignore[no-untyped-def]
+def _space_end(data, i, stop, classes):
     """Where a piece of white space ends: after its last line break, else before the character that joins a word."""
     end, last_start, after_break = i, i, 0
     while end < stop:
@@ -113,7 +113,7 @@ def _space_end(data, i, stop, classes):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _contraction_end(data, i, stop):  # type: ignore[no-untyped-def]
+def _contraction_end(data, i, stop):
     """Where the contraction ends whose letters begin at byte `i`, behind the apostrophe; 0 where there is none."""
     if i >= stop:
         return 0

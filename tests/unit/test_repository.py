@@ -1,5 +1,6 @@
 """What the repository says about itself is true: its specs load, its README's commands exist."""
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -74,3 +75,25 @@ def test_every_folder_in_the_map_exists() -> None:
 
 def test_nothing_of_the_readme_is_left_to_fill_in() -> None:
     assert "@@" not in README
+
+
+def _is_kernel(function: ast.FunctionDef) -> bool:
+    """Whether a decorator compiles the function: `@numba.njit(...)` or the like, `@intrinsic`."""
+    names = [ast.unparse(d.func if isinstance(d, ast.Call) else d) for d in function.decorator_list]
+    return any(name.startswith("numba.") or name == "intrinsic" for name in names)
+
+
+def test_every_function_but_compiled_ones_says_its_types() -> None:
+    """mypy lets modules with kernels have untyped functions, since it can't tell kernels from others."""
+    paths = [*(ROOT / "dataprep").rglob("*.py"), ROOT / "training" / "data" / "packing.py"]
+    functions = [
+        (path, node)
+        for path in paths
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and not _is_kernel(node)
+    ]
+    assert len(functions) > 100
+    untyped = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}" for path, node in functions if node.returns is None
+    ]
+    assert untyped == []

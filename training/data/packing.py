@@ -202,7 +202,7 @@ def _cut(
 
 
 @numba.njit(cache=True)
-def _best_fit(lengths_P, capacity):  # type: ignore[no-untyped-def]
+def _best_fit(lengths_P, capacity):
     """(sample of each piece, number of samples); `lengths_P` descend and are at most `capacity`.
 
     Samples with the same room are a linked list, and a bitmap says which rooms there are.
