@@ -101,7 +101,7 @@ def _recorded(stream, kept):
 
 
 def decisions(job: dict) -> dict:
-    """Each family's verdict on every document, by itself: bar 4."""
+    """Each family's decision on every document, by itself: bar 4."""
     documents = read(job)
     found = {}
     for family, make in FAMILIES.items():

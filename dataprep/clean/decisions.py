@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dataprep.clean.config import CleanConfig
-from dataprep.filters import quality as quality_model
+from dataprep.filters import decontamination, quality, url_blocklist
 from dataprep.filters.decontamination import EvaluationIndex
 from dataprep.filters.evaluation_sets import EvaluationText
 from dataprep.filters.families import Families, FamilyDecisions
@@ -29,7 +29,6 @@ from dataprep.text.column import TextColumn
 
 EMPTY, LANGUAGE, LANGUAGE_SCORE, CONTAMINATED = "empty_text", "language", "language_score", "contaminated"
 NOTHING_LEFT = "nothing_left"  # of a text whose lines were all cut
-URL_BLOCKLIST = "url_blocklist"
 
 
 class Passage(NamedTuple):
@@ -61,7 +60,7 @@ class DocumentFilter:
 
     def __init__(self, config: CleanConfig, classifier: Path | None = None) -> None:
         """`classifier`: the model file of the quality classifier. Raises `InputError` for a file that can't be read."""
-        self._classifier = None if classifier is None else quality_model.load(classifier)
+        self._classifier = None if classifier is None else quality.load(classifier)
         self._config = config
         self._blocklist = None if config.url_blocklist is None else UrlBlocklist(config.url_blocklist)
         self._index = None if config.decontamination is None else EvaluationIndex.read(config.decontamination)
@@ -98,12 +97,12 @@ class DocumentFilter:
         if not left_K.all():  # cut line by line
             kept = _drop(kept, reasons_D, annotations, left_K, NOTHING_LEFT)
         if self._classifier is not None:
-            kept = _judge_quality(kept, reasons_D, annotations, self._classifier, config.quality)
+            kept = _good_enough(kept, reasons_D, annotations, self._classifier, config.quality)
         passages: list[Passage] = []
         if self._index is not None and config.decontamination is not None:
             kept, passages = _decontaminate(kept, reasons_D, annotations, self._index, config.decontamination)
-        if blocked is not None and URL_BLOCKLIST in config.annotated_families():
-            annotations[URL_BLOCKLIST] = blocked.scores.take(np.flatnonzero(reasons_D == "")).struct_array()
+        if blocked is not None and url_blocklist.NAME in config.annotated_families():
+            annotations[url_blocklist.NAME] = blocked.scores.take(np.flatnonzero(reasons_D == "")).struct_array()
         return Decisions(reasons_D, pa.array(languages_D, pa.string()), scores_D, kept, annotations, passages)
 
 
@@ -119,15 +118,15 @@ def _in_order(
     texts = pa.concat_arrays([part.kept.texts for _, part in parts]).take(order)
     annotations = {}
     for name, names in columns.items():
-        pieces = [
+        columns_of_parts = [
             part.scores[name].struct_array() if name in part.scores else pa.nulls(len(rows), struct_type(names))
             for rows, part in parts
         ]
-        annotations[name] = pa.concat_arrays(pieces).take(order)
+        annotations[name] = pa.concat_arrays(columns_of_parts).take(order)
     return TextColumn(texts), annotations
 
 
-def _judge_quality(
+def _good_enough(
     kept: TextColumn,
     reasons_D: npt.NDArray[Any],
     annotations: dict[str, pa.StructArray],
@@ -135,9 +134,9 @@ def _judge_quality(
     settings: QualitySettings,
 ) -> TextColumn:
     """The kept texts that are good enough; sets the reasons of the others."""
-    judged = quality_model.judge(kept, classifier, settings)
+    judged = quality.judge(kept, classifier, settings)
     if settings.mode == "annotate":
-        annotations["quality"] = judged.scores.struct_array()
+        annotations[quality.NAME] = judged.scores.struct_array()
         return kept
     return _drop(kept, reasons_D, annotations, judged.codes_D == 0, judged.reasons[0])
 
@@ -172,7 +171,7 @@ def _decontaminate(
         for place, start, end, number in zip(places, hits.starts, hits.ends, hits.texts, strict=True)
     ]
     if settings.mode == "annotate":
-        annotations["decontamination"] = hits.scores(kept).struct_array()
+        annotations[decontamination.NAME] = hits.scores(kept).struct_array()
         return kept, passages
     if settings.action == "cut":
         kept = hits.without(kept).edited(kept)

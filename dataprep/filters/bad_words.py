@@ -21,6 +21,7 @@ from dataprep.text.column import TextColumn
 from dataprep.text.hashing import hash_bytes, mix, unit_interval
 from dataprep.text.numba_pointers import pointer_to
 
+NAME = "bad_words"  # of the family, in a spec and as a column of scores
 SCORES: tuple[str, ...] = ("num_bad_words",)
 REASONS: tuple[str, ...] = ("bad_words",)
 

@@ -18,6 +18,7 @@ from dataprep.text.numba_pointers import pointer_to
 from dataprep.text.word_rules import ABBREVIATION_HASHES
 from dataprep.text.words import ENDS_SENTENCE, IS_PUNCTUATION, IS_UNSPACED, words_between
 
+NAME = "c4"  # of the family, in a spec and as a column of scores
 SCORES: tuple[str, ...] = (
     "num_lines",
     "cut_lines_fraction",  # by the line rules that are on
@@ -25,7 +26,10 @@ SCORES: tuple[str, ...] = (
     "curly_bracket_lines",
     "num_sentences",  # in the lines kept
 )
+_NUM_LINES, _CUT_LINES_FRACTION, _LOREM_IPSUM_LINES, _CURLY_BRACKET_LINES, _NUM_SENTENCES = range(len(SCORES))
 REASONS: tuple[str, ...] = ("lorem_ipsum", "curly_bracket", "too_few_sentences")
+_DROPPED_AS_LOREM_IPSUM, _DROPPED_AS_CURLY_BRACKET, _DROPPED_AS_TOO_FEW_SENTENCES = range(1, len(REASONS) + 1)
+_NUM_SCORES = len(SCORES)
 
 # What a line holds: the category of each phrase, and of "{" and a citation.
 _LOREM_IPSUM, _JAVASCRIPT, _POLICY, _CURLY, _CITATION = 1, 2, 4, 8, 16
@@ -35,7 +39,7 @@ _CITATION_NEEDED = np.frombuffer(b"citation needed]", np.uint8)
 
 
 def c4(column: TextColumn, settings: C4Settings) -> Judged:
-    """DocumentFilter each document and find what is kept of it. A dropped document stays whole.
+    """Judge each document and find what is kept of it. A dropped document stays whole.
 
     Raises `ValueError` for a policy phrase of one byte.
     """
@@ -108,7 +112,7 @@ def _c4(
     )  # fmt: skip
     keep_starts_p, keep_ends_p = pointer_to(keep_starts), pointer_to(keep_ends)
     reasons = np.zeros(num_documents, np.uint8)
-    scores_SD = np.zeros((5, num_documents))
+    scores_SD = np.zeros((_NUM_SCORES, num_documents))
     doc_offsets = np.zeros(num_documents + 1, np.int64)
     word_counts = np.zeros(num_documents, np.int64)
     n = 0
@@ -147,13 +151,13 @@ def _c4(
             if found & _LOREM_IPSUM:
                 lorem_ipsum_lines += 1
                 if drop_lorem_ipsum and reasons[d] == 0:
-                    reasons[d] = 1
+                    reasons[d] = _DROPPED_AS_LOREM_IPSUM
             if found & _JAVASCRIPT:
                 continue
             if found & _CURLY:
                 curly_lines += 1
                 if drop_curly and reasons[d] == 0:
-                    reasons[d] = 2
+                    reasons[d] = _DROPPED_AS_CURLY_BRACKET
             if found & _POLICY:
                 continue
             if not is_cut:
@@ -170,11 +174,13 @@ def _c4(
                 begins_line[span] = span == n
             n = spans + 1
         num_lines = line_offsets[d + 1] - line_offsets[d]
-        scores_SD[0, d] = num_lines
-        scores_SD[1, d] = (num_lines - kept_lines) / num_lines if num_lines else np.nan
-        scores_SD[2, d], scores_SD[3, d], scores_SD[4, d] = lorem_ipsum_lines, curly_lines, sentences
+        scores_SD[_NUM_LINES, d] = num_lines
+        scores_SD[_CUT_LINES_FRACTION, d] = (num_lines - kept_lines) / num_lines if num_lines else np.nan
+        scores_SD[_LOREM_IPSUM_LINES, d] = lorem_ipsum_lines
+        scores_SD[_CURLY_BRACKET_LINES, d] = curly_lines
+        scores_SD[_NUM_SENTENCES, d] = sentences
         if reasons[d] == 0 and sentences < min_sentences:
-            reasons[d] = 3
+            reasons[d] = _DROPPED_AS_TOO_FEW_SENTENCES
         if reasons[d]:
             n = first_span
             kept_words = last_word - word_offsets[d]

@@ -33,6 +33,7 @@ from dataprep.text.hashing import NGRAM_BASE, mix
 from dataprep.text.numba_pointers import pointer_to
 from dataprep.text.spans import Spans
 
+NAME = "decontamination"  # of the family, in a spec and as a column of scores
 SCORES: tuple[str, ...] = ("num_passages", "passage_characters_fraction")
 
 

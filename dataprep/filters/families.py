@@ -20,26 +20,35 @@ import pyarrow as pa
 from dataprep.filters import (
     bad_words,
     c4,
+    decontamination,
     fineweb,
     gopher_quality,
     gopher_repetition,
     mc4,
+    quality,
     refinedweb,
     url_blocklist,
 )
-from dataprep.filters import decontamination as decontaminate
-from dataprep.filters import quality as quality_model
 from dataprep.filters.scores import Judged, Scores, struct_type
 from dataprep.filters.settings import FamilySettings, FilterFamilies
 from dataprep.text.column import TextColumn
 
-_MODULES = (url_blocklist, gopher_repetition, gopher_quality, c4, refinedweb, mc4, fineweb, bad_words)
+# What a family's column of scores holds. All families of a clean stage are here, also those that it runs itself.
 SCORE_TYPES: dict[str, pa.StructType] = {
-    **{module.__name__.rsplit(".", 1)[1]: struct_type(module.SCORES) for module in _MODULES},
-    "quality": struct_type(quality_model.SCORES),
-    "decontamination": struct_type(decontaminate.SCORES),
-}  # what a family's column of scores holds
-_Step = tuple[str, Callable[[TextColumn], Judged], bool]  # name, what judges, whether it only annotates
+    url_blocklist.NAME: struct_type(url_blocklist.SCORES),
+    gopher_repetition.NAME: struct_type(gopher_repetition.SCORES),
+    gopher_quality.NAME: struct_type(gopher_quality.SCORES),
+    c4.NAME: struct_type(c4.SCORES),
+    refinedweb.NAME: struct_type(refinedweb.SCORES),
+    mc4.NAME: struct_type(mc4.SCORES),
+    fineweb.NAME: struct_type(fineweb.SCORES),
+    bad_words.NAME: struct_type(bad_words.SCORES),
+    quality.NAME: struct_type(quality.SCORES),
+    decontamination.NAME: struct_type(decontamination.SCORES),
+}
+_Step = tuple[
+    str, Callable[[TextColumn], Judged], bool
+]  # its name, what it says of a column, whether it only annotates
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,7 @@ class Families:
         self._steps = list(_steps(settings))
 
     def judge(self, column: TextColumn) -> FamilyDecisions:
-        """DocumentFilter each document by every family that is on."""
+        """Judge each document by every family that is on."""
         reasons_D = np.full(len(column), "", object)
         rows = np.arange(len(column))
         scores: dict[str, Scores] = {}
@@ -87,13 +96,13 @@ def _without_dropped(
 
 
 # In the order in which they run; bad words, whose lists are read first, come last.
-_JUDGES: dict[str, Callable[..., Judged]] = {
-    "gopher_repetition": gopher_repetition.gopher_repetition,
-    "gopher_quality": gopher_quality.gopher_quality,
-    "c4": c4.c4,
-    "refinedweb": refinedweb.refinedweb,
-    "mc4": mc4.mc4,
-    "fineweb": fineweb.fineweb,
+_FAMILIES: dict[str, Callable[..., Judged]] = {
+    gopher_repetition.NAME: gopher_repetition.gopher_repetition,
+    gopher_quality.NAME: gopher_quality.gopher_quality,
+    c4.NAME: c4.c4,
+    refinedweb.NAME: refinedweb.refinedweb,
+    mc4.NAME: mc4.mc4,
+    fineweb.NAME: fineweb.fineweb,
 }
 
 
@@ -103,9 +112,9 @@ def _steps(settings: FilterFamilies) -> Iterator[_Step]:
     def step(name: str, judge: Callable[..., Judged], family: FamilySettings) -> _Step:
         return name, partial(judge, settings=family), family.mode == "annotate"
 
-    for name, judge in _JUDGES.items():
+    for name, judge in _FAMILIES.items():
         family = getattr(settings, name)
         if family is not None:
             yield step(name, judge, family)
     if settings.bad_words is not None:
-        yield step("bad_words", bad_words.BadWords.read(settings.bad_words).judge, settings.bad_words)
+        yield step(bad_words.NAME, bad_words.BadWords.read(settings.bad_words).judge, settings.bad_words)

@@ -16,6 +16,7 @@ from dataprep.text.column import TextColumn
 from dataprep.text.hash_table import insert, new_table, table_mask
 from dataprep.text.numba_pointers import pointer_to
 
+NAME = "fineweb"  # of the family, in a spec and as a column of scores
 SCORES: tuple[str, ...] = (
     "num_lines",
     "punctuated_lines_fraction",
@@ -23,6 +24,8 @@ SCORES: tuple[str, ...] = (
     "duplicate_line_char_fraction",
     "newlines_per_word",
 )
+_NUM_LINES, _PUNCTUATED, _SHORT, _DUPLICATE_CHARS, _NEWLINES_PER_WORD = range(len(SCORES))
+_NUM_SCORES = len(SCORES)
 REASONS: tuple[str, ...] = ("fineweb_empty", "line_punct_ratio", "short_line_ratio", "char_dup_ratio", "list_ratio")
 
 
@@ -36,8 +39,7 @@ def decide(scores: Scores, settings: FineWebSettings) -> npt.NDArray[np.uint8]:
     """[D] 0 for keep, else 1 + the index into `REASONS` of the first rule that fails."""
     punctuated_D = scores["punctuated_lines_fraction"]
     if settings.keep_unpunctuated:
-        punctuated_D = np.where(punctuated_D == 0, np.nan, punctuated_D)
-        scores = Scores(scores.names, np.stack([scores.values_SD[0], punctuated_D, *scores.values_SD[2:]]))
+        scores = scores.replaced("punctuated_lines_fraction", np.where(punctuated_D == 0, np.nan, punctuated_D))
     limits = (
         ("num_lines", 1, None),
         ("punctuated_lines_fraction", settings.min_punctuated_lines_fraction, None),
@@ -70,7 +72,7 @@ def _fineweb(
     num_documents = offsets.size - 1
     keys, stamps = pointer_to(keys_array), pointer_to(stamps_array)
 
-    scores_SD = np.full((5, num_documents), np.nan)
+    scores_SD = np.full((_NUM_SCORES, num_documents), np.nan)
     for d in range(num_documents):
         first, last = line_offsets[d], line_offsets[d + 1]
         mask = table_mask(last - first)
@@ -86,14 +88,14 @@ def _fineweb(
             short += line_chars[line] <= short_line_length
             if not insert(keys, stamps, mask, line_hashes[line], d + 1):
                 duplicate_chars += line_chars[line]
-        scores_SD[0, d] = lines
+        scores_SD[_NUM_LINES, d] = lines
         if lines == 0:
             continue
         newlines = last - first - (line_ends[last - 1] == offsets[d + 1])
-        scores_SD[1, d] = punctuated / lines
-        scores_SD[2, d] = short / lines
-        scores_SD[3, d] = duplicate_chars / num_chars
-        scores_SD[4, d] = newlines / word_counts[d]
+        scores_SD[_PUNCTUATED, d] = punctuated / lines
+        scores_SD[_SHORT, d] = short / lines
+        scores_SD[_DUPLICATE_CHARS, d] = duplicate_chars / num_chars
+        scores_SD[_NEWLINES_PER_WORD, d] = newlines / word_counts[d]
     return scores_SD
 
 

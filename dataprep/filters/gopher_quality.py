@@ -20,6 +20,7 @@ from dataprep.text.hashing import hash_text
 from dataprep.text.numba_pointers import pointer_to
 from dataprep.text.words import HAS_ALPHA, IS_SYMBOL, IS_UNSPACED
 
+NAME = "gopher_quality"  # of the family, in a spec and as a column of scores
 SCORES: tuple[str, ...] = (
     "num_words",  # but for symbols alone
     "mean_word_length",  # characters, of the same words
@@ -30,6 +31,11 @@ SCORES: tuple[str, ...] = (
     "alpha_words_fraction",
     "num_stop_words",  # different ones
 )
+(
+    _NUM_WORDS, _MEAN_WORD_LENGTH, _HASHES_PER_WORD, _ELLIPSES_PER_WORD, _BULLET_LINES, _ELLIPSIS_LINES, _ALPHA_WORDS,
+    _NUM_STOP_WORDS,
+) = range(len(SCORES))  # fmt: skip
+_NUM_SCORES = len(SCORES)
 REASONS: tuple[str, ...] = (
     "gopher_short_doc",
     "gopher_long_doc",
@@ -97,7 +103,7 @@ def _gopher_quality(
         insert(stop_keys_p, stop_stamps_p, mask, stop_word, 1)
     seen = np.full(stop_keys.size, -1, np.int64)  # the last document in which each stop word occurred
 
-    scores_SD = np.full((8, offsets.size - 1), np.nan)
+    scores_SD = np.full((_NUM_SCORES, offsets.size - 1), np.nan)
     for d in range(offsets.size - 1):
         first, last = word_offsets[d], word_offsets[d + 1]
         num_words = last - first
@@ -116,23 +122,23 @@ def _gopher_quality(
                         seen[slot] = d
                         num_stop_words += 1
 
-        scores_SD[0, d] = num_textual
+        scores_SD[_NUM_WORDS, d] = num_textual
         if 2 * num_unspaced <= num_textual:
-            scores_SD[1, d] = textual_chars / max(num_textual, 1)
-            scores_SD[7, d] = num_stop_words
+            scores_SD[_MEAN_WORD_LENGTH, d] = textual_chars / max(num_textual, 1)
+            scores_SD[_NUM_STOP_WORDS, d] = num_stop_words
         if num_words == 0:
             continue
         num_hashes, num_ellipses = _count_symbols(data, offsets[d], offsets[d + 1])
-        scores_SD[2, d] = num_hashes / num_words
-        scores_SD[3, d] = num_ellipses / num_words
+        scores_SD[_HASHES_PER_WORD, d] = num_hashes / num_words
+        scores_SD[_ELLIPSES_PER_WORD, d] = num_ellipses / num_words
         num_lines = line_offsets[d + 1] - line_offsets[d]
         bullets = ellipses = 0
         for line in range(line_offsets[d], line_offsets[d + 1]):
             bullets += _begins_with_bullet(data, line_starts[line], line_ends[line], flags)
             ellipses += _ends_with_ellipsis(data, line_starts[line], line_ends[line], flags)
-        scores_SD[4, d] = bullets / num_lines
-        scores_SD[5, d] = ellipses / num_lines
-        scores_SD[6, d] = num_alpha / num_words
+        scores_SD[_BULLET_LINES, d] = bullets / num_lines
+        scores_SD[_ELLIPSIS_LINES, d] = ellipses / num_lines
+        scores_SD[_ALPHA_WORDS, d] = num_alpha / num_words
     return scores_SD
 
 

@@ -24,6 +24,7 @@ from dataprep.text.numba_pointers import pointer_to
 from dataprep.text.words import IS_UNSPACED
 
 _TOP_SIZES, _DUPLICATE_SIZES = range(2, 5), range(5, 11)
+NAME = "gopher_repetition"  # of the family, in a spec and as a column of scores
 SCORES: tuple[str, ...] = (
     "num_characters",
     "duplicate_paragraph_fraction",
@@ -43,7 +44,8 @@ REASONS: tuple[str, ...] = (
     *(f"duplicated_{n}_n_grams" for n in _DUPLICATE_SIZES),
 )
 _LAST_TOP, _LAST_DUPLICATE = _TOP_SIZES[-1], _DUPLICATE_SIZES[-1]
-_SCORE_OF_2_GRAMS = SCORES.index("top_2_gram_char_fraction")  # the score of n-grams is n more, less 2
+_NUM_CHARACTERS, _DUPLICATE_PARAGRAPHS, _DUPLICATE_PARAGRAPH_CHARS, _DUPLICATE_LINES, _DUPLICATE_LINE_CHARS = range(5)
+_SCORE_OF_2_GRAMS = SCORES.index("top_2_gram_char_fraction")  # that of n-grams is n - 2 rows further down
 _NUM_SCORES = len(SCORES)
 LETTERS_PER_WORD = 2  # in scripts without spaces
 
@@ -110,7 +112,7 @@ def _gopher_repetition(
     stamp = 0
     for d in range(num_documents):
         num_chars = doc_chars[d]
-        scores_SD[0, d] = num_chars
+        scores_SD[_NUM_CHARACTERS, d] = num_chars
         if num_chars == 0:
             continue
         first, last = line_offsets[d], line_offsets[d + 1]
@@ -118,14 +120,14 @@ def _gopher_repetition(
             data, all_line_starts, all_line_ends, all_line_hashes, all_line_chars, first, last, flags,
             keys, stamps, stamp + 1,
         )  # fmt: skip
-        scores_SD[1, d] = duplicates / paragraphs
-        scores_SD[2, d] = duplicate_chars / num_chars
+        scores_SD[_DUPLICATE_PARAGRAPHS, d] = duplicates / paragraphs
+        scores_SD[_DUPLICATE_PARAGRAPH_CHARS, d] = duplicate_chars / num_chars
         lines, duplicates, duplicate_chars = _duplicate_lines(
             all_line_starts, all_line_ends, all_line_hashes, all_line_chars, first, last, offsets[d + 1],
             keys, stamps, stamp + 2,
         )  # fmt: skip
-        scores_SD[3, d] = duplicates / lines
-        scores_SD[4, d] = duplicate_chars / num_chars
+        scores_SD[_DUPLICATE_LINES, d] = duplicates / lines
+        scores_SD[_DUPLICATE_LINE_CHARS, d] = duplicate_chars / num_chars
         first = word_offsets[d]
         num_words = word_offsets[d + 1] - first
         prefix[0] = 0

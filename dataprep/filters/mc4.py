@@ -11,6 +11,7 @@ from dataprep.filters.scores import Judged, Limit, Scores, first_failing
 from dataprep.filters.settings import Mc4Settings
 from dataprep.text.column import TextColumn
 
+NAME = "mc4"  # of the family, in a spec and as a column of scores
 SCORES: tuple[str, ...] = ("num_long_lines",)
 REASONS: tuple[str, ...] = ("too_few_long_lines",)
 

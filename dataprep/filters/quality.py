@@ -24,6 +24,7 @@ from dataprep.filters.scores import Judged, Limit, Scores, first_failing
 from dataprep.filters.settings import QualitySettings
 from dataprep.text.column import TextColumn
 
+NAME = "quality"  # of the family, in a spec and as a column of scores
 SCORES: tuple[str, ...] = ("positive_probability",)
 REASONS: tuple[str, ...] = ("low_quality",)
 MODEL_FILE = "model.bin"

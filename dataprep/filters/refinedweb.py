@@ -17,7 +17,10 @@ from dataprep.text.column import TextColumn
 from dataprep.text.edits import KeptSpans
 from dataprep.text.numba_pointers import pointer_to
 
+NAME = "refinedweb"  # of the family, in a spec and as a column of scores
 SCORES: tuple[str, ...] = ("cut_lines_fraction", "cut_words_fraction")
+_CUT_LINES_FRACTION, _CUT_WORDS_FRACTION = range(len(SCORES))
+_NUM_SCORES = len(SCORES)
 REASONS: tuple[str, ...] = ("too_many_words_cut",)
 
 _COUNTER, _START, _END, _INNER = range(4)  # what a phrase is for
@@ -57,15 +60,16 @@ def _refinedweb(
         pointer_to(phrase_data_array), pointer_to(phrase_offsets_array), pointer_to(phrase_kinds_array),
         pointer_to(phrase_words_array), phrase_kinds_array.size,
     )  # fmt: skip
+    max_uppercase, min_words = limits
     num_documents = line_offsets.size - 1
-    scores_SD = np.full((2, num_documents), np.nan)
+    scores_SD = np.full((_NUM_SCORES, num_documents), np.nan)
     doc_offsets = np.zeros(num_documents + 1, np.int64)
     n = 0
     for d in range(num_documents):
         lines = words = cut_lines = cut_words = 0
         for line in range(line_offsets[d], line_offsets[d + 1]):
             start, end, num_words, is_cut = _read_line(
-                data, line_starts[line], line_ends[line], flags, limits, cut_numeric, phrases
+                data, line_starts[line], line_ends[line], flags, max_uppercase, min_words, cut_numeric, phrases
             )
             lines += num_words > 0
             words += num_words
@@ -89,14 +93,14 @@ def _refinedweb(
                 keep_starts[n], keep_ends[n], begins_line[n] = gap_end, last, False
             n += 1
         if words:
-            scores_SD[0, d] = cut_lines / lines
-            scores_SD[1, d] = cut_words / words
+            scores_SD[_CUT_LINES_FRACTION, d] = cut_lines / lines
+            scores_SD[_CUT_WORDS_FRACTION, d] = cut_words / words
         doc_offsets[d + 1] = n
     return scores_SD, doc_offsets, keep_starts[:n], keep_ends[:n], begins_line[:n]
 
 
 @numba.njit(cache=True)
-def _read_line(data, i, stop, flags, limits, cut_numeric, phrases):
+def _read_line(data, i, stop, flags, max_uppercase, min_words, cut_numeric, phrases):
     """(first byte, one past the last, words, whether it is to be cut) of a line without the white space around it."""
     start = end = i
     words = characters = blanks = capitals = digits = unspaced = 0
@@ -121,7 +125,7 @@ def _read_line(data, i, stop, flags, limits, cut_numeric, phrases):
         i += width
     if words == 0:
         return start, end, 0, False
-    is_cut = capitals / characters > limits[0] or (unspaced == 0 and words < limits[1])
+    is_cut = capitals / characters > max_uppercase or (unspaced == 0 and words < min_words)
     is_cut = is_cut or (cut_numeric and digits > 0 and _is_numeric(data, start, end, flags))
     return start, end, words, is_cut or (words == 2 and _is_counter(data, start, end, phrases))
 

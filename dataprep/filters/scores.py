@@ -27,11 +27,18 @@ class Scores:
     values_SD: npt.NDArray[np.float64]
 
     def __getitem__(self, name: str) -> npt.NDArray[np.float64]:
+        """[D] the score of that name, as a view."""
         return self.values_SD[self.names.index(name)]
 
     def take(self, rows: npt.NDArray[np.int64]) -> Scores:
         """The scores of some documents, in the order of `rows`."""
         return Scores(self.names, self.values_SD[:, rows])
+
+    def replaced(self, name: str, values_D: npt.NDArray[np.float64]) -> Scores:
+        """These scores, with other values for one of them."""
+        values_SD = self.values_SD.copy()
+        values_SD[self.names.index(name)] = values_D
+        return Scores(self.names, values_SD)
 
     def struct_array(self) -> pa.StructArray:
         """The scores as a column of the documents table; null for NaN."""

@@ -17,6 +17,7 @@ from dataprep.filters.scores import Judged, Limit, Scores, first_failing
 from dataprep.filters.settings import WORD, UrlBlocklistSettings, domain_of
 from dataprep.filters.word_lists import listed
 
+NAME = "url_blocklist"  # of the family, in a spec and as a column of scores
 SCORES: tuple[str, ...] = ("blocked_domain", "blocked_words")  # 0 or 1; how many different ones
 REASONS: tuple[str, ...] = ("url_domain", "url_word")
 _LIMITS = [Limit(reason, score, most=0) for reason, score in zip(REASONS, SCORES, strict=True)]
@@ -36,13 +37,14 @@ class UrlBlocklist:
             raise InputError(f"url_blocklist: {wrong[0]!r} is no word; give letters a to z and digits alone")
 
     def judge(self, urls: Sequence[str | None]) -> Judged:
-        """DocumentFilter each document by its URL; those without one pass."""
+        """Judge each document by its URL; those without one pass."""
         scores = Scores(SCORES, np.zeros((len(SCORES), len(urls))))
         for d, url in enumerate(urls):
             if url:
                 url = url.lower()
-                scores.values_SD[0, d] = self._lists_domain_of(url)
-                scores.values_SD[1, d] = len(self.words.intersection(WORD.findall(unquote(url)))) if self.words else 0
+                scores["blocked_domain"][d] = self._lists_domain_of(url)
+                if self.words:
+                    scores["blocked_words"][d] = len(self.words.intersection(WORD.findall(unquote(url))))
         return Judged(first_failing(scores, _LIMITS), REASONS, scores)
 
     def _lists_domain_of(self, url: str) -> bool:

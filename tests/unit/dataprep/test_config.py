@@ -39,10 +39,10 @@ OFF: dict[str, Any] = {"gopher_repetition": None, "gopher_quality": None, "c4": 
 
 def work(config: CleanConfig) -> None:
     """What a worker does with the texts under the settings."""
-    verdicts = DocumentFilter(config, None).judge(TEXTS, ["http://a.example/x"] * len(TEXTS))
+    decisions = DocumentFilter(config, None).judge(TEXTS, ["http://a.example/x"] * len(TEXTS))
     if config.pii is not None:
-        redact(verdicts.kept, config.pii)
-    signatures(verdicts.kept, config.minhash)
+        redact(decisions.kept, config.pii)
+    signatures(decisions.kept, config.minhash)
 
 
 def tried(**changes: Any) -> bool:

@@ -17,8 +17,8 @@ def test_every_document_on_a_limit_is_decided_as_published(family: str) -> None:
         inputs=["-"], language_threshold=0, **{name: {} if name == family else None for name in FAMILIES}
     )
     mine = [case for case in cases() if case.family == family]
-    verdicts = DocumentFilter(config).judge(pa.array([case.text for case in mine], pa.large_string()))
-    assert {case.what: reason for case, reason in zip(mine, verdicts.reasons_D, strict=True)} == {
+    decisions = DocumentFilter(config).judge(pa.array([case.text for case in mine], pa.large_string()))
+    assert {case.what: reason for case, reason in zip(mine, decisions.reasons_D, strict=True)} == {
         case.what: case.reason for case in mine
     }
 

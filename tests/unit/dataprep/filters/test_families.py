@@ -14,9 +14,11 @@ from dataprep.filters import c4 as c4_filter
 from dataprep.filters import fineweb as fineweb_filter
 from dataprep.filters import gopher_quality as quality_filter
 from dataprep.filters import gopher_repetition as repetition_filter
+from dataprep.filters.families import SCORE_TYPES
 from dataprep.filters.scores import Judged
 from dataprep.filters.settings import (
     C4Settings,
+    FilterFamilies,
     FineWebSettings,
     GopherQualitySettings,
     GopherRepetitionSettings,
@@ -352,3 +354,10 @@ class TestFineWeb:
 
     def test_blank_documents_are_empty(self) -> None:
         assert fineweb("", " \n\n") == ["fineweb_empty", "fineweb_empty"]
+
+
+def test_columns_of_scores_are_called_as_their_family_is_in_a_spec() -> None:
+    """By names given in the families themselves, so that renaming a module changes no artifact."""
+    fields = [name for name in FilterFamilies.model_fields if name != "language_threshold"]
+    assert set(SCORE_TYPES) == {*fields, "url_blocklist", "quality", "decontamination"}
+    assert [name for name in SCORE_TYPES if name in fields] == fields
