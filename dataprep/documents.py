@@ -166,85 +166,83 @@ def rebase(shard: Shard, *, old: str, new: str) -> Shard:
     return replace(shard, parts=relative_uri(absolute_uri(shard.parts, base=old), base=new))
 
 
-def first_indices(shards: Sequence[Shard]) -> npt.NDArray[np.int64]:
-    """Where each shard's rows begin when all documents are counted through; the total at the end.
-
-    Such an index orders documents as their `doc_id`s do, without the gaps.
-    """
-    counts = np.fromiter((shard.num_documents for shard in shards), np.int64, len(shards))
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
-
-
 def doc_ids(shards: int | npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """`cluster.contracts.records.doc_id` for many rows, of one shard or of several."""
     return np.asarray(shards, np.int64) << ROW_BITS | rows
 
 
+def part_file(artifact: str, shard: Shard, file: WrittenFile) -> str:
+    """The URI of one of the files in a shard's part, its size checked. Raises `CorruptArtifact`."""
+    return check_size(absolute_uri(shard.parts, base=artifact), file)
+
+
 def read_signatures(artifact: str, shard: Shard, columns: Sequence[str]) -> pa.Table:
     """Some columns of a shard's signatures, all rows, removed ones too."""
-    return _read(absolute_uri(shard.parts, base=artifact), shard.signatures, columns)
+    return storage.read_table(part_file(artifact, shard, shard.signatures), columns=columns)
 
 
 def signature_groups(
     artifact: str, shard: Shard, columns: Sequence[str], *, begin_row: int = 0, end_row: int | None = None
 ) -> Iterator[tuple[int, pa.Table]]:
-    """Some columns of a shard's signatures, as many rows at a time as were written at once: (first row, table)."""
-    yield from _groups(absolute_uri(shard.parts, base=artifact), shard.signatures, columns, begin_row, end_row)
+    """(first row, table) of each row group of a shard's signatures, in rows `begin_row` to `end_row` - 1 alone."""
+    yield from _row_groups(part_file(artifact, shard, shard.signatures), columns, begin_row, end_row)
 
 
-def column_groups(
-    artifact: str, shard: Shard, columns: Sequence[str], *, begin_row: int = 0, end_row: int | None = None
+def document_groups(
+    artifact: str, shard: Shard, columns: Sequence[str] | None, *, begin_row: int = 0, end_row: int | None = None
 ) -> Iterator[tuple[int, pa.Table]]:
-    """Some columns of a shard's documents, as many rows at a time as were written at once: (first row, table)."""
-    yield from _groups(absolute_uri(shard.parts, base=artifact), shard.documents, columns, begin_row, end_row)
+    """(first row, table) of each row group of a shard's documents, in rows `begin_row` to `end_row` - 1 alone.
+
+    A row group is what the clean stage wrote at once, so it fits in memory. `columns`: None for all.
+    """
+    yield from _row_groups(part_file(artifact, shard, shard.documents), columns, begin_row, end_row)
 
 
-def _groups(
-    directory: str, file: WrittenFile, columns: Sequence[str], begin_row: int, end_row: int | None
+def _row_groups(
+    uri: str, columns: Sequence[str] | None, begin_row: int, end_row: int | None
 ) -> Iterator[tuple[int, pa.Table]]:
-    """Rows `begin_row` to `end_row` - 1; other row groups are not read."""
-    filesystem, path = storage.locate(check_size(directory, file))
-    with pq.ParquetFile(path, filesystem=filesystem) as parquet:
+    """Groups without a row in the range are not read."""
+    with storage.open_table(uri) as file:
         first = 0
-        for number in range(parquet.num_row_groups):
-            count = parquet.metadata.row_group(number).num_rows
+        for number in range(file.num_row_groups):
+            count = file.metadata.row_group(number).num_rows
             begin = max(begin_row - first, 0)
             end = count if end_row is None else min(end_row - first, count)
             if begin < end:
-                yield first + begin, parquet.read_row_group(number, columns=list(columns)).slice(begin, end - begin)
+                group = file.read_row_group(number, columns=None if columns is None else list(columns))
+                yield first + begin, group.slice(begin, end - begin)
             first += count
 
 
 def read_row(artifact: str, shard: Shard, row: int, columns: Sequence[str]) -> dict[str, Any]:
     """Some columns of one document; only the row group that it is in is read."""
-    _, table = next(column_groups(artifact, shard, columns, begin_row=row, end_row=row + 1))
+    _, table = next(document_groups(artifact, shard, columns, begin_row=row, end_row=row + 1))
     values: dict[str, Any] = table.to_pylist()[0]
     return values
 
 
 def document_columns(artifact: str, shard: Shard) -> pa.Schema:
     """The columns of a shard's documents."""
-    return storage.read_schema(check_size(absolute_uri(shard.parts, base=artifact), shard.documents))
+    return storage.read_schema(part_file(artifact, shard, shard.documents))
 
 
 def read_columns(artifact: str, shard: Shard, columns: Sequence[str]) -> pa.Table:
     """Some columns of a shard's documents, all rows. Raises `InputError` naming one that is not there."""
-    directory = absolute_uri(shard.parts, base=artifact)
-    names = storage.read_schema(check_size(directory, shard.documents)).names
+    uri = part_file(artifact, shard, shard.documents)
+    names = storage.read_schema(uri).names
     if missing := [column for column in columns if column not in names]:
-        raise InputError(f"{directory}/{shard.documents.name} has no column {missing[0]!r}; it has {', '.join(names)}")
-    return _read(directory, shard.documents, columns)
+        raise InputError(f"{uri} has no column {missing[0]!r}; it has {', '.join(names)}")
+    return storage.read_table(uri, columns=columns)
 
 
 def read_dropped(artifact: str, shard: Shard) -> pa.Table:
     """A shard's dropped rows (`DROPPED_SCHEMA`)."""
-    return _read(absolute_uri(shard.parts, base=artifact), shard.dropped, DROPPED_SCHEMA.names)
+    return storage.read_table(part_file(artifact, shard, shard.dropped), columns=DROPPED_SCHEMA.names)
 
 
 def read_quarantined(artifact: str, shard: Shard) -> pa.Table:
     """A shard's quarantined records (`cluster.contracts.records.QUARANTINE_SCHEMA`)."""
-    directory = absolute_uri(shard.parts, base=artifact)
-    table = storage.read_table(check_size(directory, shard.quarantined))
+    table = storage.read_table(part_file(artifact, shard, shard.quarantined))
     if "url" not in table.column_names:  # written before it was kept
         table = table.append_column("url", pa.nulls(len(table), pa.string()))
     return table.select(QUARANTINE_SCHEMA.names)
@@ -254,18 +252,19 @@ def read_contamination(artifact: str, shard: Shard) -> pa.Table:
     """The passages of evaluation sets that were found in a shard's documents (`CONTAMINATION_SCHEMA`)."""
     if shard.contamination is None:
         return CONTAMINATION_SCHEMA.empty_table()
-    return _read(absolute_uri(shard.parts, base=artifact), shard.contamination, CONTAMINATION_SCHEMA.names)
+    uri = part_file(artifact, shard, shard.contamination)
+    return storage.read_table(uri, columns=CONTAMINATION_SCHEMA.names)
 
 
 def read_removals(artifact: str, shard: Shard) -> pa.Table:
     """A shard's removed rows (`REMOVAL_SCHEMA`)."""
     if shard.removals is None:
         return REMOVAL_SCHEMA.empty_table()
-    return _read(artifact, shard.removals, REMOVAL_SCHEMA.names)
+    return storage.read_table(check_size(artifact, shard.removals), columns=REMOVAL_SCHEMA.names)
 
 
 def removed_rows(artifact: str, shard: Shard) -> npt.NDArray[np.bool_]:
-    """Which of a shard's documents dedupe removed."""
+    """For each of a shard's documents, whether dedupe removed it."""
     removed = np.zeros(shard.num_documents, bool)
     removed[read_removals(artifact, shard).column("row").to_numpy()] = True
     return removed
@@ -274,14 +273,13 @@ def removed_rows(artifact: str, shard: Shard) -> npt.NDArray[np.bool_]:
 def read_kept(
     artifact: str, shard: Shard, columns: Sequence[str]
 ) -> Iterator[tuple[pa.RecordBatch, npt.NDArray[np.int64]]]:
-    """The documents of a shard that dedupe left, in order: batches of `columns`, with each row's number in the part.
+    """The documents of a shard that dedupe left, in order: (batch of `columns`, each row's number in the part).
 
     No batch spans row groups, which hold as many characters as the clean stage has in memory at once.
     """
     kept = ~removed_rows(artifact, shard)
-    filesystem, path = storage.locate(check_size(absolute_uri(shard.parts, base=artifact), shard.documents))
     row = 0
-    with pq.ParquetFile(path, filesystem=filesystem) as file:
+    with storage.open_table(part_file(artifact, shard, shard.documents)) as file:
         for number in range(file.num_row_groups):
             for batch in file.iter_batches(_BATCH_ROWS, row_groups=[number], columns=list(columns)):
                 rows = row + np.flatnonzero(kept[row : row + batch.num_rows])
@@ -301,10 +299,6 @@ def write_table(directory: str, name: str, table: pa.Table) -> WrittenFile:
 def written_file(name: str, content: bytes) -> WrittenFile:
     """The record of a small file whose bytes are at hand."""
     return WrittenFile(name, len(content), hashlib.sha256(content).hexdigest())
-
-
-def _read(directory: str, file: WrittenFile, columns: Sequence[str]) -> pa.Table:
-    return storage.read_table(check_size(directory, file), columns=columns)
 
 
 _DICTIONARY_COLUMNS = ["uri", "language", "reason"]  # few values; the rest is stored as it is

@@ -48,7 +48,7 @@ def run_shard_tasks(
     workers: Resources,
     max_workers: int | None,
     progress: Progress,
-    before: AlreadyDone,
+    already_done: AlreadyDone,
     log_directory: Path | None = None,
     backoff: Backoff | None = None,
     unit: str = "shards",
@@ -60,8 +60,8 @@ def run_shard_tasks(
     import ray.data
 
     configure_ray_data()
-    total = before.shards_done + len(shards)
-    progress.update(before.shards_done, total, unit)
+    total = already_done.shards_done + len(shards)
+    progress.update(already_done.shards_done, total, unit)
     if not shards:
         return
     rows = [{"index": index, "shard": json.dumps(shard)} for index, shard in enumerate(shards)]
@@ -76,7 +76,7 @@ def run_shard_tasks(
     traces: list[str] = []
     started, documents = time.monotonic(), 0
     with own_errors():
-        for done, row in enumerate(results.iter_rows(), start=before.shards_done + 1):
+        for done, row in enumerate(results.iter_rows(), start=already_done.shards_done + 1):
             documents += row["documents"]
             del failures[row["index"]]
             if row["failure"]:
@@ -86,7 +86,7 @@ def run_shard_tasks(
             figures: dict[str, float | str] = {}
             if documents:  # not every task is about documents
                 rate = documents / (time.monotonic() - started)
-                figures = {"docs_per_s": rate, "documents": before.documents_done + documents}
+                figures = {"docs_per_s": rate, "documents": already_done.documents_done + documents}
             progress.update(done, total, unit, **figures)
     if failures:
         shown = "\n".join(f"  - {failure}" for failure in sorted(failures.values())[:_NAMED_FAILURES])

@@ -17,12 +17,11 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from cluster.contracts import storage
 from cluster.contracts.errors import CorruptArtifact
-from cluster.contracts.retry import patient_as_here
+from cluster.contracts.retry import retrying_as_here
 
 MARKERS = "_committed"
 _READER_THREADS = 16  # of markers on a remote store
@@ -103,12 +102,6 @@ class PartWriter:
             yield cast(BinaryIO, stream)
         self.files[role] = stream.written(name)
 
-    def add_local_file(self, role: str, source: Path, suffix: str) -> None:
-        """Copy a finished local file in, hashing it on the way."""
-        with self.open(role, suffix) as sink, open(source, "rb") as stream:
-            while chunk := stream.read(1 << 20):
-                sink.write(chunk)
-
 
 @contextmanager
 def commit_part(directory: str, key: str) -> Iterator[PartWriter]:
@@ -141,7 +134,7 @@ def committed_parts(directory: str) -> dict[str, CommittedPart]:
         contents = [storage.read_bytes(uri) for uri in markers]
     else:
         with ThreadPoolExecutor(_READER_THREADS) as pool:
-            contents = list(pool.map(patient_as_here(storage.read_bytes), markers))
+            contents = list(pool.map(retrying_as_here(storage.read_bytes), markers))
     return {key: _parse_marker(key, content) for key, content in sorted(zip(keys, contents, strict=True))}
 
 
@@ -184,7 +177,7 @@ def check_size(directory: str, file: WrittenFile) -> str:
 def check_content(directory: str, file: WrittenFile, *, on_bytes: Callable[[int], None] = lambda count: None) -> str:
     """The URI of a committed file, size and SHA-256 checked by reading it. Raises `CorruptArtifact`.
 
-    `on_bytes` is called with the size of each piece that was read.
+    `on_bytes` is called with the size of each chunk that was read.
     """
     uri = check_size(directory, file)
     filesystem, path = storage.locate(uri)

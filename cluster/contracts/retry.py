@@ -1,4 +1,8 @@
-"""Patience with a store that fails for a while: the one place that says how often and how long apart to try again."""
+"""Trying again where a store fails for a while: how often, how long apart, and which errors may pass by themselves.
+
+Operations that are tried again call one another (a task reads a part, which reads a file). Only the outermost waits:
+else six attempts of six attempts each would make a lost store look like a hang.
+"""
 
 from __future__ import annotations
 
@@ -51,11 +55,11 @@ def is_passing(error: Exception) -> bool:
 
 
 def retrying(operation: Callable[[], T], backoff: Backoff, *, asked: str | None = None) -> T:
-    """The result of an idempotent operation, tried again while `is_passing`.
+    """The result of an idempotent operation, which is tried again while its error `is_passing`.
 
-    Raises what its last attempt raised, or, where the caller says what it `asked` of a store ("list s3://b/x"), a
-    `StorageError` with that in it. Inside another patient operation it is tried once: the outer one waits, so that
-    attempts don't multiply; threads that the outer one starts only know of it by `patient_as_here`.
+    Raises what the last attempt raised, or, where the caller says what it `asked` of a store ("list s3://b/x"), a
+    `StorageError` with that in it. Inside another operation that is tried again, this one is tried once: the outer one
+    waits. Threads that the outer one starts only know of it by `retrying_as_here`.
     """
     if _waited_for.get():
         return operation()
@@ -66,8 +70,8 @@ def retrying(operation: Callable[[], T], backoff: Backoff, *, asked: str | None 
         _waited_for.reset(token)
 
 
-def patient_as_here(function: Callable[[A], T]) -> Callable[[A], T]:
-    """`function` for threads: inside a patient operation they try once too, since the operation is tried again."""
+def retrying_as_here(function: Callable[[A], T]) -> Callable[[A], T]:
+    """`function` for threads: where the caller is inside an operation that is tried again, they try once too."""
     waited_for = _waited_for.get()
 
     def call(argument: A) -> T:

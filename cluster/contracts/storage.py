@@ -45,16 +45,16 @@ class FileStat:
     mtime_ns: int  # 0 where the store keeps none
 
 
-def _patient(verb: str) -> Callable[[Callable[Concatenate[str, P], T]], Callable[Concatenate[str, P], T]]:
+def _retried(verb: str) -> Callable[[Callable[Concatenate[str, P], T]], Callable[Concatenate[str, P], T]]:
     """Let a function of a URI wait for a remote store; the local disk's errors come at once."""
 
     def decorate(function: Callable[Concatenate[str, P], T]) -> Callable[Concatenate[str, P], T]:
         @wraps(function)
-        def patient(uri: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        def retried(uri: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
             operation = partial(function, uri, *args, **kwargs)
             return operation() if is_local(uri) else retrying(operation, PATIENCE, asked=f"{verb} {uri}")
 
-        return patient
+        return retried
 
     return decorate
 
@@ -115,14 +115,14 @@ def _split(uri: str) -> tuple[str, str]:
     return f"{scheme}://{store}", f"/{path}"
 
 
-@_patient("look for")
+@_retried("look for")
 def exists(uri: str) -> bool:
     """Whether a file or directory is there."""
     filesystem, path = locate(uri)
     return bool(filesystem.get_file_info(path).type != pafs.FileType.NotFound)
 
 
-@_patient("look for")
+@_retried("look for")
 def stat(uri: str) -> FileStat:
     """Size and modification time of one file. Raises `FileNotFoundError`."""
     filesystem, path = locate(uri)
@@ -145,7 +145,7 @@ def file_sizes(uris: Sequence[str]) -> list[int | None]:
     return sizes
 
 
-@_patient("look for")
+@_retried("look for")
 def _sizes_in_store(first_uri: str, uris: Sequence[str]) -> list[int | None]:
     filesystem, first = locate(first_uri)
     if is_local(first_uri):
@@ -158,7 +158,7 @@ def _sizes_in_store(first_uri: str, uris: Sequence[str]) -> list[int | None]:
     return [info.size if info.type == pafs.FileType.File else None for info in found]
 
 
-@_patient("list")
+@_retried("list")
 def list_files(uri: str, *, recursive: bool = False) -> list[FileStat]:
     """The files under a directory, sorted by URI; an absent directory has none.
 
@@ -216,7 +216,7 @@ def _is_utf8(name: str) -> bool:
     return True
 
 
-@_patient("list")
+@_retried("list")
 def expand(pattern: str) -> list[FileStat]:
     """The files a path, directory, glob or list stands for, sorted by URI; empty where nothing matches.
 
@@ -286,7 +286,7 @@ def _expand_list(uri: str) -> list[FileStat]:
     return [found[target] for target in sorted(found)]
 
 
-@_patient("read")
+@_retried("read")
 def read_bytes(uri: str) -> bytes:
     """The content of one file. Raises `FileNotFoundError`."""
     filesystem, path = locate(uri)
@@ -294,33 +294,41 @@ def read_bytes(uri: str) -> bytes:
         return bytes(stream.read())
 
 
-@_patient("read")
+@contextmanager
+def open_table(uri: str) -> Iterator[pq.ParquetFile]:
+    """A Parquet file, to be read row group by row group. Raises `FileNotFoundError`; reads are not tried again."""
+    filesystem, path = locate(uri)
+    with pq.ParquetFile(path, filesystem=filesystem) as file:
+        yield file
+
+
+@_retried("read")
 def read_table(uri: str, *, columns: Sequence[str] | None = None, filters: Any = None) -> pa.Table:
     """A Parquet file, or some of its columns, or the rows that `filters` (as pyarrow's) leave.
 
     Raises `FileNotFoundError`, and `CorruptArtifact` for columns that are not there.
     """
-    filesystem, path = locate(uri)
-    with pq.ParquetFile(path, filesystem=filesystem) as file:
+    with open_table(uri) as file:
         names = file.schema_arrow.names
         if missing := [column for column in columns or () if column not in names]:
             raise CorruptArtifact(f"{uri} has no column {', '.join(missing)}; it has {', '.join(names)}")
         if filters is None:
             return file.read(columns=None if columns is None else list(columns))
+    filesystem, path = locate(uri)
     # Loads the dataset library first, which takes a third of a second.
     return pq.read_table(
         path, filesystem=filesystem, columns=None if columns is None else list(columns), filters=filters
     )
 
 
-@_patient("read")
+@_retried("read")
 def read_schema(uri: str) -> pa.Schema:
     """The schema of a Parquet file. Raises `FileNotFoundError`."""
     filesystem, path = locate(uri)
     return pq.read_schema(path, filesystem=filesystem)
 
 
-@_patient("write")
+@_retried("write")
 def write_bytes(uri: str, content: bytes) -> None:
     """Write one small file so that a reader sees the old content or the new, never a part of it.
 
@@ -346,7 +354,7 @@ def make_directory(uri: str) -> None:
         locate(uri)[0].create_dir(locate(uri)[1], recursive=True)
 
 
-@_patient("delete")
+@_retried("delete")
 def delete_file(uri: str) -> None:
     """Remove one file; an absent one is no error."""
     filesystem, path = locate(uri)
@@ -356,7 +364,7 @@ def delete_file(uri: str) -> None:
         pass
 
 
-@_patient("delete")
+@_retried("delete")
 def delete_directory(uri: str) -> None:
     """Remove a directory and all below it; an absent one is no error."""
     filesystem, path = locate(uri)
@@ -371,14 +379,14 @@ def upload_file(source: Path, uri: str) -> None:
     _receive(uri, source)
 
 
-@_patient("write")
+@_retried("write")
 def _receive(uri: str, source: Path) -> None:
     make_directory(posixpath.dirname(uri))
     filesystem, path = locate(uri)
     pafs.copy_files(str(source), path, source_filesystem=pafs.LocalFileSystem(), destination_filesystem=filesystem)
 
 
-@_patient("read")
+@_retried("read")
 def download_file(uri: str, target: Path) -> None:
     """Copy the file at `uri` to a local path."""
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -48,7 +48,7 @@ def run(config: CleanConfig, inputs: Mapping[str, Artifact], output: str, contex
         workers=config.workers,
         max_workers=config.max_workers,
         progress=context.progress,
-        before=AlreadyDone(len(done), sum(part.metrics["kept"] for part in done.values())),
+        already_done=AlreadyDone(len(done), sum(part.metrics["kept"] for part in done.values())),
         log_directory=context.log_directory,
     )
     committed = []

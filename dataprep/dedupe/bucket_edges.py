@@ -1,7 +1,10 @@
-"""From keyed documents to the edges between those that share a key: the pure middle of deduplication.
+"""Which documents that share a key are joined: from rows of (key, member) to edges between members.
 
-A bucket is the set of documents with the same key (a band of their MinHash signatures, or their exact hash). One
-edge from its lowest member to each other one is enough: the same components as all pairs, and linear in its size.
+A bucket, as in locality-sensitive hashing, is the set of documents with the same key: the hash of a band of their
+signatures, of their text or of their URL. Edges from its lowest member to each other one are enough: they give the same
+connected components as all pairs would, and their number is linear in the bucket's size.
+
+Shape letters: N rows, E edges, W words of a sketch.
 """
 
 from __future__ import annotations
@@ -16,9 +19,9 @@ MAX_LEADERS = 8  # members of a bucket that the others are compared with
 
 
 def bucket_edges(keys_N: npt.NDArray[np.uint64], members_N: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Edges [E, 2] from the lowest member of each bucket to its others, in the order of keys, then members.
+    """[E, 2] edges from the lowest member of each bucket to its others, in the order of keys, then members.
 
-    N rows of (key, member) in any order; a member may have many keys, and a row may be repeated.
+    Rows of (key, member) come in any order. A member may have many keys, and a row may be repeated.
     """
     rows = _rows_of_shared_keys(keys_N)
     order = rows[np.lexsort((members_N[rows], keys_N[rows]))]
@@ -33,11 +36,12 @@ def checked_edges(
     *,
     most_differing: int,
 ) -> npt.NDArray[np.int64]:
-    """Edges [E, 2] between members of a bucket whose sketches differ in at most `most_differing` bits.
+    """[E, 2] edges between members of a bucket whose sketches differ in at most `most_differing` bits.
 
-    In the order of their numbers, each member is compared with the bucket's leaders and joins the first that is like
-    it; one that is like none becomes a leader, up to `MAX_LEADERS` of them. So a bucket with a false middle falls apart
-    into its true groups, instead of being one group or losing all pairs that its lowest member is no part of.
+    In the order of their indices, each member is compared with the bucket's leaders and joins the first that is like
+    it; one that is like none becomes a leader itself, up to `MAX_LEADERS` of them. So documents that share a key by
+    chance part into their true groups; joining all to the lowest member would make one group of them, and comparing
+    with that member alone would lose the pairs it is no part of.
     """
     rows = _rows_of_shared_keys(keys_N)
     order = rows[np.lexsort((members_N[rows], keys_N[rows]))]
@@ -49,7 +53,7 @@ def checked_edges(
 def equal_edges(
     high_N: npt.NDArray[np.uint64], low_N: npt.NDArray[np.uint64], members_N: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
-    """`bucket_edges` for 128-bit keys in two halves."""
+    """[E, 2] the same as `bucket_edges`, for keys of 128 bits in two halves."""
     rows = _rows_of_shared_keys(high_N)
     order = rows[np.lexsort((members_N[rows], low_N[rows], high_N[rows]))]
     high, low, members = high_N[order], low_N[order], members_N[order]
@@ -57,7 +61,10 @@ def equal_edges(
 
 
 def _rows_of_shared_keys(keys_N: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """The rows whose key another row has too; most keys are met once, and sorting by one column is far cheaper."""
+    """The rows whose key another row has too.
+
+    Most keys are met once, so that sorting by key and member is left with few rows.
+    """
     order = np.argsort(keys_N)
     keys = keys_N[order]
     is_shared = np.zeros(len(keys), bool)

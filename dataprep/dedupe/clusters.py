@@ -1,6 +1,7 @@
-"""The clusters of duplicates as a table to look at: who is in which, who stays, why the others go, how alike they are.
+"""The clusters of duplicates as tables to look at (`CLUSTER_SCHEMA`): who stays, why the others go, how alike they are.
 
-Members are brought together by cluster (`keyed_shuffle.py`), each with its sketch, and compared with the survivor.
+A task for each pack of shards writes the sketches of its members of clusters, keyed by cluster; a task for each file of
+clusters brings them together (`keyed_shuffle.py`) and compares every member with its survivor.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ from cluster.contracts import storage
 from cluster.contracts.artifacts import StageContext
 from cluster.contracts.commit import WrittenFile, commit_part, committed_parts, remove_part, sweep
 from dataprep.dedupe.config import DedupeConfig
-from dataprep.dedupe.corpora import Corpora, Piece
+from dataprep.dedupe.corpora import Corpora, ShardSlice
 from dataprep.dedupe.keyed_shuffle import KeyedRows, read_cell, write_cells
 from dataprep.dedupe.match_keys import signatures_of
 from dataprep.dedupe.removals import Removals
 from dataprep.documents import CLUSTER_SCHEMA, write_table
 from dataprep.ray_tasks import AlreadyDone, run_shard_tasks
 
-_MEMBERS_PER_FILE = 1_000_000  # about; a cluster stays in one piece
+_MEMBERS_PER_FILE = 1_000_000  # about, since a cluster is never parted
 _DOCUMENTS_PER_PACK = 500_000
-_BLOCKS = 1 << 16  # of clusters, by number; files are cut between them
+_BLOCKS = 1 << 16  # of clusters, by their survivors' indices; files are cut between blocks
 _WRITER_THREADS = 16
 _SURVIVOR = -1  # the reason number of those that stay
 
@@ -37,7 +38,7 @@ _SURVIVOR = -1  # the reason number of those that stay
 def write_clusters(
     output: str, work: str, removals: Removals, *, num_hashes: int, config: DedupeConfig, context: StageContext
 ) -> list[WrittenFile]:
-    """Write `clusters-*.parquet` (`CLUSTER_SCHEMA`, clusters in one piece); `work` takes the members on the way."""
+    """Write the files of clusters, `clusters-*.parquet`. Members are committed in `work` on the way, then removed."""
     packs, counts = _write_members(work, removals)
     if not packs:
         return []
@@ -47,28 +48,32 @@ def write_clusters(
     missing = [(cell, name) for cell, name in enumerate(names) if name not in written]
     if missing:
         done = committed_parts(work)
-        shell = partial(
+        run_tasks = partial(
             run_shard_tasks, workers=config.workers, max_workers=config.max_workers, progress=context.progress
         )
-        shell(
+        run_tasks(
             partial(_write_keys, work=work, first_clusters_R=first_clusters_R, num_hashes=num_hashes),
             [
-                {"uri": f"{key} (from {pack[0].shard.uri})", "key": key, "pieces": [asdict(piece) for piece in pack]}
+                {
+                    "uri": f"{key} (from {pack[0].shard.uri})",
+                    "key": key,
+                    "slices": [asdict(shard_slice) for shard_slice in pack],
+                }
                 for key, pack in packs.items()
                 if key not in done
             ],
-            before=AlreadyDone(sum(key in done for key in packs), 0),
+            already_done=AlreadyDone(sum(key in done for key in packs), 0),
             unit="packs",
         )
         done = committed_parts(work)
         uris = [storage.join(work, done[key].files["keys"].name) for key in packs]
-        shell(
+        run_tasks(
             partial(
                 _write_clusters, uris=uris, output=output, corpora=removals.corpora, reasons=list(removals.labels),
                 num_hashes=num_hashes,
             ),
             [{"uri": name, "key": name, "cell": cell} for cell, name in missing],
-            before=AlreadyDone(len(names) - len(missing), 0),
+            already_done=AlreadyDone(len(names) - len(missing), 0),
             unit="files of clusters",
         )  # fmt: skip
         written = committed_parts(output)
@@ -79,16 +84,16 @@ def write_clusters(
     return [written[name].files["clusters"] for name in names]
 
 
-def _write_members(work: str, removals: Removals) -> tuple[dict[str, list[Piece]], npt.NDArray[np.int64]]:
-    """The packs that have members of clusters, by name, with these written down; and their counts by block."""
+def _write_members(work: str, removals: Removals) -> tuple[dict[str, list[ShardSlice]], npt.NDArray[np.int64]]:
+    """Write down each pack's members of clusters; returns the packs with any, by name, and how many each block has."""
     survivors_N = removals.survivors_N
     stays_N = np.zeros(len(survivors_N), bool)
     stays_N[survivors_N[survivors_N != np.arange(len(survivors_N), dtype=survivors_N.dtype)]] = True
     block_clusters = -(-len(survivors_N) // _BLOCKS)
-    packs: dict[str, list[Piece]] = {}
+    packs: dict[str, list[ShardSlice]] = {}
     counts = np.zeros(_BLOCKS, np.int64)
 
-    def write(pack: list[Piece]) -> npt.NDArray[np.int64]:
+    def write(pack: list[ShardSlice]) -> npt.NDArray[np.int64]:
         table = removals.members(pack[0].first, pack[-1].end, stays_N)
         if table.num_rows:
             write_table(work, f"{_name(pack)}.parquet", table)
@@ -103,7 +108,7 @@ def _write_members(work: str, removals: Removals) -> tuple[dict[str, list[Piece]
     return packs, counts
 
 
-def _name(pack: Sequence[Piece]) -> str:
+def _name(pack: Sequence[ShardSlice]) -> str:
     return f"members-{pack[0].first:012d}-{pack[-1].end:012d}"
 
 
@@ -122,7 +127,9 @@ def _write_keys(row: dict[str, Any], *, work: str, first_clusters_R: npt.NDArray
     found = storage.read_table(storage.join(work, f"{row['key']}.parquet"))
     members, reasons = found.column("member").to_numpy(), found.column("reason").to_numpy()
     words = []
-    for first, signatures_DH in (found for piece in row["pieces"] for found in signatures_of(Piece.from_row(piece))):
+    for first, signatures_DH in (
+        found for shard_slice in row["slices"] for found in signatures_of(ShardSlice.from_row(shard_slice))
+    ):
         begin, end = np.searchsorted(members, (first, first + len(signatures_DH)))
         if begin < end:
             words.append(sketches(signatures_DH[members[begin:end] - first, :num_hashes]))

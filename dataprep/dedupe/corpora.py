@@ -1,4 +1,8 @@
-"""The corpora of one deduplication in one numbering: earlier ones first, so that their documents win."""
+"""All corpora of one deduplication, with their documents counted through from 0: the *document index*.
+
+Earlier corpora come first. The lowest index of a group of duplicates stays, so a document of an earlier corpus wins
+over its copies in the corpus that is deduplicated.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +15,23 @@ import numpy.typing as npt
 
 from dataprep.documents import Shard, doc_ids
 
-_MOST_PIECES = 256  # of a pack: that many files are read one after another
+_MOST_SLICES = 256  # of a pack: that many files are read one after another
 OWN = 0  # the number of the corpus that is deduplicated; the k-th of `against` is k
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A shard of one of the corpora, or some of its rows."""
+class ShardSlice:
+    """A shard of one of the corpora, or a run of its rows."""
 
-    artifact: str  # that its paths are relative to
-    corpus: int
+    artifact: str  # the URI that the paths of its shard are relative to
+    corpus: int  # `OWN`, or k for the k-th of `against`
     shard: Shard
-    first: int  # the index of its first document, counting through all pieces
-    begin_row: int = 0  # of the shard, where the piece is a part of it
-    end_row: int | None = None  # None: the shard's end
+    first: int  # the index of its first document
+    begin_row: int = 0  # of the shard
+    end_row: int | None = None  # exclusive; None: the shard's end
 
     @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> Piece:
+    def from_row(cls, row: Mapping[str, Any]) -> ShardSlice:
         """The inverse of `dataclasses.asdict`."""
         return cls(**{**row, "shard": Shard.from_row(row["shard"])})
 
@@ -38,11 +42,11 @@ class Piece:
 
     @property
     def num_documents(self) -> int:
-        """Of the piece."""
+        """How many documents it has."""
         return (self.shard.num_documents if self.end_row is None else self.end_row) - self.begin_row
 
-    def cut(self, *, most_documents: int) -> list[Piece]:
-        """The piece in pieces of at most so many documents."""
+    def cut(self, *, most_documents: int) -> list[ShardSlice]:
+        """This slice, divided into slices of at most so many documents."""
         if self.num_documents <= most_documents:
             return [self]
         ends = [min(at + most_documents, self.num_documents) for at in range(0, self.num_documents, most_documents)]
@@ -54,52 +58,52 @@ class Piece:
 
 @dataclass(frozen=True)
 class Corpora:
-    """All pieces, in the order of their documents' indices."""
+    """The shards of all corpora as slices, in the order of their documents' indices."""
 
-    pieces: tuple[Piece, ...]
+    slices: tuple[ShardSlice, ...]
 
     @classmethod
     def of(cls, own: tuple[str, Sequence[Shard]], against: Sequence[tuple[str, Sequence[Shard]]]) -> Corpora:
-        """`own` and each of `against` as (artifact, shards)."""
-        pieces: list[Piece] = []
+        """From the corpus to deduplicate and the earlier ones, each as (URI of the artifact, shards)."""
+        slices: list[ShardSlice] = []
         first = 0
         numbered = [*enumerate(against, 1), (OWN, own)]
         for corpus, (artifact, shards) in numbered:
             for shard in shards:
-                pieces.append(Piece(artifact, corpus, shard, first))
+                slices.append(ShardSlice(artifact, corpus, shard, first))
                 first += shard.num_documents
-        return cls(tuple(pieces))
+        return cls(tuple(slices))
 
     @property
-    def own(self) -> list[Piece]:
-        """The pieces of the corpus that is deduplicated."""
-        return [piece for piece in self.pieces if piece.corpus == OWN]
+    def own(self) -> list[ShardSlice]:
+        """The slices of the corpus that is deduplicated."""
+        return [shard_slice for shard_slice in self.slices if shard_slice.corpus == OWN]
 
     @property
     def num_documents(self) -> int:
-        """Of all corpora."""
-        return self.pieces[-1].first + self.pieces[-1].shard.num_documents if self.pieces else 0
+        """How many documents all corpora have."""
+        return self.slices[-1].first + self.slices[-1].shard.num_documents if self.slices else 0
 
     @property
     def own_first(self) -> int:
         """The index of the first document that may be removed."""
         return self.own[0].first if self.own else self.num_documents
 
-    def packs(self, *, most_documents: int) -> list[list[Piece]]:
-        """Neighbouring pieces in packs of at most so many documents, large ones cut; empty pieces left out."""
-        packs: list[list[Piece]] = []
-        for piece in (part for whole in self.pieces for part in whole.cut(most_documents=most_documents)):
-            if piece.num_documents == 0:
+    def packs(self, *, most_documents: int) -> list[list[ShardSlice]]:
+        """The work of one task each: neighbouring slices of at most so many documents together, empty ones left out."""
+        packs: list[list[ShardSlice]] = []
+        for shard_slice in (part for whole in self.slices for part in whole.cut(most_documents=most_documents)):
+            if shard_slice.num_documents == 0:
                 continue
-            if not packs or len(packs[-1]) == _MOST_PIECES or piece.end - packs[-1][0].first > most_documents:
+            if not packs or len(packs[-1]) == _MOST_SLICES or shard_slice.end - packs[-1][0].first > most_documents:
                 packs.append([])
-            packs[-1].append(piece)
+            packs[-1].append(shard_slice)
         return packs
 
     def names(self, indices: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """(corpus, doc_id) of documents given by index; any shape."""
-        firsts = np.array([piece.first for piece in self.pieces], np.int64)
+        """(corpus, doc_id) of each document index; arrays of any shape."""
+        firsts = np.array([shard_slice.first for shard_slice in self.slices], np.int64)
         at = np.searchsorted(firsts, indices, side="right") - 1
-        corpus = np.array([piece.corpus for piece in self.pieces], np.int64)[at]
-        numbers = np.array([piece.shard.number for piece in self.pieces], np.int64)[at]
+        corpus = np.array([shard_slice.corpus for shard_slice in self.slices], np.int64)[at]
+        numbers = np.array([shard_slice.shard.number for shard_slice in self.slices], np.int64)[at]
         return corpus, doc_ids(numbers, indices - firsts[at])

@@ -1,11 +1,12 @@
-"""A shuffle by way of the store: rows are brought together by key without any process that holds them all.
+"""A shuffle by way of the store: rows with equal keys are brought together, and no process holds them all.
 
-Keys are divided into ranges. Each writer makes one file of its rows, with one batch for each of their keys and each
-range (a *cell*); whoever works on a cell reads that batch of every writer's file. Both sides are tasks with a commit
-each, so a killed stage loses what was under way and no more. On a local disk a batch is mapped, not read. What a cell
-holds doesn't depend on how the rows were divided among writers, nor on how many tasks run. Rows of one key are never
-parted: a key that ten million rows share (a page that is there so often) makes its task as large, whatever its memory
-was meant to be.
+The keys are divided into ranges. Each writer makes one file of its rows, with one record batch for each of a row's keys
+and each range: a *cell*. The reader of a cell reads that batch of every writer's file; on a local disk it is mapped.
+Writers and readers are tasks that commit, so a stage that is killed loses only what was under way. What a cell holds
+depends neither on how the rows were divided among writers nor on how many tasks run.
+
+Rows of one key are never parted. A page that is in the corpus ten million times makes one task of ten million rows,
+whatever memory the task was meant to have.
 
 Shape letters: N rows, K keys of a row, W words that are carried along, R ranges.
 """
@@ -22,7 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from cluster.contracts import storage
-from cluster.contracts.retry import patient_as_here
+from cluster.contracts.retry import retrying_as_here
 
 ROW_BYTES = 32  # of a task on a cell: key, member and two arrays to sort by; 8 more for each word
 _READER_THREADS = 16  # of remote files
@@ -30,7 +31,7 @@ _READER_THREADS = 16  # of remote files
 
 @dataclass(frozen=True)
 class KeyedRows:
-    """Documents with the keys to bring them together by, and what they are compared by then."""
+    """Documents with the keys that bring them together, and the words that they are then compared by."""
 
     keys_NK: npt.NDArray[np.uint64]
     members_N: npt.NDArray[np.int64]  # document indices
@@ -38,7 +39,7 @@ class KeyedRows:
 
     @classmethod
     def concatenated(cls, rows: Sequence[KeyedRows]) -> KeyedRows:
-        """All of several, in their order."""
+        """The rows of all, one after another."""
         return cls(
             np.concatenate([r.keys_NK for r in rows]),
             np.concatenate([r.members_N for r in rows]),
@@ -47,20 +48,20 @@ class KeyedRows:
 
 
 def even_ranges(num_ranges: int) -> npt.NDArray[np.uint64]:
-    """[R] the first key of each range, for keys that are hashes."""
+    """[R] the first key of each of so many equal ranges of all 64-bit keys, for keys that are hashes."""
     return np.array([number * 2**64 // num_ranges for number in range(num_ranges)], np.uint64)
 
 
 def num_ranges_for(num_rows: int, *, num_words: int, memory_bytes: float) -> int:
-    """Into how many ranges the keys of so many rows are divided, so that a task on one keeps to its memory.
+    """How many ranges of keys make a task on one of them keep to `memory_bytes`.
 
-    For keys that are spread evenly; a frequent one stays in one piece.
+    That holds for keys that are spread evenly; the rows of a frequent one stay together.
     """
     return max(1, -(-num_rows * (ROW_BYTES + 8 * num_words) // max(1, int(memory_bytes))))
 
 
 def write_cells(sink: BinaryIO, rows: KeyedRows, first_keys_R: npt.NDArray[np.uint64]) -> None:
-    """Write an Arrow IPC file whose batch k * R + r holds the rows of which key k lies in range r."""
+    """Write an Arrow IPC file whose record batch k * R + r is the cell of key k and range r."""
     names = ["key", "member", *(f"word{number}" for number in range(rows.words_NW.shape[1]))]
     types = [pa.uint64(), pa.int64(), *[pa.uint64()] * rows.words_NW.shape[1]]
     schema = pa.schema(list(zip(names, types, strict=True)))
@@ -73,7 +74,7 @@ def write_cells(sink: BinaryIO, rows: KeyedRows, first_keys_R: npt.NDArray[np.ui
 
 
 def read_cell(uris: Sequence[str], cell: int) -> KeyedRows:
-    """The rows of a cell (K = 1) in all files, in the order of the files."""
+    """The rows of a cell in all files, in the order of the files. A row has one key there, the cell's (K = 1)."""
 
     def read(uri: str) -> pa.RecordBatch:
         filesystem, path = storage.locate(uri)
@@ -84,7 +85,7 @@ def read_cell(uris: Sequence[str], cell: int) -> KeyedRows:
         batches = [read(uri) for uri in uris]
     else:
         with ThreadPoolExecutor(_READER_THREADS) as pool:
-            batches = list(pool.map(patient_as_here(read), uris))
+            batches = list(pool.map(retrying_as_here(read), uris))
     found = pa.Table.from_batches(batches)
     words = [found.column(name).to_numpy() for name in found.column_names[2:]]
     num_rows = found.num_rows

@@ -1,7 +1,11 @@
-"""From searches to groups of duplicates on Ray: each pack of parts writes its keys, each cell becomes a forest.
+"""From match rules to groups of duplicates, on Ray.
 
-The forests are joined in the driver by one union-find over dense indices, in the order of the searches. What is
-committed stays: a killed stage goes on with the packs and forests that are missing.
+1. A task for each pack of shards writes the documents' keys (`keyed_shuffle.py`), for every rule.
+2. A task for each range of keys (`MatchTask`) reads the rows of that range from all packs, joins those that the rule
+   says are duplicates, and commits a spanning forest of the edges between them.
+3. The driver joins all forests by one union-find over document indices, rule after rule.
+
+What is committed stays: a stage that was killed goes on with the packs and forests that are missing.
 """
 
 from __future__ import annotations
@@ -20,110 +24,116 @@ from cluster.contracts import storage
 from cluster.contracts.artifacts import StageContext
 from cluster.contracts.commit import CommittedPart, check_size, commit_part, committed_parts, remove_part, sweep
 from dataprep.dedupe.config import DedupeConfig
-from dataprep.dedupe.corpora import Corpora, Piece
+from dataprep.dedupe.corpora import Corpora, ShardSlice
 from dataprep.dedupe.keyed_shuffle import KeyedRows, even_ranges, num_ranges_for, read_cell, write_cells
 from dataprep.dedupe.match_keys import MatchRule, keyed_rows
 from dataprep.dedupe.removals import NEAR
 from dataprep.ray_tasks import AlreadyDone, run_shard_tasks
 
 _FOREST_SCHEMA = pa.schema([("a", pa.int64()), ("b", pa.int64())])
-_KEYS = "keys-"  # begins the names of the packs' units
+_KEYS = "keys-"  # what the names of the packs' units begin with
 
 
 @dataclass(frozen=True)
-class Task:
-    """A unit of searching: one range of the keys of some bands, which are taken one after the other."""
+class MatchTask:
+    """The work of one task: one range of the keys of some bands of a rule, taken one band after the other."""
 
-    search: str
-    first_key: int
-    num_keys: int
-    range: int
+    rule: str  # the rule's name
+    first_key: int  # the number of its first band; 0 for a rule of one key
+    num_keys: int  # how many bands
+    range: int  # the number of its range of keys
     num_ranges: int
 
     @property
     def name(self) -> str:
-        """Of its committed forest."""
+        """The name of the unit that its forest is committed as."""
         last = self.first_key + self.num_keys - 1
-        return f"{self.search}-{self.first_key:04d}-{last:04d}-{self.range:06d}-of-{self.num_ranges:06d}"
+        return f"{self.rule}-{self.first_key:04d}-{last:04d}-{self.range:06d}-of-{self.num_ranges:06d}"
 
 
-def labels(
-    plan: Sequence[MatchRule], corpora: Corpora, *, config: DedupeConfig, work: str, context: StageContext
+def group_labels(
+    rules: Sequence[MatchRule], corpora: Corpora, *, config: DedupeConfig, work: str, context: StageContext
 ) -> dict[str, npt.NDArray[Any]]:
-    """Reason -> the lowest member of each document's group after the searches up to that reason."""
+    """Reason -> [N] the lowest member of each document's group, by the rules up to the one with that reason."""
     from dataprep.dedupe.union_find import UnionFind, label_bytes
 
-    needed = label_bytes(corpora.num_documents) * (1 + len(plan))
+    needed = label_bytes(corpora.num_documents) * (1 + len(rules))
     in_memory = needed <= config.union_find_gib * 2**30
     groups = UnionFind(corpora.num_documents, None if in_memory else context.scratch / "parents")
     memory_bytes = config.task_gib * 2**30
-    tasks = {search.name: _tasks(search, corpora.num_documents, memory_bytes=memory_bytes) for search in plan}
-    forests = _forests(plan, tasks, corpora, config=config, work=work, context=context)
+    tasks = {rule.name: _tasks(rule, corpora.num_documents, memory_bytes=memory_bytes) for rule in rules}
+    forests = _forests(rules, tasks, corpora, config=config, work=work, context=context)
     found: dict[str, npt.NDArray[Any]] = {}
-    for search in plan:
-        for task in tasks[search.name]:
+    for rule in rules:
+        for task in tasks[rule.name]:
             groups.add(_read_forest(work, forests[task.name]))
-        found[search.reason] = groups.group_labels()
+        found[rule.reason] = groups.group_labels()
     return found or {NEAR: groups.group_labels()}
 
 
-def _tasks(search: MatchRule, num_documents: int, *, memory_bytes: float) -> list[Task]:
-    """Small corpora: many bands a task; then a task for each band; then one for each range of a band."""
-    num_ranges = num_ranges_for(num_documents, num_words=search.num_words, memory_bytes=memory_bytes)
-    at_once = search.num_keys
+def _tasks(rule: MatchRule, num_documents: int, *, memory_bytes: float) -> list[MatchTask]:
+    """A rule's work, divided so that no task holds more rows than `memory_bytes` has room for.
+
+    A small corpus has several bands in one task, a larger one a task for each band, and a very large one a task for
+    each range of the keys of a band.
+    """
+    num_ranges = num_ranges_for(num_documents, num_words=rule.num_words, memory_bytes=memory_bytes)
+    at_once = rule.num_keys
     if num_ranges > 1:
         at_once = 1
     else:
-        whole = num_ranges_for(search.num_keys * num_documents, num_words=search.num_words, memory_bytes=memory_bytes)
-        at_once = -(-search.num_keys // whole)
+        whole = num_ranges_for(rule.num_keys * num_documents, num_words=rule.num_words, memory_bytes=memory_bytes)
+        at_once = -(-rule.num_keys // whole)
     return [
-        Task(search.name, first, min(at_once, search.num_keys - first), number, num_ranges)
-        for first in range(0, search.num_keys, at_once)
+        MatchTask(rule.name, first, min(at_once, rule.num_keys - first), number, num_ranges)
+        for first in range(0, rule.num_keys, at_once)
         for number in range(num_ranges)
     ]
 
 
 def _forests(
-    plan: Sequence[MatchRule],
-    tasks: Mapping[str, Sequence[Task]],
+    rules: Sequence[MatchRule],
+    tasks: Mapping[str, Sequence[MatchTask]],
     corpora: Corpora,
     *,
     config: DedupeConfig,
     work: str,
     context: StageContext,
 ) -> dict[str, CommittedPart]:
-    """The committed forest of each task, by its name; the keys are there only while forests are missing."""
+    """The committed forest of each task, by its name. Files of keys are there only while forests are missing."""
     done = committed_parts(work)
-    wanted = [task for of_search in tasks.values() for task in of_search]
+    wanted = [task for of_rule in tasks.values() for task in of_rule]
     missing = [task for task in wanted if task.name not in done]
     if missing:
-        num_ranges = {search.name: tasks[search.name][0].num_ranges for search in plan}
-        packs = _packs(plan, corpora, num_ranges, memory_bytes=config.task_gib * 2**30)
+        num_ranges = {rule.name: tasks[rule.name][0].num_ranges for rule in rules}
+        packs = _packs(rules, corpora, num_ranges, memory_bytes=config.task_gib * 2**30)
         run_shard_tasks(
-            partial(_write_keys, plan=plan, num_ranges=num_ranges, work=work),
+            partial(_write_keys, rules=rules, num_ranges=num_ranges, work=work),
             [
-                {"uri": f"{key} (from {pack[0].shard.uri})", "key": key, "pieces": [asdict(piece) for piece in pack]}
+                {
+                    "uri": f"{key} (from {pack[0].shard.uri})",
+                    "key": key,
+                    "slices": [asdict(shard_slice) for shard_slice in pack],
+                }
                 for key, pack in packs.items()
                 if key not in done
             ],
             workers=config.workers,
             max_workers=config.max_workers,
             progress=context.progress,
-            before=AlreadyDone(sum(key in done for key in packs), 0),
+            already_done=AlreadyDone(sum(key in done for key in packs), 0),
             unit="packs",
         )
         done = committed_parts(work)
-        files = {
-            search.name: [storage.join(work, done[key].files[search.name].name) for key in packs] for search in plan
-        }
+        files = {rule.name: [storage.join(work, done[key].files[rule.name].name) for key in packs] for rule in rules}
         run_shard_tasks(
-            partial(_write_forest, plan=plan, files=files, work=work),
+            partial(_write_forest, rules=rules, files=files, work=work),
             [{"uri": task.name, **asdict(task)} for task in missing],
             workers=config.workers,
             max_workers=config.max_workers,
             progress=context.progress,
-            before=AlreadyDone(len(wanted) - len(missing), 0),
-            unit="searches",
+            already_done=AlreadyDone(len(wanted) - len(missing), 0),
+            unit="ranges of keys",
         )
         done = committed_parts(work)
     for key in done:
@@ -134,10 +144,14 @@ def _forests(
 
 
 def _packs(
-    plan: Sequence[MatchRule], corpora: Corpora, num_ranges: Mapping[str, int], *, memory_bytes: float
-) -> dict[str, list[Piece]]:
-    """By the name of their unit, which says what follows from the settings: who continues may have others."""
-    per_document = max(2 * 8 * (search.num_keys + 1 + search.num_words) for search in plan)
+    rules: Sequence[MatchRule], corpora: Corpora, num_ranges: Mapping[str, int], *, memory_bytes: float
+) -> dict[str, list[ShardSlice]]:
+    """The packs by the name of their unit.
+
+    The name holds what depends on the settings (the number of ranges), so that a run that is resumed with other
+    settings takes no file of keys that was divided otherwise.
+    """
+    per_document = max(2 * 8 * (rule.num_keys + 1 + rule.num_words) for rule in rules)
     ranges = "-".join(str(number) for number in num_ranges.values())
     return {
         f"{_KEYS}{pack[0].first:012d}-{pack[-1].end:012d}-of-{ranges}": pack
@@ -145,25 +159,25 @@ def _packs(
     }
 
 
-def _write_keys(row: dict[str, Any], *, plan: Sequence[MatchRule], num_ranges: Mapping[str, int], work: str) -> int:
-    pieces = [Piece.from_row(piece) for piece in row["pieces"]]
+def _write_keys(row: dict[str, Any], *, rules: Sequence[MatchRule], num_ranges: Mapping[str, int], work: str) -> int:
+    slices = [ShardSlice.from_row(shard_slice) for shard_slice in row["slices"]]
     with commit_part(work, row["key"]) as part:
-        for search in plan:
-            rows = KeyedRows.concatenated([rows for piece in pieces for rows in keyed_rows(search, piece)])
-            with part.open(search.name, f"{search.name}.arrow") as sink:
-                write_cells(sink, rows, even_ranges(num_ranges[search.name]))
-    return sum(piece.num_documents for piece in pieces)
+        for rule in rules:
+            rows = KeyedRows.concatenated([rows for shard_slice in slices for rows in keyed_rows(rule, shard_slice)])
+            with part.open(rule.name, f"{rule.name}.arrow") as sink:
+                write_cells(sink, rows, even_ranges(num_ranges[rule.name]))
+    return sum(shard_slice.num_documents for shard_slice in slices)
 
 
 def _write_forest(
-    row: dict[str, Any], *, plan: Sequence[MatchRule], files: Mapping[str, Sequence[str]], work: str
+    row: dict[str, Any], *, rules: Sequence[MatchRule], files: Mapping[str, Sequence[str]], work: str
 ) -> int:
     from dataprep.dedupe.union_find import spanning_forest
 
-    task = Task(**{name: row[name] for name in Task.__dataclass_fields__})
-    (search,) = (search for search in plan if search.name == task.search)
+    task = MatchTask(**{name: row[name] for name in MatchTask.__dataclass_fields__})
+    (rule,) = (rule for rule in rules if rule.name == task.rule)
     edges = [
-        search.edges(read_cell(files[search.name], key * task.num_ranges + task.range))
+        rule.edges(read_cell(files[rule.name], key * task.num_ranges + task.range))
         for key in range(task.first_key, task.first_key + task.num_keys)
     ]
     forest = spanning_forest(np.concatenate(edges))

@@ -1,6 +1,9 @@
-"""From groups of duplicates to who stays, why the others go, and the list of rows that go: one table per part.
+"""From groups of duplicates to removals: which document of a group survives, and which go for what reason.
 
-Shape letters: N documents of all corpora, counted through (`dataprep.dedupe.corpora`); M of them are in groups.
+The removals of a part are a table of its rows (`REMOVAL_SCHEMA`); documents are never rewritten.
+
+Shape letters: N documents of all corpora, by document index (`dataprep.dedupe.corpora`); M of them are in groups of two
+or more.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dataprep.dedupe.corpora import Corpora, Piece
+from dataprep.dedupe.corpora import Corpora, ShardSlice
 from dataprep.documents import REMOVAL_SCHEMA
 
 EXACT, URL, NEAR = "exact_duplicate", "url_duplicate", "near_duplicate"
@@ -21,14 +24,14 @@ EXACT, URL, NEAR = "exact_duplicate", "url_duplicate", "near_duplicate"
 
 @dataclass(frozen=True)
 class Removals:
-    """Who goes and who stays for it. A document stays where it is its own survivor, or of an earlier corpus."""
+    """The survivor of each document. One that is its own survivor stays, and so does every one of an earlier corpus."""
 
     corpora: Corpora
-    labels: Mapping[str, npt.NDArray[Any]]  # reason -> [N] lowest of the group, after that and all earlier searches
-    survivors_N: npt.NDArray[Any]
+    labels: Mapping[str, npt.NDArray[Any]]  # reason -> [N] lowest of the group by that rule and those before it
+    survivors_N: npt.NDArray[Any]  # document index of each document's survivor
 
     def reasons(self, begin: int, end: int) -> npt.NDArray[np.int8]:
-        """Of documents `begin` to `end` - 1: the first of `labels` that joins each to its survivor, -1 for those."""
+        """Of documents `begin` to `end` - 1, which of `labels` first joins each to its survivor; -1: it stays."""
         survivors = self.survivors_N[begin:end]
         found = np.full(end - begin, -1, np.int8)
         for number, labels_N in enumerate(self.labels.values()):
@@ -36,9 +39,9 @@ class Removals:
             found[joined & (found < 0)] = number
         return found
 
-    def table(self, piece: Piece) -> pa.Table:
-        """The removed rows of one part, by row."""
-        begin, end = piece.first, piece.first + piece.shard.num_documents
+    def table(self, shard_slice: ShardSlice) -> pa.Table:
+        """The removed rows of one part, in order (`REMOVAL_SCHEMA`)."""
+        begin, end = shard_slice.first, shard_slice.first + shard_slice.shard.num_documents
         reasons = self.reasons(begin, end)
         rows = np.flatnonzero(reasons >= 0)
         corpus, survivor_ids = self.corpora.names(self.survivors_N[begin:end][rows].astype(np.int64))
@@ -48,7 +51,10 @@ class Removals:
         )
 
     def members(self, begin: int, end: int, stays_N: npt.NDArray[np.bool_]) -> pa.Table:
-        """(member, cluster, reason) of documents `begin` to `end` - 1 in groups; a cluster is its survivor's index."""
+        """The documents from `begin` to `end` - 1 that are in groups: (member, cluster, reason).
+
+        A cluster is called by its survivor's index; `stays_N` says which documents survive others.
+        """
         survivors = self.survivors_N[begin:end].astype(np.int64)
         rows = np.flatnonzero((survivors != np.arange(begin, end)) | stays_N[begin:end])
         return pa.table({"member": begin + rows, "cluster": survivors[rows], "reason": self.reasons(begin, end)[rows]})
@@ -57,9 +63,10 @@ class Removals:
 def best_survivors(
     labels_N: npt.NDArray[Any], members_M: npt.NDArray[np.int64], scores_M: npt.NDArray[np.float64], *, own_first: int
 ) -> npt.NDArray[Any]:
-    """[N] each group's member of the highest score, the lowest of equals; earlier corpora's before all.
+    """[N] the survivor of each document's group: its member of the highest score, of equals the lowest index.
 
-    `members_M` are the documents of groups of two or more, with their scores; NaN counts as the lowest.
+    Members of earlier corpora, those below `own_first`, come before all others. `members_M` are the documents in groups
+    of two or more, with their scores; NaN counts as the lowest.
     """
     scores = np.where(np.isnan(scores_M), -np.inf, scores_M)
     roots = labels_N[members_M].astype(np.int64)

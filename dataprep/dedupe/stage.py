@@ -1,7 +1,9 @@
-"""The dedupe stage: duplicates over all parts, as a removal list per part; nothing is rewritten.
+"""The dedupe stage: finds duplicates across all parts and lists, for each part, the rows that go.
 
-The searches (`match_keys.py`) bring documents together by keys (`keyed_shuffle.py`) and make groups of them
-(`matching.py`). Earlier corpora take part as they are, by their signatures; their documents always stay.
+No document is rewritten: the artifact is the shard table of the clean stage with a list of removed rows beside each
+part. The match rules (`match_keys.py`) bring documents together by keys (`keyed_shuffle.py`), `matching.py` makes
+groups of them, `removals.py` says who survives. Earlier corpora take part by the signatures they have; their documents
+stay.
 """
 
 from __future__ import annotations
@@ -22,9 +24,9 @@ from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.errors import InputError, StageFailed
 from dataprep.dedupe.clusters import write_clusters
 from dataprep.dedupe.config import DedupeConfig
-from dataprep.dedupe.corpora import OWN, Corpora, Piece
-from dataprep.dedupe.match_keys import bands_and_rows, searches
-from dataprep.dedupe.matching import labels
+from dataprep.dedupe.corpora import OWN, Corpora, ShardSlice
+from dataprep.dedupe.match_keys import bands_and_rows, match_rules
+from dataprep.dedupe.matching import group_labels
 from dataprep.dedupe.removals import Removals, best_survivors, grouped
 from dataprep.documents import (
     Shard,
@@ -39,11 +41,11 @@ from dataprep.kernel_cache import keep_compiled_kernels
 from dataprep.signatures.config import MinHashSettings
 
 _WRITER_THREADS = 16
-_WORK = "work"  # below the artifact: what `dataprep.dedupe.matching` and `dataprep.dedupe.clusters` commit on the way
+_WORK = "work"  # below the artifact: where keys, forests and members of clusters are committed on the way
 
 
 def run(config: DedupeConfig, inputs: Mapping[str, Artifact], output: str, context: StageContext) -> StageResult:
-    """Find the duplicates in a clean artifact; writes its shard table again, with the removals, and the clusters."""
+    """Find the duplicates in a clean artifact; write its shard table again, with the removals, and the clusters."""
     keep_compiled_kernels()
     clean = inputs["parts"]
     against = [inputs[role] for role in sorted(inputs, key=_list_position) if role != "parts"]
@@ -58,8 +60,8 @@ def run(config: DedupeConfig, inputs: Mapping[str, Artifact], output: str, conte
         raise InputError(f"{clean.uri} has no documents; `raymill inspect` on it tells what was dropped and why")
 
     work = storage.join(output, _WORK)
-    plan = searches(config, num_hashes=settings.num_hashes)
-    found = labels(plan, corpora, config=config, work=work, context=context)
+    rules = match_rules(config, num_hashes=settings.num_hashes)
+    found = group_labels(rules, corpora, config=config, work=work, context=context)
     removals = Removals(corpora, found, _survivors(config, corpora, found))
     written, counts = _write_removals(output, removals)
     clusters = []
@@ -79,13 +81,15 @@ def run(config: DedupeConfig, inputs: Mapping[str, Artifact], output: str, conte
 
 
 def _list_position(role: str) -> int:
-    """`against.10` comes after `against.9`."""
+    """The number in a role like `against.9`, so that `against.10` comes after it; -1 for other roles."""
     position = role.partition(".")[2]
     return int(position) if position else -1
 
 
 def _common_signatures(clean: Artifact, against: list[Artifact]) -> MinHashSettings:
-    """The settings of all corpora's signatures, with as many hashes as the shortest have: longer ones begin with them.
+    """The signature settings that all corpora share, with as many hashes as the shortest signatures have.
+
+    A longer signature begins with the shorter one, so that many hashes of each can be compared.
 
     Raises `InputError` where the shingles or the hash functions differ.
     """
@@ -109,12 +113,12 @@ def _signature_settings(artifact: Artifact) -> MinHashSettings:
 
 
 def _signed_after_pii(artifact: Artifact) -> bool:
-    """Whether signatures are of texts with placeholders; clean's never are."""
+    """Whether signatures are of texts with placeholders for personal data; those of a clean stage never are."""
     return bool(artifact.manifest.metrics.get("signed_after_pii", False))
 
 
 def _mixed_signatures(clean: Artifact, against: list[Artifact]) -> str | None:
-    """What to tell where some corpora were signed before personal data was replaced and others after."""
+    """A warning where some corpora were signed before personal data was replaced and others after; else None."""
     others = [earlier.uri for earlier in against if _signed_after_pii(earlier) != _signed_after_pii(clean)]
     if not others:
         return None
@@ -130,11 +134,11 @@ def _survivors(config: DedupeConfig, corpora: Corpora, labels: Mapping[str, npt.
     if config.keep_best is None:
         return final
     members = grouped(final)
-    scores = [np.full(int(np.searchsorted(members, corpora.own_first)), np.inf)]  # of earlier corpora
-    for piece in corpora.own:
-        begin, end = np.searchsorted(members, (piece.first, piece.first + piece.shard.num_documents))
+    scores = [np.full(int(np.searchsorted(members, corpora.own_first)), np.inf)]  # of members in earlier corpora
+    for shard_slice in corpora.own:
+        begin, end = np.searchsorted(members, (shard_slice.first, shard_slice.first + shard_slice.shard.num_documents))
         if begin < end:
-            scores.append(_scores(piece, config.keep_best)[members[begin:end] - piece.first])
+            scores.append(_scores(shard_slice, config.keep_best)[members[begin:end] - shard_slice.first])
     return best_survivors(final, members, np.concatenate(scores), own_first=corpora.own_first)
 
 
@@ -154,9 +158,9 @@ def _check_score(name: str, columns: pa.Schema, uri: str) -> None:
         )
 
 
-def _scores(piece: Piece, name: str) -> npt.NDArray[np.float64]:
+def _scores(shard_slice: ShardSlice, name: str) -> npt.NDArray[np.float64]:
     column, _, score = name.partition(".")
-    found = read_columns(piece.artifact, piece.shard, [column]).column(column).combine_chunks()
+    found = read_columns(shard_slice.artifact, shard_slice.shard, [column]).column(column).combine_chunks()
     if score:
         found = pc.struct_field(found, score)
     scores: npt.NDArray[np.float64] = found.cast(pa.float64()).to_numpy(zero_copy_only=False)  # null becomes NaN
@@ -164,13 +168,13 @@ def _scores(piece: Piece, name: str) -> npt.NDArray[np.float64]:
 
 
 def _write_removals(output: str, removals: Removals) -> tuple[list[Shard], Counter[str]]:
-    def write(piece: Piece) -> tuple[Shard, Counter[str]]:
-        table = removals.table(piece)
+    def write(shard_slice: ShardSlice) -> tuple[Shard, Counter[str]]:
+        table = removals.table(shard_slice)
         if table.num_rows == 0:
-            return piece.shard, Counter()
-        file = write_table(output, f"removals-{piece.shard.number:06d}.parquet", table)
+            return shard_slice.shard, Counter()
+        file = write_table(output, f"removals-{shard_slice.shard.number:06d}.parquet", table)
         counts = Counter(table.column("reason").to_pylist())
-        return replace(piece.shard, removals=file, num_removed=table.num_rows), counts
+        return replace(shard_slice.shard, removals=file, num_removed=table.num_rows), counts
 
     with ThreadPoolExecutor(_WRITER_THREADS) as pool:
         written = list(pool.map(write, removals.corpora.own))
@@ -184,7 +188,7 @@ def _metrics(removals: Removals, shards: list[Shard], counts: Counter[str]) -> d
         raise StageFailed(f"dedupe: {documents} documents, but {kept} kept and {counts} removed; this is a bug")
     final = list(removals.labels.values())[-1]
     sizes = np.unique(final[grouped(final)], return_counts=True)[1]
-    earlier = [piece.shard.num_documents for piece in removals.corpora.pieces if piece.corpus != OWN]
+    earlier = [shard_slice.shard.num_documents for shard_slice in removals.corpora.slices if shard_slice.corpus != OWN]
     return {
         "documents": documents,
         "kept": kept,

@@ -1,7 +1,10 @@
-"""Connected components of duplicate pairs: spanning forests of partitions, joined by one streaming union-find.
+"""Connected components of duplicate pairs by union-find.
 
-The root of a tree is always its lowest index, so labels don't depend on the order of the edges. Parents have no
-greater index than their children; that makes the last pass over all nodes sequential and linear.
+Tasks reduce their edges to a spanning forest each; the driver adds the forests, one after another, to one union-find
+over all documents. The root of a tree is always its lowest index, so labels don't depend on the order of the edges. A
+parent never has a greater index than its children, which makes the last pass over all nodes one sequential pass.
+
+Source: Tarjan and van Leeuwen 1984, "Worst-case Analysis of Set Union Algorithms" (path halving).
 """
 
 from __future__ import annotations
@@ -17,10 +20,9 @@ from dataprep.text.numba_pointers import pointer_to
 
 
 def spanning_forest(pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Edges [F, 2] with the same components as `pairs` [E, 2], F < distinct nodes: (lowest id, id), sorted.
+    """[F, 2] the fewest edges with the same components as `pairs` [E, 2]: (lowest id of the component, id), sorted.
 
-    Ids are any int64. For one partition of the edges at a time; several forests together keep the components of
-    all their edges.
+    Ids are any int64. The union of the forests of several sets of edges has the components of all those edges.
     """
     nodes, dense = np.unique(pairs, return_inverse=True)
     find = UnionFind(len(nodes))
@@ -32,7 +34,7 @@ def spanning_forest(pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def label_bytes(num_nodes: int) -> int:
-    """Bytes of the parents of so many nodes, and of each of their labellings."""
+    """The bytes that the parents of so many nodes take, and that each array of their labels takes."""
     return num_nodes * _dtype(num_nodes).itemsize
 
 
@@ -41,10 +43,10 @@ def _dtype(num_nodes: int) -> np.dtype[Any]:
 
 
 class UnionFind:
-    """Components of the nodes 0 to `num_nodes` - 1 under edges that come in batches.
+    """The components of nodes 0 to `num_nodes` - 1 under edges that come in batches.
 
-    One unsigned 32-bit parent a node (64-bit from 2^32 nodes on), in memory or, where `memory_map` names a file to be
-    made, mapped from it; path halving, the lower root wins.
+    Each node has one parent of 32 bits (64 where there are more than 2^32 nodes). Parents lie in memory or, where
+    `memory_map` names a file to be made, are mapped from it. Of two roots that are joined, the lower one stays.
     """
 
     def __init__(self, num_nodes: int, memory_map: Path | None = None) -> None:
@@ -70,7 +72,8 @@ class UnionFind:
     def group_labels(self) -> npt.NDArray[Any]:
         """[num_nodes] the lowest index of each node's component, as a new array.
 
-        Where the parents are mapped, so is it, from a file `<memory_map>.labels-1`, `-2` at the next call and so on.
+        Where the parents are mapped from a file, so are the labels: from `<memory_map>.labels-1`, at the next call
+        `-2`.
         """
         _compress(self._parents)
         path = None

@@ -248,21 +248,21 @@ def _cut_citations(data, start, end, flags, keep_starts, keep_ends, n, scratch):
     """
     length = 0
     first = n
-    piece = i = start
+    begin = i = start
     while i < end:
         width = _citation_width(data, i, end, flags) if data[i] == _OPEN_BRACKET else 0
         if width:
-            if piece < i:
-                keep_starts[n], keep_ends[n] = piece, i
+            if begin < i:
+                keep_starts[n], keep_ends[n] = begin, i
                 n += 1
             i += width
-            piece = i
+            begin = i
             continue
         scratch[length] = data[i]
         length += 1
         i += 1
-    if piece < end or n == first:
-        keep_starts[n], keep_ends[n] = piece, end
+    if begin < end or n == first:
+        keep_starts[n], keep_ends[n] = begin, end
         n += 1
     return n - 1, length
 

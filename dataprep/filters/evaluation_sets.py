@@ -18,7 +18,7 @@ _CODECS: dict[str, Codec] = {".gz": "gz", ".bz2": "bz2", ".zst": "zst"}
 
 
 class EvaluationText(NamedTuple):
-    """A piece of an evaluation set."""
+    """A text of an evaluation set: a string of a JSON row, or a paragraph."""
 
     file: str  # its URI
     line: int  # from 1, where it begins
@@ -42,8 +42,8 @@ def read_evaluation_sets(patterns: Sequence[str], fields: Sequence[str] | None) 
                 raise InputError(f"decontamination: {file.uri} is not UTF-8: {error}") from error
             name = file.uri.lower()
             stem = name.rsplit(".", 1)[0] if name.endswith(tuple(_CODECS)) else name
-            pieces = _rows(file.uri, content, fields) if stem.endswith(_JSON_ENDINGS) else _paragraphs(content)
-            texts += [EvaluationText(file.uri, line, text) for line, text in pieces]
+            numbered = _rows(file.uri, content, fields) if stem.endswith(_JSON_ENDINGS) else _paragraphs(content)
+            texts += [EvaluationText(file.uri, line, text) for line, text in numbered]
     return texts
 
 

@@ -225,7 +225,7 @@ def _repeated_ngrams(
     scores_SD,
     d,
 ):
-    """Write the scores of all n-gram rules of document `d`, whose words are `unit` pieces each.
+    """Write the scores of all n-gram rules of document `d`, whose words are `unit` letters or words as split each.
 
     `positions` are the places, in order, that can still begin an n-gram that occurs twice; `grams[p]` is the
     polynomial hash of the n words from place p on, `slots` the table slot of each position's n-gram.

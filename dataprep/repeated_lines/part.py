@@ -7,7 +7,6 @@ alone: its lines recur by nature.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,16 +16,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cluster.contracts import storage
-from cluster.contracts.commit import check_size, commit_part
+from cluster.contracts.commit import commit_part
 from cluster.contracts.errors import StageFailed
 from cluster.contracts.records import QUARANTINE_SCHEMA
-from cluster.contracts.storage import absolute_uri
 from dataprep.documents import (
     CONTAMINATION_SCHEMA,
     DROPPED_SCHEMA,
     HEAD_CHARACTERS,
     Shard,
+    document_columns,
+    document_groups,
     open_tables,
     read_contamination,
     read_dropped,
@@ -63,7 +62,7 @@ def thresholds(config: RepeatedLinesConfig, *, num_documents: int = 0) -> Thresh
 def count_part(artifact: str, shard: Shard, *, counts: str, key: str, config: RepeatedLinesConfig) -> int:
     """Count the lines of a shard's documents and commit the table as unit `key` of `counts`; returns its rows."""
     counter = LineCounter(most_copies=thresholds(config).most_copies)
-    for documents in _row_groups(artifact, shard, ["text", "url", "language"]):
+    for _, documents in document_groups(artifact, shard, ["text", "url", "language"]):
         column = TextColumn(documents.column("text"))
         keys = keys_of_lines(column, documents, config)
         counter.add(keys, _documents_of_lines(column), copy_keys(column.terms))
@@ -124,7 +123,7 @@ def rewrite_part(
             tables["quarantined"].write_table(read_quarantined(artifact, shard).cast(QUARANTINE_SCHEMA))
             if shard.contamination is not None:
                 tables["contamination"].write_table(read_contamination(artifact, shard).cast(CONTAMINATION_SCHEMA))
-            for documents in _row_groups(artifact, shard, None):
+            for _, documents in document_groups(artifact, shard, None):
                 _rewrite(documents, schema, hits, tables, counts, cut, config, minhash)
             tables["cut"].write_table(cut.table())
         if counts.documents != counts.kept + counts.dropped.total() or counts.documents != shard.num_documents:
@@ -242,13 +241,5 @@ def _fractions(part_D: npt.NDArray[np.int64], whole_D: npt.NDArray[np.int64]) ->
 
 
 def _document_schema(artifact: str, shard: Shard, config: RepeatedLinesConfig) -> pa.Schema:
-    schema = storage.read_schema(check_size(absolute_uri(shard.parts, base=artifact), shard.documents))
+    schema = document_columns(artifact, shard)
     return schema.append(pa.field(SCORES, SCORE_TYPE)) if config.mode == "annotate" else schema
-
-
-def _row_groups(artifact: str, shard: Shard, columns: Sequence[str] | None) -> Iterator[pa.Table]:
-    """A shard's documents, as many at a time as were written at once."""
-    filesystem, path = storage.locate(check_size(absolute_uri(shard.parts, base=artifact), shard.documents))
-    with pq.ParquetFile(path, filesystem=filesystem) as file:
-        for group in range(file.num_row_groups):
-            yield file.read_row_group(group, columns=None if columns is None else list(columns))

@@ -27,7 +27,7 @@ from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.commit import CommittedPart, WrittenFile, check_size, commit_part, committed_part
 from cluster.contracts.errors import StageFailed
-from cluster.contracts.retry import patient_as_here
+from cluster.contracts.retry import retrying_as_here
 from dataprep.documents import Shard, read_shard_table, rebase, write_shard_table
 from dataprep.kernel_cache import keep_compiled_kernels
 from dataprep.ray_tasks import AlreadyDone, ShardTask, run_shard_tasks
@@ -101,7 +101,7 @@ def _over(
         workers=config.workers,
         max_workers=config.max_workers,
         progress=context.progress,
-        before=AlreadyDone(len(units) - len(todo), 0),
+        already_done=AlreadyDone(len(units) - len(todo), 0),
         log_directory=context.log_directory,
         unit=unit,
     )
@@ -134,7 +134,7 @@ def _find_repeated(
     keys = sorted({_count_key(shard) for shard in shards})
     context.progress.note("adding up the counts")
     with ThreadPoolExecutor(_READER_THREADS) as pool:
-        num_rows = sum(pool.map(patient_as_here(lambda key: _counted(counts, key).metrics["rows"]), keys))
+        num_rows = sum(pool.map(retrying_as_here(lambda key: _counted(counts, key).metrics["rows"]), keys))
     ranges = {
         _range_name(number): {
             "uri": f"lines {first:016x} to {last:016x}",
@@ -174,7 +174,7 @@ def _add_up(
         return _read(counts, _counted(counts, key).files["counts"], filters=within)
 
     with ThreadPoolExecutor(_READER_THREADS) as pool:
-        rows = pa.concat_tables([COUNT_SCHEMA.empty_table(), *pool.map(patient_as_here(read), keys)])
+        rows = pa.concat_tables([COUNT_SCHEMA.empty_table(), *pool.map(retrying_as_here(read), keys)])
     found = repeated(rows, thresholds(config, num_documents=num_documents))
     with commit_part(lists, _range_name(row["number"])) as unit:
         with unit.open("lines", "lines.parquet") as sink:
@@ -225,8 +225,7 @@ def _listed(lists: str, names: Sequence[str]) -> Iterator[npt.NDArray[np.uint64]
     for name in names:
         part = committed_part(lists, name)
         assert part is not None
-        filesystem, path = storage.locate(check_size(lists, part.files["lines"]))
-        with pq.ParquetFile(path, filesystem=filesystem) as file:
+        with storage.open_table(check_size(lists, part.files["lines"])) as file:
             for batch in file.iter_batches(_LISTED_AT_ONCE, columns=["line"]):
                 yield batch.column("line").to_numpy()
 

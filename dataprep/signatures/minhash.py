@@ -68,21 +68,6 @@ def optimal_bands(threshold: float, num_hashes: int) -> tuple[int, int]:
     return chosen.b, chosen.r
 
 
-def shingles(terms: Spans, document: int, *, ngram: int = 5) -> npt.NDArray[np.uint64]:
-    """The sorted 64-bit hashes of a document's different shingles."""
-    hashes = terms.hashes[terms.doc_offsets[document] : terms.doc_offsets[document + 1]]
-    out = np.empty(max(1, len(hashes)), np.uint64)
-    return np.unique(out[: _shingle_hashes(hashes, ngram, out)])
-
-
-def jaccard(terms: Spans, i: int, j: int, *, ngram: int = 5) -> float:
-    """The Jaccard similarity of the shingles of documents i and j; 0 where either has none."""
-    first, second = shingles(terms, i, ngram=ngram), shingles(terms, j, ngram=ngram)
-    common = len(np.intersect1d(first, second, assume_unique=True))
-    union = len(first) + len(second) - common
-    return common / union if union else 0.0
-
-
 def _hash_functions(num_hashes: int, seed: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
     """([H] random multipliers, [H] random addends), drawn in turn, so that a longer signature begins with a shorter."""
     drawn = splitmix64(np.uint64(seed % 2**64), np.arange(2 * num_hashes, dtype=np.uint64))

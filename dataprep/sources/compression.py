@@ -1,7 +1,7 @@
-"""Decompression in bounded pieces, that tells a truncated stream from a damaged one.
+"""Decompression in chunks of bounded size, which tells a truncated stream from a damaged one.
 
 The library readers either stop silently where a stream is cut off (zstandard) or hold whatever one read
-expands to (a few kilobytes of bzip2 can hold gigabytes). Here no piece exceeds about `PIECE_BYTES` (zstd: 128 MiB
+expands to (a few kilobytes of bzip2 can hold gigabytes). Here no chunk exceeds about `CHUNK_BYTES` (zstd: 128 MiB
 from one feed, its format's bound), the end of the compressed stream is seen, and a stream that expands beyond all
 measure is cut off: what any file can cost is bounded by its size.
 """
@@ -17,7 +17,7 @@ import zstandard
 
 from dataprep.sources.formats import Codec
 
-PIECE_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 20
 MAX_EXPANSION = 250  # times the compressed size; text gets to 20, the deflate format ends at 1032
 FREE_BYTES = 64 << 20  # may be expanded from anything, so that short and very regular files pass
 READ_BYTES = 1 << 16  # compressed; small, since what follows the end of a member is copied
@@ -34,13 +34,13 @@ class DamagedStream(Exception):
 
 
 class Decompressor(Protocol):
-    """Takes one compressed stream (a gzip member, a zstd frame) piece by piece."""
+    """Takes one compressed stream (a gzip member, a zstd frame) chunk by chunk."""
 
     ended: bool  # whether the end of the stream was seen
     rest: bytes  # what was fed beyond that end
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """The decompressed pieces of `data`. Raises `DamagedStream`."""
+        """The decompressed chunks of `data`. Raises `DamagedStream`."""
 
 
 class GzipMember:
@@ -53,16 +53,16 @@ class GzipMember:
     def feed(self, data: bytes) -> Iterator[bytes]:
         while True:
             try:
-                piece = self._inflate.decompress(data, PIECE_BYTES)
+                chunk = self._inflate.decompress(data, CHUNK_BYTES)
             except zlib.error as error:
                 raise DamagedStream("corrupt_gz", str(error)) from error
             data = self._inflate.unconsumed_tail
-            if piece:
-                yield piece
+            if chunk:
+                yield chunk
             if self._inflate.eof:
                 self.ended, self.rest = True, self._inflate.unused_data
                 return
-            if not data and len(piece) < PIECE_BYTES:
+            if not data and len(chunk) < CHUNK_BYTES:
                 return
 
 
@@ -74,12 +74,12 @@ class _Bzip2Stream:
     def feed(self, data: bytes) -> Iterator[bytes]:
         while True:
             try:
-                piece = self._decompress.decompress(data, PIECE_BYTES)
+                chunk = self._decompress.decompress(data, CHUNK_BYTES)
             except OSError as error:
                 raise DamagedStream("corrupt_bz2", str(error)) from error
             data = b""
-            if piece:
-                yield piece
+            if chunk:
+                yield chunk
             if self._decompress.eof:
                 self.ended, self.rest = True, self._decompress.unused_data
                 return
@@ -98,11 +98,11 @@ class ZstdFrame:
         for start in range(0, len(data), _ZSTD_FEED_BYTES):
             end = start + _ZSTD_FEED_BYTES
             try:
-                piece = self._decompress.decompress(data[start:end])
+                chunk = self._decompress.decompress(data[start:end])
             except zstandard.ZstdError as error:
                 raise DamagedStream("corrupt_zst", str(error)) from error
-            if piece:
-                yield piece
+            if chunk:
+                yield chunk
             if self._decompress.eof:
                 self.ended, self.rest = True, self._decompress.unused_data + data[end:]
                 return
@@ -112,33 +112,33 @@ _DECOMPRESSORS: dict[Codec, type[Decompressor]] = {"gz": GzipMember, "bz2": _Bzi
 
 
 def decompressed(stream: BinaryIO, codec: Codec | None) -> Iterator[bytes]:
-    """The decompressed content of `stream` in pieces; members and frames one after the other are one content.
+    """The decompressed content of `stream` in chunks; members and frames one after the other are one content.
 
     `None` passes plain content through. Raises `DamagedStream` once all that could be read has been yielded:
     "truncated_gz", "corrupt_gz" and their like, and "decompression_bomb" for more than `FREE_BYTES` that are
     more than `MAX_EXPANSION` times what they were expanded from.
     """
     if codec is None:
-        while chunk := stream.read(PIECE_BYTES):
+        while chunk := stream.read(CHUNK_BYTES):
             yield chunk
         return
     current: Decompressor | None = None
     num_compressed = num_expanded = 0
-    while chunk := stream.read(READ_BYTES):
-        num_compressed += len(chunk)
-        while chunk:
+    while unread := stream.read(READ_BYTES):
+        num_compressed += len(unread)
+        while unread:
             current = current or _DECOMPRESSORS[codec]()
-            for piece in current.feed(chunk):
-                yield piece
-                num_expanded += len(piece)
+            for chunk in current.feed(unread):
+                yield chunk
+                num_expanded += len(chunk)
                 if num_expanded > max(FREE_BYTES, MAX_EXPANSION * num_compressed):
                     detail = f"over {num_expanded} bytes out of {num_compressed}; the rest is left alone"
                     raise DamagedStream("decompression_bomb", detail)
-            chunk = current.rest
+            unread = current.rest
             if not current.ended:
                 break
             current = None
             if codec == "gz":
-                chunk = chunk.lstrip(b"\0")  # tapes and some writers pad gzip files with zeros
+                unread = unread.lstrip(b"\0")  # tapes and some writers pad gzip files with zeros
     if current is not None:
         raise DamagedStream(f"truncated_{codec}", "the file ends inside a compressed stream")

@@ -85,32 +85,32 @@ def _shown(line: bytes) -> str:
 
 
 def _lines(
-    pieces: Iterator[bytes], max_bytes: int, start: int, end: int | None
+    chunks: Iterator[bytes], max_bytes: int, start: int, end: int | None
 ) -> Iterator[tuple[int, bytes | None, int]]:
     """(offset, line without its newline, offset of the next) of each line that begins in [start, end).
 
-    `pieces` begin one byte before `start`, or with the file. There is no line where it is over `max_bytes`, and
+    `chunks` begin one byte before `start`, or with the file. There is no line where it is over `max_bytes`, and
     its end is looked for in the range alone. A damaged stream loses the line it was cut off in: the damage is
     quarantined in its stead.
     """
     offset = max(start - 1, 0)
     foreign = start > 0  # inside a line that begins before the range
     pending, skipped = bytearray(), 0
-    for piece in pieces:
+    for chunk in chunks:
         begin = 0
-        while (newline := piece.find(b"\n", begin)) >= 0:
+        while (newline := chunk.find(b"\n", begin)) >= 0:
             length = skipped + len(pending) + newline - begin + 1
             if foreign:
                 foreign = False
             elif length - 1 > max_bytes:
                 yield offset, None, offset + length
             else:
-                yield offset, bytes(pending) + piece[begin:newline], offset + length
+                yield offset, bytes(pending) + chunk[begin:newline], offset + length
             offset, skipped, begin = offset + length, 0, newline + 1
             pending.clear()
             if end is not None and offset >= end:
                 return
-        pending += memoryview(piece)[begin:]
+        pending += memoryview(chunk)[begin:]
         if foreign or len(pending) > max_bytes:
             skipped += len(pending)
             pending.clear()

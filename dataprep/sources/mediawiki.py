@@ -34,14 +34,14 @@ def read_mediawiki(stream: BinaryIO, uri: str, *, codec: Codec | None, max_recor
     offset = 0
     found_pages = False
     try:
-        for begin, chunk in _chunks(decompressed(stream, codec), max_record_bytes):
-            offset = begin + len(chunk or b"")
-            if chunk is None:
+        for begin, content in _contents(decompressed(stream, codec), max_record_bytes):
+            offset = begin + len(content or b"")
+            if content is None:
                 yield Quarantined(uri, begin, "record_too_large", f"a page over {max_record_bytes} bytes")
-            elif chunk.startswith(_OPEN):
-                yield _record(chunk, uri, begin, base_url)
+            elif content.startswith(_OPEN):
+                yield _record(content, uri, begin, base_url)
             else:
-                base = _BASE_URL.search(chunk)
+                base = _BASE_URL.search(content)
                 base_url = base[1].decode(errors="replace") if base else None
                 continue
             found_pages = True
@@ -52,11 +52,11 @@ def read_mediawiki(stream: BinaryIO, uri: str, *, codec: Codec | None, max_recor
             yield Quarantined(uri, 0, "not_mediawiki", "no <page> in the file")
 
 
-def _chunks(pieces: Iterator[bytes], max_bytes: int) -> Iterator[tuple[int, bytes | None]]:
+def _contents(chunks: Iterator[bytes], max_bytes: int) -> Iterator[tuple[int, bytes | None]]:
     """(offset, content) of what stands before the first page, and of each page up to the next; None: over the limit."""
     start, skipped, buffer = 0, 0, b""
-    for piece in pieces:
-        buffer += piece
+    for chunk in chunks:
+        buffer += chunk
         position = 0
         while (following := buffer.find(_OPEN, position if skipped else position + 1)) >= 0:
             too_large = skipped or following - position > max_bytes
@@ -71,14 +71,14 @@ def _chunks(pieces: Iterator[bytes], max_bytes: int) -> Iterator[tuple[int, byte
         yield start, None if skipped else buffer
 
 
-def _record(chunk: bytes, uri: str, offset: int, base_url: str | None) -> WikiPage | Unwanted | Quarantined:
-    end = chunk.rfind(_CLOSE)
+def _record(content: bytes, uri: str, offset: int, base_url: str | None) -> WikiPage | Unwanted | Quarantined:
+    end = content.rfind(_CLOSE)
     if end < 0:
         return Quarantined(uri, offset, "bad_xml", "a page without an end")
-    if chunk.count(b"<") > _MAX_TAGS:
+    if content.count(b"<") > _MAX_TAGS:
         return Quarantined(uri, offset, "bad_xml", f"more than {_MAX_TAGS} tags in a page")
     try:
-        page = ElementTree.fromstring(chunk[: end + len(_CLOSE)])
+        page = ElementTree.fromstring(content[: end + len(_CLOSE)])
     except ElementTree.ParseError as error:
         return Quarantined(uri, offset, "bad_xml", str(error))
     title = page.findtext("title") or ""

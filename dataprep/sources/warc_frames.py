@@ -63,9 +63,9 @@ def compressed_frames(stream: BinaryIO, codec: Codec, max_record_bytes: int) -> 
                 unread = unread or stream.read(READ_BYTES)
                 if not unread:
                     break
-                for piece in member.feed(unread):
-                    content += memoryview(piece)[skip:]
-                    skip = max(0, skip - len(piece))
+                for chunk in member.feed(unread):
+                    content += memoryview(chunk)[skip:]
+                    skip = max(0, skip - len(chunk))
                     if len(content) > limit:
                         frames, cut = _leading_frames(bytes(content), start, max_record_bytes)
                         yield from frames

@@ -51,8 +51,8 @@ def _content(stream: BinaryIO, uri: str, codec: Codec | None, max_bytes: int) ->
     """All of a file, or, with reason "record_too_large", "truncated_gz" or "corrupt_gz" (zst, bz2), none of it."""
     content = bytearray()
     try:
-        for piece in decompressed(stream, codec):
-            content += piece
+        for chunk in decompressed(stream, codec):
+            content += chunk
             if len(content) > max_bytes:
                 return Quarantined(uri, 0, "record_too_large", f"over {max_bytes} bytes")
     except DamagedStream as damage:

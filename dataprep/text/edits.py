@@ -19,7 +19,7 @@ from dataprep.text.numba_pointers import pointer_to
 
 @dataclass(frozen=True)
 class KeptSpans:
-    """The pieces of each document that stay, in order."""
+    """What stays of each document, as spans of the buffer in their order."""
 
     doc_offsets: npt.NDArray[np.int64]  # [D+1] document d keeps the spans doc_offsets[d]:doc_offsets[d+1]
     starts: npt.NDArray[np.int64]  # [S] first byte

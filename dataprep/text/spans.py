@@ -1,6 +1,6 @@
-"""Pieces of a text buffer in flat arrays, and how a compiled splitter fills these without knowing their number.
+"""Spans of a text buffer in flat arrays, and how a compiled splitter fills these without knowing their number.
 
-Shape letters: D documents, W pieces.
+Shape letters: D documents, W spans.
 """
 
 from __future__ import annotations
@@ -15,19 +15,15 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Spans:
-    """Pieces of a buffer, document after document."""
+    """Spans of a buffer, document after document, each with a hash of what it holds."""
 
-    doc_offsets: npt.NDArray[np.int64]  # [D+1] document d has the pieces doc_offsets[d]:doc_offsets[d+1]
+    doc_offsets: npt.NDArray[np.int64]  # [D+1] document d has the spans doc_offsets[d]:doc_offsets[d+1]
     starts: npt.NDArray[np.int64]  # [W] first byte
     ends: npt.NDArray[np.int64]  # [W] one past the last byte
     hashes: npt.NDArray[np.uint64]  # [W]
 
-    @property
-    def num_documents(self) -> int:
-        return len(self.doc_offsets) - 1
-
     def counts_D(self) -> npt.NDArray[np.int64]:
-        """How many pieces each document has."""
+        """How many spans each document has."""
         return np.diff(self.doc_offsets)
 
 

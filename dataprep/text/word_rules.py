@@ -1,4 +1,7 @@
-"""A piece between white space to words: rules 2 to 6 of `dataprep.text.words`, on bytes, without an allocation."""
+"""Rules 2 to 6 of `dataprep.text.words`, which cut a *spaced word* (what stands between white space) into words.
+
+They work on the bytes of the buffer and write positions into arrays that the caller has made, so nothing is allocated.
+"""
 
 from __future__ import annotations
 
@@ -43,10 +46,10 @@ def is_cannot(data, start, end):
 
 
 @numba.njit(cache=True)
-def split_piece(data, lo, hi, seen, flags, abbreviations, starts, ends, n):
+def split_spaced_word(data, lo, hi, seen, flags, abbreviations, starts, ends, n):
     """Rules 2 to 6 on `data[lo:hi]`, which has no white space. Writes spans from index `n` on; returns the next one.
 
-    What is peeled off the right waits, last first, in the slots that a piece of this length can take at most.
+    What is peeled off the right waits, last first, in the slots that a spaced word of this length can take at most.
     """
     bottom = n + (hi - lo)
     waiting = bottom
@@ -196,7 +199,7 @@ def _split_inside(data, lo, hi, seen, flags, starts, ends, n):
         starts[n], ends[n] = lo, hi
         return n + 1
     first = n
-    piece = i = lo
+    begin = i = lo
     before, before_code = np.uint32(0), np.int64(0)
     while i < hi:
         code, width = decode(data, i, hi)
@@ -216,27 +219,27 @@ def _split_inside(data, lo, hi, seen, flags, starts, ends, n):
             if taken and n == first and _is_address(data, lo, hi):
                 break
         if taken:
-            if piece < i:
-                starts[n], ends[n] = piece, i
+            if begin < i:
+                starts[n], ends[n] = begin, i
                 n += 1
             starts[n], ends[n] = i, i + taken
             n += 1
-            piece = i + taken
-            i = previous_start(data, piece, i)
+            begin = i + taken
+            i = previous_start(data, begin, i)
             before_code, width = decode(data, i, hi)
             before = flags_of(before_code, flags)
         else:
             before = char_flags
         i += width
-    if piece < hi:
-        starts[n], ends[n] = piece, hi
+    if begin < hi:
+        starts[n], ends[n] = begin, hi
         n += 1
     return n
 
 
 @numba.njit(cache=True)
 def _infix_width(data, i, hi, code, width, before, flags):
-    """Bytes of the infix that starts at byte `i` inside a piece, or 0."""
+    """Bytes of the infix that starts at byte `i` inside a spaced word, or 0."""
     end = i + width
     if code == _DOT or code == _MINUS or code == _EM_DASH:
         while end < hi and decode(data, end, hi)[0] == code:

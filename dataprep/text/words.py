@@ -4,9 +4,9 @@ Words are what the filters count. Punctuation counts, as in Gopher's and FineWeb
 on spaCy's English tokens:
 
 1. White space (`str.isspace`) separates; every other character belongs to exactly one word.
-2. Punctuation and pictographs at either end of a piece are words of their own, one character each; so is a run
-   of two or more dots. `- / \\ @ . %` and dashes stay inside; leading `= % + $` (`+` unless a digit follows),
-   trailing `%` and currency after a digit and trailing `+` after a digit are split off.
+2. Punctuation and pictographs at either end of a spaced word (what stands between white space) are words of their own,
+   one character each; so is a run of two or more dots. `- / \\ @ . %` and dashes stay inside; leading `= % + $` (`+`
+   unless a digit follows), trailing `%` and currency after a digit and trailing `+` after a digit are split off.
 3. A final dot is split off after a lower-case letter, a digit, punctuation or two capitals, but not from an
    initialism (single letters and dots: "e.g.", "U.S.") nor from the abbreviations listed in `dataprep.text.word_rules`.
 4. "'s" is split off, and so are "n't", "'ll", "'ve", "'re", "'d", "'m"; "cannot" is two words.
@@ -49,7 +49,7 @@ from dataprep.text.characters import (
 from dataprep.text.hashing import FNV_OFFSET, FNV_PRIME, mix
 from dataprep.text.numba_pointers import pointer_to
 from dataprep.text.spans import Spans, filled
-from dataprep.text.word_rules import ABBREVIATION_HASHES, is_cannot, split_piece
+from dataprep.text.word_rules import ABBREVIATION_HASHES, is_cannot, split_spaced_word
 
 # What a word is made of: bits of `Words.kinds`.
 HAS_ALPHA = 1  # at least one letter
@@ -103,7 +103,7 @@ def words_between(data, i, stop, flags, abbreviations, columns, capacity, n):
         start, seen, length = i, np.uint32(0), 0
         h = FNV_OFFSET
         width = 1
-        while i < stop:  # one piece between white space
+        while i < stop:  # a spaced word: what stands between white space
             byte = data[i]
             width = 1
             if byte < 0x80:
@@ -130,7 +130,7 @@ def words_between(data, i, stop, flags, abbreviations, columns, capacity, n):
             n += 1
             continue
         first = n
-        n = split_piece(data, start, i, seen, flags, abbreviations, starts, ends, n)
+        n = split_spaced_word(data, start, i, seen, flags, abbreviations, starts, ends, n)
         for w in range(first, n):
             hashes[w], num_chars[w], kinds[w] = _measure(data, starts[w], ends[w], flags)
     return i, n, 0

@@ -24,7 +24,7 @@ from cluster.contracts.tokens import token_dtype, write_token_shard
 from dataprep.documents import Shard, doc_ids, read_kept, read_signatures
 from dataprep.text.column import TextColumn
 from dataprep.tokenize.config import TokenizeConfig
-from dataprep.tokenize.token_spool import PiecewiseSink, TokenSpool
+from dataprep.tokenize.token_spool import ChunkedSink, TokenSpool
 from dataprep.tokenizer.encoders import Encoded, Encoder, encoders, fastest_of
 
 TRAIN, HELDOUT = "train", "heldout"  # the roles of a part's files; absent where it has no such documents
@@ -144,7 +144,7 @@ class _Side:
         part.metrics[role]["groups"] = _groups(languages[order], names, classes[order], lengths[order])
         with part.open(role, f"{role}.arrow") as sink, self._spool.in_order(order) as (tokens_T, mapping):
             write_token_shard(
-                cast(BinaryIO, PiecewiseSink(sink, mapping)),
+                cast(BinaryIO, ChunkedSink(sink, mapping)),
                 tokens_T,
                 np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths[order])]),
                 doc_ids(shard_number, rows[order]),

@@ -35,7 +35,7 @@ def run(config: TokenizeConfig, inputs: Mapping[str, Artifact], output: str, con
         workers=config.workers,
         max_workers=config.max_workers,
         progress=context.progress,
-        before=AlreadyDone(len(done), sum(_documents(part) for part in done.values())),
+        already_done=AlreadyDone(len(done), sum(_documents(part) for part in done.values())),
     )
     committed = committed_parts(output)
     return _finish(output, shards, [committed[_key(shard.number)] for shard in shards], model, separator)

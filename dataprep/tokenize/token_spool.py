@@ -2,7 +2,7 @@
 
 A shard's order is known only when its last document has been encoded, and its format is one record batch. So tokens go
 to a file as they come and are gathered, some at a time, into a second one in the shard's order, which is mapped and
-written in pieces. In memory are one batch, and some 40 bytes a document of where it lies and what it is. The files lie
+written in chunks. In memory are one batch, and some 40 bytes a document of where it lies and what it is. The files lie
 in the temporary directory (`TMPDIR`) without a name, so that a killed process leaves nothing.
 
 Shape letters: D documents of the spool, T tokens.
@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import numpy.typing as npt
 
-PIECE_BYTES = 8 << 20  # held at once while gathering, but for a document that is longer
+CHUNK_BYTES = 8 << 20  # held at once while gathering, but for a document that is longer
 
 
 class TokenSpool:
@@ -67,13 +67,13 @@ class TokenSpool:
         for start, end in zip(starts[order_D].tolist(), ends[order_D].tolist(), strict=True):
             sink.write(tokens_T[start:end].data.cast("B"))
             num_bytes += (end - start) * self._dtype.itemsize
-            if num_bytes >= PIECE_BYTES:
+            if num_bytes >= CHUNK_BYTES:
                 mapping.madvise(mmap.MADV_DONTNEED)  # out of this process; the page cache may keep them
                 num_bytes = 0
 
 
-class PiecewiseSink(io.RawIOBase):
-    """A write-only stream that hands what it gets to `sink` in pieces, and lets go of `mapping` after each."""
+class ChunkedSink(io.RawIOBase):
+    """A write-only stream that hands what it gets to `sink` in chunks, and lets go of `mapping` after each."""
 
     def __init__(self, sink: BinaryIO, mapping: mmap.mmap | None) -> None:
         self._sink, self._mapping = sink, mapping
@@ -83,9 +83,9 @@ class PiecewiseSink(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
-        for start in range(0, len(view), PIECE_BYTES):
-            self._sink.write(view[start : start + PIECE_BYTES])
-            if self._mapping is not None and len(view) > PIECE_BYTES:
+        for start in range(0, len(view), CHUNK_BYTES):
+            self._sink.write(view[start : start + CHUNK_BYTES])
+            if self._mapping is not None and len(view) > CHUNK_BYTES:
                 self._mapping.madvise(mmap.MADV_DONTNEED)
         return len(view)
 

@@ -322,7 +322,7 @@ def test_shards_that_fail_are_named_and_the_others_are_done(tmp_path: Path, monk
             workers=HALF_CPU,
             max_workers=None,
             progress=SilentProgress(),
-            before=AlreadyDone(shards_done=0, documents_done=0),
+            already_done=AlreadyDone(shards_done=0, documents_done=0),
             log_directory=tmp_path / "logs",
             backoff=Backoff(attempts=3, first_wait_s=0.1),
         )

@@ -14,7 +14,6 @@ from cluster.contracts.errors import CorruptArtifact, InputError
 from dataprep.documents import (
     absolute_uri,
     doc_ids,
-    first_indices,
     read_columns,
     read_kept,
     read_shard_table,
@@ -84,11 +83,9 @@ def test_a_shard_seen_from_another_artifact_points_to_the_same_parts(tmp_path: P
     assert absolute_uri(moved.parts, base=elsewhere) == absolute_uri(shard.parts, base=artifact)
 
 
-def test_doc_ids_are_the_contracts_and_follow_the_dense_order(tmp_path: Path) -> None:
+def test_doc_ids_of_many_rows_are_those_of_each() -> None:
     rows = np.array([0, 1, 5])
     assert doc_ids(3, rows).tolist() == [records.doc_id(3, int(row)) for row in rows]
-    _, shards = write_documents(tmp_path, [["a", "b"], [], ["c"]])
-    assert first_indices(shards).tolist() == [0, 2, 2, 3]
 
 
 def test_no_batch_of_kept_documents_spans_row_groups(tmp_path: Path) -> None:

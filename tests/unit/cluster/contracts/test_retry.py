@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from cluster.contracts.errors import CorruptArtifact, InputError, StorageError
-from cluster.contracts.retry import Backoff, patient_as_here, retrying
+from cluster.contracts.retry import Backoff, retrying, retrying_as_here
 
 QUICK = Backoff(attempts=4, first_wait_s=0.001)
 
@@ -43,26 +43,26 @@ def test_the_error_says_what_was_asked_and_how_often() -> None:
         retrying(store, QUICK, asked="list s3://b/x")
 
 
-def test_attempts_do_not_multiply_where_one_patient_operation_calls_another() -> None:
+def test_attempts_do_not_multiply_where_one_retrying_operation_calls_another() -> None:
     store = Store(*[OSError(f"{n}") for n in range(100)])
     with pytest.raises(OSError, match="3"):
         retrying(lambda: retrying(store, QUICK, asked="read s3://b/x"), QUICK)
     assert store.calls == 4
-    assert retrying(Store(OSError("once")), QUICK) == "content", "and the next one is patient again"
+    assert retrying(Store(OSError("once")), QUICK) == "content", "and the next one is tried again"
 
 
-def test_attempts_do_not_multiply_in_threads_of_a_patient_operation() -> None:
+def test_attempts_do_not_multiply_in_threads_of_a_retrying_operation() -> None:
     store = Store(*[OSError(f"{n}") for n in range(100)])
 
     def in_a_thread() -> list[str]:
         with ThreadPoolExecutor(1) as pool:
-            return list(pool.map(patient_as_here(lambda _: retrying(store, QUICK)), [0]))
+            return list(pool.map(retrying_as_here(lambda _: retrying(store, QUICK)), [0]))
 
     with pytest.raises(OSError, match="3"):
         retrying(in_a_thread, QUICK)
     assert store.calls == 4
     store = Store(OSError("once"))
-    assert in_a_thread() == ["content"], "elsewhere a thread is patient by itself"
+    assert in_a_thread() == ["content"], "elsewhere a thread tries again by itself"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The shuffle by way of the store, against a slow twin; and how a search is divided into tasks."""
+"""The shuffle by way of the store, against a slow twin; and how a rule is divided into tasks."""
 
 from collections import defaultdict
 from dataclasses import replace
@@ -12,7 +12,7 @@ import pytest
 from dataprep.dedupe.config import DedupeConfig, FuzzySettings
 from dataprep.dedupe.corpora import Corpora
 from dataprep.dedupe.keyed_shuffle import KeyedRows, even_ranges, num_ranges_for, read_cell, write_cells
-from dataprep.dedupe.match_keys import searches
+from dataprep.dedupe.match_keys import match_rules
 from dataprep.dedupe.matching import _tasks
 from dataprep.documents import read_signatures
 from tests.unit.dataprep.small_documents import write_documents
@@ -49,11 +49,11 @@ def test_a_cell_holds_the_rows_of_its_key_and_range_from_all_writers(
 
 
 def test_tasks_cover_every_band_and_range_once_whatever_the_memory() -> None:
-    (search,) = searches(DedupeConfig(parts="clean", exact=False), num_hashes=160)
-    assert (search.num_keys, search.num_words) == (20, 3)
+    (rule,) = match_rules(DedupeConfig(parts="clean", exact=False), num_hashes=160)
+    assert (rule.num_keys, rule.num_words) == (20, 3)
     numbers = []
     for memory_bytes in (1e9, 3e6, 56_000, 10_000):
-        tasks = _tasks(search, 1000, memory_bytes=memory_bytes)
+        tasks = _tasks(rule, 1000, memory_bytes=memory_bytes)
         covered = [(task.first_key + k, task.range) for task in tasks for k in range(task.num_keys)]
         num_ranges = num_ranges_for(1000, num_words=3, memory_bytes=memory_bytes)
         assert sorted(covered) == [(band, number) for band in range(20) for number in range(num_ranges)]
@@ -62,7 +62,7 @@ def test_tasks_cover_every_band_and_range_once_whatever_the_memory() -> None:
     assert numbers == [1, 1, 20, 20 * 6]
 
 
-def test_a_search_has_the_same_rows_however_a_part_is_cut(tmp_path: Path) -> None:
+def test_a_rule_has_the_same_rows_however_a_part_is_cut(tmp_path: Path) -> None:
     uri, (shard,) = write_documents(tmp_path, [["x"] * 9])
     table = read_signatures(uri, shard, ["hash_high", "hash_low", "num_characters", "minhash"])
     path = Path(uri).parent / "f00d" / shard.parts / shard.signatures.name
@@ -70,22 +70,25 @@ def test_a_search_has_the_same_rows_however_a_part_is_cut(tmp_path: Path) -> Non
     shard = replace(shard, signatures=replace(shard.signatures, size=path.stat().st_size))
     corpora = Corpora.of((uri, [shard]), [])
     fuzzy = FuzzySettings(bands=2, rows=1)
-    for search in searches(DedupeConfig(parts="clean", url=True, fuzzy=fuzzy), num_hashes=2):
+    for rule in match_rules(DedupeConfig(parts="clean", url=True, fuzzy=fuzzy), num_hashes=2):
         rows = [
             KeyedRows.concatenated(
-                [r for pack in corpora.packs(most_documents=most) for p in pack for r in search.rows(p)]
+                [r for pack in corpora.packs(most_documents=most) for p in pack for r in rule.rows(p)]
             )
             for most in (100, 3)
         ]
         for name in KeyedRows.__dataclass_fields__:
             assert np.array_equal(getattr(rows[0], name), getattr(rows[1], name))
-        assert len(rows[0].members_N) == (0 if search.name == "url" else 9)
+        assert len(rows[0].members_N) == (0 if rule.name == "url" else 9)
 
 
-def test_packs_are_neighbouring_pieces_of_bounded_size(tmp_path: Path) -> None:
+def test_packs_are_neighbouring_slices_of_bounded_size(tmp_path: Path) -> None:
     corpora = Corpora.of(write_documents(tmp_path, [["x"] * count for count in (3, 0, 2, 9, 1, 1)]), [])
     packs = corpora.packs(most_documents=5)
-    assert [[piece.num_documents for piece in pack] for pack in packs] == [[3, 2], [5], [4, 1], [1]]
-    assert [(piece.begin_row, piece.end_row) for piece in (packs[1][0], packs[2][0])] == [(0, 5), (5, 9)]
+    assert [[shard_slice.num_documents for shard_slice in pack] for pack in packs] == [[3, 2], [5], [4, 1], [1]]
+    assert [(shard_slice.begin_row, shard_slice.end_row) for shard_slice in (packs[1][0], packs[2][0])] == [
+        (0, 5),
+        (5, 9),
+    ]
     assert [(pack[0].first, pack[-1].end) for pack in packs] == [(0, 5), (5, 10), (10, 15), (15, 16)]
     assert all(a[-1].end == b[0].first for a, b in pairwise(packs))

@@ -24,7 +24,7 @@ def corpora(root: Path, earlier: int = 0) -> Corpora:
 def test_rows_reasons_and_survivors_of_each_part(tmp_path: Path) -> None:
     numbered = corpora(tmp_path)
     removals = Removals(numbered, LABELS, LABELS[NEAR])
-    first, empty, last = (removals.table(piece).to_pylist() for piece in numbered.own)
+    first, empty, last = (removals.table(shard_slice).to_pylist() for shard_slice in numbered.own)
     assert first == [{"row": 2, "reason": EXACT, "survivor": doc_id(0, 0), "corpus": 0}]
     assert empty == []
     assert last == [

@@ -27,8 +27,8 @@ CLEAN_ALL = """
 import re, sys
 from pathlib import Path
 from cluster.contracts import storage
+from dataprep.clean.config import CleanConfig
 from dataprep.clean.part import clean_part
-from dataprep.config import CleanConfig
 from dataprep.sources.shards import plan_shards
 
 def peak_mib():

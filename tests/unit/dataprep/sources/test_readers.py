@@ -15,7 +15,7 @@ import pytest
 import zstandard
 
 from cluster.contracts.records import Quarantined
-from dataprep.sources.compression import PIECE_BYTES, DamagedStream, decompressed
+from dataprep.sources.compression import CHUNK_BYTES, DamagedStream, decompressed
 from dataprep.sources.config import Columns
 from dataprep.sources.jsonl import read_jsonl
 from dataprep.sources.readers import read_records
@@ -296,11 +296,11 @@ def test_a_truncated_or_damaged_stream_keeps_what_came_before(codec: str) -> Non
         assert damage.offset >= 32, "at or after the last good line"
 
 
-def test_decompressed_pieces_stay_small() -> None:
+def test_decompressed_chunks_stay_small() -> None:
     for codec, compress in COMPRESS.items():
         pieces = [len(piece) for piece in decompressed(io.BytesIO(compress(b"0" * 40_000_000)), codec)]  # type: ignore[arg-type]
         assert sum(pieces) == 40_000_000
-        assert max(pieces) <= (PIECE_BYTES if codec != "zst" else 128 << 20)
+        assert max(pieces) <= (CHUNK_BYTES if codec != "zst" else 128 << 20)
 
 
 @pytest.mark.parametrize("codec", ["gz", "bz2", "zst"])

@@ -9,7 +9,7 @@ import pytest
 
 from cluster.contracts.tokens import write_token_shard
 from dataprep.tokenize import token_spool
-from dataprep.tokenize.token_spool import PiecewiseSink, TokenSpool
+from dataprep.tokenize.token_spool import ChunkedSink, TokenSpool
 
 
 def written(spool: TokenSpool, order: np.ndarray) -> bytes:
@@ -17,13 +17,13 @@ def written(spool: TokenSpool, order: np.ndarray) -> bytes:
     lengths = spool.lengths_D[order]
     with spool.in_order(order) as (tokens, mapping):
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        write_token_shard(PiecewiseSink(sink, mapping), tokens, offsets, order, ["s"] * len(order))  # type: ignore[arg-type]
+        write_token_shard(ChunkedSink(sink, mapping), tokens, offsets, order, ["s"] * len(order))  # type: ignore[arg-type]
     return sink.getvalue()
 
 
-@pytest.mark.parametrize("piece_bytes", [7, 8 << 20])
-def test_the_bytes_are_those_of_a_shard_made_in_memory(monkeypatch: pytest.MonkeyPatch, piece_bytes: int) -> None:
-    monkeypatch.setattr(token_spool, "PIECE_BYTES", piece_bytes)
+@pytest.mark.parametrize("chunk_bytes", [7, 8 << 20])
+def test_the_bytes_are_those_of_a_shard_made_in_memory(monkeypatch: pytest.MonkeyPatch, chunk_bytes: int) -> None:
+    monkeypatch.setattr(token_spool, "CHUNK_BYTES", chunk_bytes)
     rng = np.random.default_rng(0)
     lengths = rng.integers(0, 30, 500)
     documents = [rng.integers(0, 1000, length).astype(np.uint32) for length in lengths]
@@ -49,7 +49,7 @@ def test_memory_does_not_grow_with_the_tokens(monkeypatch: pytest.MonkeyPatch) -
         def tell(self) -> int:
             return self.total
 
-    monkeypatch.setattr(token_spool, "PIECE_BYTES", 1 << 20)
+    monkeypatch.setattr(token_spool, "CHUNK_BYTES", 1 << 20)
     batch = np.zeros(500_000, np.uint16)  # 1 MB
     spool, sink = TokenSpool(batch.dtype), Counting()
     in_arrow = pa.total_allocated_bytes()
@@ -59,7 +59,7 @@ def test_memory_does_not_grow_with_the_tokens(monkeypatch: pytest.MonkeyPatch) -
     order = np.arange(64 * 500)[::-1].copy()
     with spool.in_order(order) as (tokens, mapping):
         offsets = np.arange(64 * 500 + 1) * 1000
-        write_token_shard(PiecewiseSink(sink, mapping), tokens, offsets, order, "s3://bucket/" + 300 * "x")  # type: ignore[arg-type]
+        write_token_shard(ChunkedSink(sink, mapping), tokens, offsets, order, "s3://bucket/" + 300 * "x")  # type: ignore[arg-type]
         assert pa.total_allocated_bytes() - in_arrow < 4 << 20
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
