@@ -34,31 +34,47 @@ _NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 class ClusterResources(StrictModel):
     """What a local run may take, and what it must find free. On a cluster, Ray's own totals count."""
 
-    cpus: Annotated[float | None, Field(gt=0, description="CPUs of the embedded Ray; null: all of the machine")] = None
-    gpus: Annotated[int | None, Field(ge=0, description="GPUs of the embedded Ray; null: all of the machine")] = None
-    memory_gib: Annotated[float, Field(ge=0, description="free memory a run needs before it starts, GiB")] = 4.0
-    object_store_gib: Annotated[float, Field(gt=0, description="Ray's shared memory on one machine, GiB")] = 0.5
-    disk_gib: Annotated[float, Field(ge=0, description="free disk a stage needs before it starts, GiB")] = 2.0
+    cpus: Annotated[float | None, Field(gt=0)] = None
+    """CPUs of the embedded Ray; null: all of the machine"""
+
+    gpus: Annotated[int | None, Field(ge=0)] = None
+    """GPUs of the embedded Ray; null: all of the machine"""
+
+    memory_gib: Annotated[float, Field(ge=0)] = 4.0
+    """free memory a run needs before it starts, GiB"""
+
+    object_store_gib: Annotated[float, Field(gt=0)] = 0.5
+    """Ray's shared memory on one machine, GiB"""
+
+    disk_gib: Annotated[float, Field(ge=0)] = 2.0
+    """free disk a stage needs before it starts, GiB"""
 
 
 class Environment(StrictModel):
     """What a submitted job's processes get beside the cluster's own image."""
 
-    env_vars: dict[str, str] = Field(
-        default_factory=dict, description="environment variables of every process; no secrets, they are stored"
-    )
-    pip: list[str] = Field(default_factory=list, description="packages to install on the cluster's workers")
+    env_vars: dict[str, str] = Field(default_factory=dict)
+    """environment variables of every process; no secrets, they are stored"""
+
+    pip: list[str] = Field(default_factory=list)
+    """packages to install on the cluster's workers"""
 
 
 class SpecHead(StrictModel):
     """All of a spec but its stages."""
 
-    name: Annotated[str, Field(pattern=_NAME_PATTERN, description="the run's name")]
-    storage: Annotated[str, Field(min_length=1, description="where artifacts and runs go: a directory or s3:// URI")]
-    seed: Annotated[int, Field(ge=0, description="the seed of all stages that do not set their own")] = 0
-    fingerprint_inputs: Annotated[
-        Literal["stat", "content"], Field(description="raw inputs count by size and mtime, or by their SHA-256")
-    ] = "stat"
+    name: Annotated[str, Field(pattern=_NAME_PATTERN)]
+    """the run's name"""
+
+    storage: Annotated[str, Field(min_length=1)]
+    """where artifacts and runs go: a directory or s3:// URI"""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    """the seed of all stages that do not set their own"""
+
+    fingerprint_inputs: Annotated[Literal["stat", "content"], Field()] = "stat"
+    """raw inputs count by size and mtime, or by their SHA-256"""
+
     resources: ClusterResources = ClusterResources()
     environment: Environment = Environment()
 

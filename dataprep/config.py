@@ -20,10 +20,11 @@ class DataConfig(StageConfig):
 
     uses_seed: ClassVar[bool] = False
 
-    workers: Resources = not_in_fingerprint(default_factory=Resources, description="what each task gets")
-    max_workers: Annotated[int | None, Field(ge=1)] = not_in_fingerprint(
-        default=None, description="tasks at the same time; None: as many as the cluster has room for"
-    )
+    workers: Resources = not_in_fingerprint(default_factory=Resources)
+    """what each task gets"""
+
+    max_workers: Annotated[int | None, Field(ge=1)] = not_in_fingerprint(default=None)
+    """tasks at the same time; None: as many as the cluster has room for"""
 
     def roles(self) -> list[tuple[str, int, Resources]]:
         return [("worker", 1, self.workers)]

@@ -268,8 +268,12 @@ class ContextExtension(StrictModel):
     """
 
     method: Literal["yarn", "linear", "theta"] = "yarn"
-    max_position_embeddings: Annotated[int, Field(ge=2)]  # the new longest sequence, in tokens
-    rope_theta: Annotated[float | None, Field(gt=0)] = None  # the new base; None: the model's own
+
+    max_position_embeddings: Annotated[int, Field(ge=2)]
+    """the new longest sequence, in tokens"""
+
+    rope_theta: Annotated[float | None, Field(gt=0)] = None
+    """the new base; None: the model's own"""
 
     @model_validator(mode="after")
     def _theta_has_a_new_base(self) -> Self:

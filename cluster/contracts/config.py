@@ -15,9 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class StrictModel(BaseModel):
-    """Frozen, and refusing unknown keys."""
+    """Settings: frozen, refusing unknown keys; the docstring under a field is the setting's meaning.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    `raymill explain`, the JSON Schema and the pages in `docs/stages` all show that docstring.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,12 @@ class Resources(StrictModel):
 
     cpus: Annotated[float, Field(gt=0)] = 1.0
     gpus: Annotated[float, Field(ge=0)] = 0.0
-    threads: Annotated[int | None, Field(ge=1)] = None  # None: the whole cpus, at least 1
-    memory_gib: Annotated[float | None, Field(gt=0)] = None  # None: not reserved
+
+    threads: Annotated[int | None, Field(ge=1)] = None
+    """None: the whole cpus, at least 1"""
+
+    memory_gib: Annotated[float | None, Field(gt=0)] = None
+    """None: not reserved"""
 
     @property
     def num_threads(self) -> int:
@@ -64,8 +71,12 @@ class WorkerGroup(Resources):
     """The workers of a training stage."""
 
     num_workers: Annotated[int, Field(ge=1)] = 1
-    max_failures: Annotated[int, Field(ge=0)] = 2  # restarts in a row without a newer checkpoint before giving up
-    hang_timeout_s: Annotated[float, Field(gt=0)] = 900.0  # pre-training: a rank that stands still so long is named
+
+    max_failures: Annotated[int, Field(ge=0)] = 2
+    """restarts in a row without a newer checkpoint before giving up"""
+
+    hang_timeout_s: Annotated[float, Field(gt=0)] = 900.0
+    """pre-training: a rank that stands still so long is named"""
 
 
 class ConflictingSettings(ValueError):

@@ -32,26 +32,47 @@ class CleanConfig(DataConfig, FilterFamilies):
     stage_version: ClassVar[int] = 4  # 4: a pack is of one input; more kinds of URLs and personal data are found
 
     kind: Literal["clean"] = "clean"
-    # Files, directories, globs, or `.list` files with one of these a line; the README has the formats.
+
     inputs: Annotated[list[str], InputFiles(), Field(min_length=1)]
-    # Of all inputs, where their names do not tell it; None: each by its name. `code` is for source trees.
+    """Files, directories, globs, or `.list` files with one of these a line; the README has the formats."""
+
     format: Format | None = None
-    columns: Columns = Columns()  # which fields of JSON Lines, or columns of Parquet, hold what
-    # What takes the main text out of a page; trafilatura needs `pip install "raymill[text]"` and much more time.
+    """Of all inputs, where their names do not tell it; None: each by its name. `code` is for source trees."""
+
+    columns: Columns = Columns()
+    """which fields of JSON Lines, or columns of Parquet, hold what"""
+
     extractor: ExtractorName = "resiliparse"
-    limits: ReadLimits = ReadLimits()  # beyond these a record is quarantined
-    fix_mojibake: bool = False  # repair wrongly decoded characters ("schÃ¶n"); needs `pip install "raymill[text]"`
-    url_blocklist: UrlBlocklistSettings | None = None  # None: off
-    languages: Annotated[list[str], Field(min_length=1)] | None = None  # ISO 639 codes to keep; None: all
-    profiles: dict[ProfileName, LanguageProfile] = Field(
-        default_factory=dict, description="name to languages and the filter settings that differ for them"
-    )
-    # None: off; judges what the filters left.
+    """What takes the main text out of a page; trafilatura needs `pip install "raymill[text]"` and much more time."""
+
+    limits: ReadLimits = ReadLimits()
+    """beyond these a record is quarantined"""
+
+    fix_mojibake: bool = False
+    """repair wrongly decoded characters ("schÃ¶n"); needs `pip install "raymill[text]"`"""
+
+    url_blocklist: UrlBlocklistSettings | None = None
+    """None: off"""
+
+    languages: Annotated[list[str], Field(min_length=1)] | None = None
+    """ISO 639 codes to keep; None: all"""
+
+    profiles: dict[ProfileName, LanguageProfile] = Field(default_factory=dict)
+    """name to languages and the filter settings that differ for them"""
+
     classifier: Annotated[str | None, InputOf(("quality_classifier",))] = None
-    quality: QualitySettings = QualitySettings()  # the threshold on the classifier's score
-    decontamination: DecontaminationSettings | None = None  # None: off; runs last, on what the filters left
+    """None: off; judges what the filters left."""
+
+    quality: QualitySettings = QualitySettings()
+    """the threshold on the classifier's score"""
+
+    decontamination: DecontaminationSettings | None = None
+    """None: off; runs last, on what the filters left"""
+
     minhash: MinHashSettings = MinHashSettings()
-    pii: PiiSettings | None = None  # None: off; personal data stays in the text
+
+    pii: PiiSettings | None = None
+    """None: off; personal data stays in the text"""
 
     @model_validator(mode="before")
     @classmethod

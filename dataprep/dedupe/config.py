@@ -21,11 +21,17 @@ class FuzzySettings(StrictModel):
     """
 
     bands: Annotated[int, Field(ge=1)] = 20
-    rows: Annotated[int, Field(ge=1)] = 8  # hashes of a band
-    similarity: Annotated[float | None, Field(gt=0, lt=1)] = None  # choose bands and rows for this one instead
-    # Candidates must be this similar to one of up to 8 leaders of their bucket, as estimated from one bit of each hash
-    # (standard deviation 0.07); None: all candidates are duplicates.
+
+    rows: Annotated[int, Field(ge=1)] = 8
+    """hashes of a band"""
+
+    similarity: Annotated[float | None, Field(gt=0, lt=1)] = None
+    """choose bands and rows for this one instead"""
+
     verify: Annotated[float | None, Field(gt=0, lt=1)] = 0.55
+    """Candidates must be this similar to one of up to 8 leaders of their bucket, as estimated from one bit of each hash
+    (standard deviation 0.07); None: all candidates are duplicates.
+    """
 
     @model_validator(mode="after")
     def _one_way(self) -> FuzzySettings:
@@ -42,28 +48,36 @@ class DedupeConfig(DataConfig):
     stage_version: ClassVar[int] = 5  # 5: `#!` tells pages apart
 
     kind: Literal["dedupe"] = "dedupe"
-    parts: Annotated[str, InputOf(("clean", "repeated_lines"))]  # the documents
-    against: Annotated[list[str], InputOf(("clean", "repeated_lines", "dedupe"))] = Field(
-        default_factory=list,
-        description="earlier corpora, clean, repeated_lines or dedupe stages, or directories: their documents win and"
-        " are left alone",
-    )
-    exact: bool = True  # remove documents of the same normalised text
-    # Remove documents of the same page: URLs equal but for scheme, `www.`, fragment (unless `#!`) and tracking.
+
+    parts: Annotated[str, InputOf(("clean", "repeated_lines"))]
+    """the documents"""
+
+    against: Annotated[list[str], InputOf(("clean", "repeated_lines", "dedupe"))] = Field(default_factory=list)
+    """earlier corpora, clean, repeated_lines or dedupe stages, or directories: their documents win and are left alone
+    """
+
+    exact: bool = True
+    """remove documents of the same normalised text"""
+
     url: bool = False
-    fuzzy: FuzzySettings | None = FuzzySettings()  # None: near duplicates stay
-    # Of a group, keep the document with the most of this: a column of numbers (`language_score`) or a score of a filter
-    # family that annotated (`gopher_quality.num_words`). Documents without the score (null, NaN) come after all others;
-    # of equals the lowest doc_id stays. None: the lowest doc_id.
+    """Remove documents of the same page: URLs equal but for scheme, `www.`, fragment (unless `#!`) and tracking."""
+
+    fuzzy: FuzzySettings | None = FuzzySettings()
+    """None: near duplicates stay"""
+
     keep_best: str | None = None
-    clusters: bool = True  # write the groups too, clusters-*.parquet, to look at
-    union_find_gib: Annotated[float, Field(ge=0)] = not_in_fingerprint(
-        default=4.0,
-        description="memory of the driver for joining groups, 16 bytes a document; more than that is mapped"
-        " from files on its disk",
-    )
-    task_gib: Annotated[float, Field(gt=0)] = not_in_fingerprint(
-        default=0.25,
-        description="memory of a task for the keys and sketches it works on, beside its program; less means more tasks"
-        " and smaller reads. Documents that share a key, such as copies of a text, are one task however many they are",
-    )
+    """Of a group, keep the document with the most of this: a column of numbers (`language_score`) or a score of a
+    filter family that annotated (`gopher_quality.num_words`). Documents without the score (null, NaN) come after all
+    others; of equals the lowest doc_id stays. None: the lowest doc_id.
+    """
+
+    clusters: bool = True
+    """write the groups too, clusters-*.parquet, to look at"""
+
+    union_find_gib: Annotated[float, Field(ge=0)] = not_in_fingerprint(default=4.0)
+    """memory of the driver for joining groups, 16 bytes a document; more than that is mapped from files on its disk"""
+
+    task_gib: Annotated[float, Field(gt=0)] = not_in_fingerprint(default=0.25)
+    """memory of a task for the keys and sketches it works on, beside its program; less means more tasks and smaller
+    reads. Documents that share a key, such as copies of a text, are one task however many they are
+    """

@@ -23,15 +23,28 @@ class MixtureConfig(StageConfig):
 
     kind: Literal["mixture"] = "mixture"
     tokens: Annotated[list[str], InputOf(("tokenize",)), Field(min_length=1)]
-    tokenizer: Annotated[str, InputOf(("tokenizer",))]  # the one that all of the shards were made with
-    # Pattern of input files' names (`web-*`), with directories where names recur (`en/web-*`), or of all below a
-    # directory (`books/*`) -> weight; the first that fits; else 1. Unlike in clean's inputs, a star before the end
-    # stays within a name, and `**` goes through directories. Files of one document each (HTML, text, code) go by the
-    # directory that clean's input covers.
+
+    tokenizer: Annotated[str, InputOf(("tokenizer",))]
+    """the one that all of the shards were made with"""
+
     sources: dict[str, Weight] = Field(default_factory=dict)
-    languages: dict[str, Weight] = Field(default_factory=dict)  # language code -> weight; those not named have 1
-    # lower end of a class of lengths (0, 2048, ...) -> weight; those not named have 1
+    """Pattern of input files' names (`web-*`), with directories where names recur (`en/web-*`), or of all below a
+    directory (`books/*`) -> weight; the first that fits; else 1. Unlike in clean's inputs, a star before the end stays
+    within a name, and `**` goes through directories. Files of one document each (HTML, text, code) go by the directory
+    that clean's input covers.
+    """
+
+    languages: dict[str, Weight] = Field(default_factory=dict)
+    """language code -> weight; those not named have 1"""
+
     lengths: dict[int, Weight] = Field(default_factory=dict)
-    temperature: Annotated[float, Field(ge=1)] = 1.0  # between languages; 1: as they come, more: more alike
-    max_epochs: Annotated[float, Field(gt=0)] = 4.0  # how often a document may come at most
-    total_tokens: Annotated[int | None, Field(ge=1)] = None  # of the mixture; None: as many as the groups in it have
+    """lower end of a class of lengths (0, 2048, ...) -> weight; those not named have 1"""
+
+    temperature: Annotated[float, Field(ge=1)] = 1.0
+    """between languages; 1: as they come, more: more alike"""
+
+    max_epochs: Annotated[float, Field(gt=0)] = 4.0
+    """how often a document may come at most"""
+
+    total_tokens: Annotated[int | None, Field(ge=1)] = None
+    """of the mixture; None: as many as the groups in it have"""

@@ -23,11 +23,11 @@ class PiiSettings(StrictModel):
     Filters, signatures and decontamination see the text before that.
     """
 
-    kinds: Annotated[tuple[PiiKind, ...], Field(min_length=1)] = Field(KINDS, description="What is replaced")
-    placeholders: dict[PiiKind, Text] = Field(
-        default_factory=dict, description='What stands for a kind, where it is not its name: "<EMAIL_ADDRESS>"'
-    )
-    source_code: bool = Field(
-        False,
-        description="In source code too (inputs of format code); most matches there are none",
-    )
+    kinds: Annotated[tuple[PiiKind, ...], Field(min_length=1)] = Field(KINDS)
+    """What is replaced"""
+
+    placeholders: dict[PiiKind, Text] = Field(default_factory=dict)
+    """What stands for a kind, where it is not its name: "<EMAIL_ADDRESS>"."""
+
+    source_code: bool = Field(False)
+    """In source code too (inputs of format code); most matches there are none"""

@@ -23,18 +23,39 @@ class QualityClassifierConfig(StageConfig):
     """A fastText classifier of good and bad documents, which a clean stage applies."""
 
     kind: Literal["quality_classifier"] = "quality_classifier"
-    positive: Annotated[list[str], InputFiles(), Field(min_length=1)]  # files of good documents, as clean's inputs
-    negative: Annotated[list[str], InputFiles(), Field(min_length=1)]  # files of others: a sample of the raw data
-    columns: Columns = Columns()  # which fields of JSON Lines, or columns of Parquet, hold what
-    word_ngrams: Annotated[int, Field(ge=1, le=MAX_INT32)] = 2  # words of the longest n-gram that is a feature
-    dimensions: Annotated[int, Field(ge=1, le=MAX_INT32)] = 100  # of a feature's vector
-    # For hashes of n-grams; each takes 4 x `dimensions` bytes.
+
+    positive: Annotated[list[str], InputFiles(), Field(min_length=1)]
+    """files of good documents, as clean's inputs"""
+
+    negative: Annotated[list[str], InputFiles(), Field(min_length=1)]
+    """files of others: a sample of the raw data"""
+
+    columns: Columns = Columns()
+    """which fields of JSON Lines, or columns of Parquet, hold what"""
+
+    word_ngrams: Annotated[int, Field(ge=1, le=MAX_INT32)] = 2
+    """words of the longest n-gram that is a feature"""
+
+    dimensions: Annotated[int, Field(ge=1, le=MAX_INT32)] = 100
+    """of a feature's vector"""
+
     buckets: Annotated[int, Field(ge=1, le=MAX_INT32)] = 500_000
-    min_count: Annotated[int, Field(ge=1, le=MAX_INT32)] = 1  # occurrences of a word, to be a feature
-    epochs: Annotated[int, Field(ge=1, le=MAX_INT32)] = 5  # passes over the documents
-    lr: Annotated[float, Field(gt=0)] = 0.1  # learning rate at the beginning; it falls to 0
-    heldout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of the documents, kept back to measure on
-    worker: Resources = not_in_fingerprint(default_factory=Resources, description="what the training process gets")
+    """For hashes of n-grams; each takes 4 x `dimensions` bytes."""
+
+    min_count: Annotated[int, Field(ge=1, le=MAX_INT32)] = 1
+    """occurrences of a word, to be a feature"""
+
+    epochs: Annotated[int, Field(ge=1, le=MAX_INT32)] = 5
+    """passes over the documents"""
+
+    lr: Annotated[float, Field(gt=0)] = 0.1
+    """learning rate at the beginning; it falls to 0"""
+
+    heldout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """of the documents, kept back to measure on"""
+
+    worker: Resources = not_in_fingerprint(default_factory=Resources)
+    """what the training process gets"""
 
     @model_validator(mode="after")
     def _table_is_fresh(self) -> QualityClassifierConfig:

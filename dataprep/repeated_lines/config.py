@@ -26,19 +26,29 @@ class RepeatedLinesConfig(DataConfig):
     stage_version: ClassVar[int] = 2  # 2: copies are told by bands of MinHashes
 
     kind: Literal["repeated_lines"] = "repeated_lines"
-    parts: Annotated[str, InputOf(("clean",))]  # the documents
-    mode: Literal["filter", "annotate"] = Field(
-        "filter", description="annotate: cut and drop nothing, store the fractions that would be cut"
-    )
-    # A line is cut that is in so many different documents; None: only `min_site_documents` counts.
+
+    parts: Annotated[str, InputOf(("clean",))]
+    """the documents"""
+
+    mode: Literal["filter", "annotate"] = Field("filter")
+    """annotate: cut and drop nothing, store the fractions that would be cut"""
+
     min_documents: Annotated[int | None, Field(ge=2, le=MAX_INT)] = 7
-    min_documents_fraction: Fraction = 0.0  # of all documents, copies counted, that it must be in as well
-    # A line is cut, too, that is in so many different documents of one site (host without `www.`; documents without URL
-    # are one site); None: off.
+    """A line is cut that is in so many different documents; None: only `min_site_documents` counts."""
+
+    min_documents_fraction: Fraction = 0.0
+    """of all documents, copies counted, that it must be in as well"""
+
     min_site_documents: Annotated[int | None, Field(ge=2, le=MAX_INT)] = None
-    # Shorter lines stay: headings, answers, items of lists.
+    """A line is cut, too, that is in so many different documents of one site (host without `www.`; documents without
+    URL are one site); None: off.
+    """
+
     min_line_characters: Annotated[int, Field(ge=0, le=MAX_INT)] = 20
-    min_words_left: Annotated[int, Field(ge=0, le=MAX_INT)] = 50  # a document that lost lines and has fewer is dropped
+    """Shorter lines stay: headings, answers, items of lists."""
+
+    min_words_left: Annotated[int, Field(ge=0, le=MAX_INT)] = 50
+    """a document that lost lines and has fewer is dropped"""
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         if self.min_documents is None and self.min_site_documents is None:

@@ -20,8 +20,12 @@ ExtractorName = Literal["resiliparse", "trafilatura"]
 class Columns(StrictModel):
     """Which fields of a JSON Lines row, or columns of a Parquet file, hold what."""
 
-    text: str = "text"  # the document; a row, or a Parquet file, without it is quarantined
-    url: str | None = "url"  # None: not there; so for those below
+    text: str = "text"
+    """the document; a row, or a Parquet file, without it is quarantined"""
+
+    url: str | None = "url"
+    """None: not there; so for those below"""
+
     date: str | None = "date"
     title: str | None = "title"
 
@@ -29,11 +33,17 @@ class Columns(StrictModel):
 class ReadLimits(StrictModel):
     """Beyond these a record is quarantined instead of read."""
 
-    # Of a page, a text, a JSON line or a Parquet row's text.
     max_record_bytes: Annotated[int, Field(ge=1, le=2**40)] = 16 * 2**20
-    # Elements open at once; extraction is quadratic in it.
+    """Of a page, a text, a JSON line or a Parquet row's text."""
+
     max_html_depth: Annotated[int, Field(ge=1, le=MAX_INT)] = 2_000
-    max_html_attributes: Annotated[int, Field(ge=1, le=MAX_INT)] = 2_000  # of one tag; parsing is quadratic in them
-    # CPU time of a page's extraction, in a process of its own.
+    """Elements open at once; extraction is quadratic in it."""
+
+    max_html_attributes: Annotated[int, Field(ge=1, le=MAX_INT)] = 2_000
+    """of one tag; parsing is quadratic in them"""
+
     extract_timeout_s: Annotated[float, Field(ge=1e-3, le=1e6)] = 10.0
-    extract_memory_gib: Annotated[float, Field(gt=0, le=2**20)] = 1.0  # what that process may grow by
+    """CPU time of a page's extraction, in a process of its own."""
+
+    extract_memory_gib: Annotated[float, Field(gt=0, le=2**20)] = 1.0
+    """what that process may grow by"""

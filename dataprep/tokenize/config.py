@@ -21,11 +21,18 @@ class TokenizeConfig(DataConfig):
     kind: Literal["tokenize"] = "tokenize"
     documents: Annotated[str, InputOf(("dedupe",))]
     tokenizer: Annotated[str, InputOf(("tokenizer",))]
-    end_of_text: str = "<|endoftext|>"  # the tokenizer's token that ends each document
-    heldout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.01  # of documents, kept out of training for evaluation
-    split_seed: Annotated[int, Field(ge=0, le=MAX_INT)] = 0  # chooses which
-    # Lower ends of the classes of lengths (tokens of a document), besides 0; a mixture can weigh them.
+
+    end_of_text: str = "<|endoftext|>"
+    """the tokenizer's token that ends each document"""
+
+    heldout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    """of documents, kept out of training for evaluation"""
+
+    split_seed: Annotated[int, Field(ge=0, le=MAX_INT)] = 0
+    """chooses which"""
+
     length_classes: list[Annotated[int, Field(ge=1, le=MAX_INT)]] = Field(default=[2048, 8192, 32_768], max_length=16)
+    """Lower ends of the classes of lengths (tokens of a document), besides 0; a mixture can weigh them."""
 
     @model_validator(mode="after")
     def _ascending(self) -> TokenizeConfig:

@@ -18,9 +18,14 @@ NUM_BASE_TOKENS = 256  # a byte-level vocabulary holds every byte
 class SpecialTokens(StrictModel):
     """The control tokens, last in the vocabulary and in this order. Text never encodes to them."""
 
-    end_of_text: str = "<|endoftext|>"  # between documents; the tokenizer's bos_token
+    end_of_text: str = "<|endoftext|>"
+    """between documents; the tokenizer's bos_token"""
+
     start_of_turn: str = "<|im_start|>"
-    end_of_turn: str = "<|im_end|>"  # the tokenizer's eos_token
+
+    end_of_turn: str = "<|im_end|>"
+    """the tokenizer's eos_token"""
+
     pad: str = "<|pad|>"
 
     def in_order(self) -> list[str]:
@@ -39,14 +44,27 @@ class TokenizerConfig(StageConfig):
 
     kind: Literal["tokenizer"] = "tokenizer"
     documents: Annotated[str, InputOf(("dedupe",))]
-    vocab_size: Annotated[int, Field(ge=NUM_BASE_TOKENS + 8, le=1 << 20)] = 32_768  # tokens, special ones included
-    min_frequency: Annotated[int, Field(ge=1, le=MAX_INT)] = 2  # of a pair, to be merged
-    sample_characters: Annotated[int, Field(ge=1)] = 200_000_000  # trained on about so many, drawn by document
-    # language code -> weight in the sample; those not named have 1
+
+    vocab_size: Annotated[int, Field(ge=NUM_BASE_TOKENS + 8, le=1 << 20)] = 32_768
+    """tokens, special ones included"""
+
+    min_frequency: Annotated[int, Field(ge=1, le=MAX_INT)] = 2
+    """of a pair, to be merged"""
+
+    sample_characters: Annotated[int, Field(ge=1)] = 200_000_000
+    """trained on about so many, drawn by document"""
+
     languages: dict[str, Weight] = Field(default_factory=dict)
-    temperature: Annotated[float, Field(ge=1)] = 1.0  # between languages; 1: as they come, more: more alike
-    special_tokens: SpecialTokens = SpecialTokens()  # the control tokens
-    worker: Resources = not_in_fingerprint(default_factory=Resources, description="what the training process gets")
+    """language code -> weight in the sample; those not named have 1"""
+
+    temperature: Annotated[float, Field(ge=1)] = 1.0
+    """between languages; 1: as they come, more: more alike"""
+
+    special_tokens: SpecialTokens = SpecialTokens()
+    """the control tokens"""
+
+    worker: Resources = not_in_fingerprint(default_factory=Resources)
+    """what the training process gets"""
 
     def roles(self) -> list[tuple[str, int, Resources]]:
         return [("trainer", 1, self.worker)]

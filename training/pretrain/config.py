@@ -21,9 +21,14 @@ Tracker = Literal["tensorboard", "wandb", "mlflow"]
 class BatchSizeWarmup(StrictModel):
     """Batches that grow to the global batch size over the first tokens of a run, as GPT-3's did."""
 
-    start: Annotated[int, Field(ge=1)]  # sequences of the first steps
-    increment: Annotated[int, Field(ge=1)]  # sequences added at a time
-    tokens: Annotated[int, Field(ge=1)]  # tokens until the batch has its full size; each size gets the same share
+    start: Annotated[int, Field(ge=1)]
+    """sequences of the first steps"""
+
+    increment: Annotated[int, Field(ge=1)]
+    """sequences added at a time"""
+
+    tokens: Annotated[int, Field(ge=1)]
+    """tokens until the batch has its full size; each size gets the same share"""
 
 
 class PretrainConfig(StageConfig):
@@ -33,111 +38,152 @@ class PretrainConfig(StageConfig):
     kind: Literal["pretrain"] = "pretrain"
 
     # What is learned, and by what
-    tokens: Annotated[
-        str, InputOf(("tokenize", "mixture"))
-    ]  # the token shards; those marked held-out are only measured on
-    tokenizer: Annotated[str, InputOf(("tokenizer",))]  # the tokenizer the shards were made with
-    model: str | dict[str, Any] | None = None  # a preset (tiny ... 7b) or a Hugging Face causal-LM config; new weights
-    initial_model: Annotated[str | None, InputOf(CAUSAL_MODELS)] = None  # instead of `model`: go on from this one
-    context_extension: ContextExtension | None = None  # of the initial model; None: its own positions
+    tokens: Annotated[str, InputOf(("tokenize", "mixture"))]
+    """the token shards; those marked held-out are only measured on"""
+
+    tokenizer: Annotated[str, InputOf(("tokenizer",))]
+    """the tokenizer the shards were made with"""
+
+    model: str | dict[str, Any] | None = None
+    """a preset (tiny ... 7b) or a Hugging Face causal-LM config; new weights"""
+
+    initial_model: Annotated[str | None, InputOf(CAUSAL_MODELS)] = None
+    """instead of `model`: go on from this one"""
+
+    context_extension: ContextExtension | None = None
+    """of the initial model; None: its own positions"""
 
     # How much, in what pieces
-    sequence_length: Annotated[int, Field(ge=2)] = 1024  # tokens of a sample
-    # Documents are packed end to end, then cut into samples. A token may look back over the whole sample (as GPT-3 and
-    # Llama 2 did), or only to where its document begins (as Llama 3 did, which gains as sequences grow long). The
-    # second holds for models that mask by position ids (Llama, Mistral, GPT-2, GPT-NeoX; not OPT, Bloom or Mamba).
+    sequence_length: Annotated[int, Field(ge=2)] = 1024
+    """tokens of a sample"""
+
     attention: Literal["across_documents", "within_documents"] = "across_documents"
-    # "concat": documents end to end, cut wherever a sample ends. "best_fit": whole documents fitted into samples, and
-    # only those longer than a sample cut; the gaps that remain are padding (metric `padding_fraction`).
+    """Documents are packed end to end, then cut into samples. A token may look back over the whole sample (as GPT-3 and
+    Llama 2 did), or only to where its document begins (as Llama 3 did, which gains as sequences grow long). The second
+    holds for models that mask by position ids (Llama, Mistral, GPT-2, GPT-NeoX; not OPT, Bloom or Mamba).
+    """
+
     packing: Literal["concat", "best_fit"] = "concat"
-    # The order of samples. "samples": from anywhere in the store, one after the other. "windows": windows of
-    # neighbouring samples in random order, shuffled within; for spinning disks, and for remote stores over the cache.
+    """"concat": documents end to end, cut wherever a sample ends. "best_fit": whole documents fitted into samples, and
+    only those longer than a sample cut; the gaps that remain are padding (metric `padding_fraction`).
+    """
+
     shuffle: Literal["samples", "windows"] = "samples"
-    shuffle_window: Annotated[int, Field(ge=1)] = 65_536  # samples of a window, about; where `shuffle` is "windows"
-    global_batch_size: Annotated[int, Field(ge=1)] = 64  # sequences per optimizer step, over all workers
-    batch_size_warmup: BatchSizeWarmup | None = None  # smaller batches at first; None: all of the same size
-    steps: Annotated[int | None, Field(ge=1)] = None  # optimizer steps; give this or `train_tokens`
-    train_tokens: Annotated[int | None, Field(ge=1)] = None  # tokens to train on, rounded up to whole steps
+    """The order of samples. "samples": from anywhere in the store, one after the other. "windows": windows of
+    neighbouring samples in random order, shuffled within; for spinning disks, and for remote stores over the cache.
+    """
+
+    shuffle_window: Annotated[int, Field(ge=1)] = 65_536
+    """samples of a window, about; where `shuffle` is "windows"."""
+
+    global_batch_size: Annotated[int, Field(ge=1)] = 64
+    """sequences per optimizer step, over all workers"""
+
+    batch_size_warmup: BatchSizeWarmup | None = None
+    """smaller batches at first; None: all of the same size"""
+
+    steps: Annotated[int | None, Field(ge=1)] = None
+    """optimizer steps; give this or `train_tokens`"""
+
+    train_tokens: Annotated[int | None, Field(ge=1)] = None
+    """tokens to train on, rounded up to whole steps"""
 
     # The optimizer: AdamW
-    lr: Annotated[float, Field(gt=0)] = 3e-4  # peak learning rate
-    min_lr: Annotated[float, Field(ge=0)] = 0.0  # learning rate of the last step
-    warmup_steps: Annotated[int, Field(ge=0)] = 0  # steps of linear warm-up
-    schedule: Literal["cosine", "linear", "wsd"] = "cosine"  # after the warm-up, down to min_lr
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1  # on matrices; norms and biases have none
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)  # AdamW's
-    gradient_clipping: Annotated[float | None, Field(gt=0)] = 1.0  # largest global norm; None: not clipped
-    z_loss_coef: Annotated[float | None, Field(gt=0)] = None  # of log(Z)^2 beside the loss (PaLM: 1e-4); None: off
+    lr: Annotated[float, Field(gt=0)] = 3e-4
+    """peak learning rate"""
+
+    min_lr: Annotated[float, Field(ge=0)] = 0.0
+    """learning rate of the last step"""
+
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """steps of linear warm-up"""
+
+    schedule: Literal["cosine", "linear", "wsd"] = "cosine"
+    """after the warm-up, down to min_lr"""
+
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """on matrices; norms and biases have none"""
+
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
+    """AdamW's"""
+
+    gradient_clipping: Annotated[float | None, Field(gt=0)] = 1.0
+    """largest global norm; None: not clipped"""
+
+    z_loss_coef: Annotated[float | None, Field(gt=0)] = None
+    """of log(Z)^2 beside the loss (PaLM: 1e-4); None: off"""
 
     # The engine
-    zero_stage: Annotated[int, Field(ge=0, le=3)] = 1  # DeepSpeed ZeRO: 1 shards optimizer, 2 gradients, 3 weights
-    precision: Precision = "fp32"  # bf16 keeps fp32 master weights
-    deepspeed: dict[str, Any] = Field(default_factory=dict)  # further DeepSpeed settings, passed through
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 1
+    """DeepSpeed ZeRO: 1 shards optimizer, 2 gradients, 3 weights"""
 
-    # of the initial weights and the data order; None: the spec's
+    precision: Precision = "fp32"
+    """bf16 keeps fp32 master weights"""
+
+    deepspeed: dict[str, Any] = Field(default_factory=dict)
+    """further DeepSpeed settings, passed through"""
+
     seed: Annotated[int | None, Field(ge=0, lt=2**63)] = None
+    """of the initial weights and the data order; None: the spec's"""
 
     # What does not change the result
-    micro_batch_size: Annotated[int | None, Field(ge=1)] = not_in_fingerprint(
-        default=None, description="sequences per worker and forward pass; None: the worker's whole share of a step"
-    )
-    data_cache: str | None = not_in_fingerprint(
-        default=None,
-        description="local directory, shared by a machine's workers, for copies of remote token shards; they are kept "
-        "when the stage ends. None: one of this user's below the system's temporary directory",
-    )
-    data_cache_gib: Annotated[float | None, Field(gt=0)] = not_in_fingerprint(
-        default=None,
-        description="GiB of copies at most, of all runs that share the directory; the shards used longest ago make "
-        "room. None: as much as the shards have",
-    )
-    activation_checkpointing: bool = not_in_fingerprint(
-        default=False, description="recompute activations: less memory, slower"
-    )
-    divergence: DivergenceSettings = not_in_fingerprint(
-        default=DivergenceSettings(),
-        description="what is done about steps that go wrong; may be changed to go on after a stop",
-    )
-    offload: Offload = not_in_fingerprint(
-        default="none",
-        description="what lies in host memory: the optimizer's state (ZeRO 1 to 3), and the weights too (ZeRO-3)",
-    )
-    compile: bool = not_in_fingerprint(
-        default=False, description="torch.compile: a slow start, then faster steps on GPUs"
-    )
-    attention_kernel: AttentionKernel | None = not_in_fingerprint(
-        default=None, description="transformers' name for one; None: its choice, SDPA where the model has it"
-    )
-    peak_flops: Annotated[float | None, Field(gt=0)] = not_in_fingerprint(
-        default=None,
-        description="FLOP/s of one worker's device, for the MFU; None: looked up, or measured at the start",
-    )
-    eval_every_steps: Annotated[int | None, Field(ge=1)] = not_in_fingerprint(
-        default=None, description="steps between held-out measurements; None: only at the end"
-    )
-    eval_tokens: Annotated[int | None, Field(ge=1)] = not_in_fingerprint(
-        default=1_000_000, description="held-out tokens of a measurement on the way; None: all, as at the end"
-    )
-    trackers: tuple[Tracker, ...] = not_in_fingerprint(
-        default=("tensorboard",),
-        description="where metrics go beside metrics.jsonl: tensorboard, wandb, mlflow (pip install raymill[tracking])",
-    )
-    checkpoint_every_steps: Annotated[int, Field(ge=1)] = not_in_fingerprint(
-        default=100, description="steps between checkpoints; removed when the stage ends, but for those of keep_*"
-    )
-    async_checkpoints: bool = not_in_fingerprint(
-        default=True,
-        description="write checkpoints behind training; costs each worker's machine a copy of its part in host memory",
-    )
-    keep_checkpoints: Annotated[int, Field(ge=1)] = not_in_fingerprint(default=2, description="newest checkpoints kept")
-    keep_every_steps: Annotated[int | None, Field(ge=1)] = not_in_fingerprint(
-        default=None,
-        description="keep the checkpoints of every so many steps, also after the stage ended; None: no such",
-    )
-    keep_best: Annotated[int, Field(ge=0)] = not_in_fingerprint(
-        default=0, description="keep so many checkpoints of the lowest held-out loss, also after the stage ended"
-    )
-    workers: WorkerGroup = not_in_fingerprint(default_factory=WorkerGroup, description="the Ray Train workers")
+    micro_batch_size: Annotated[int | None, Field(ge=1)] = not_in_fingerprint(default=None)
+    """sequences per worker and forward pass; None: the worker's whole share of a step"""
+
+    data_cache: str | None = not_in_fingerprint(default=None)
+    """local directory, shared by a machine's workers, for copies of remote token shards; they are kept when the stage
+    ends. None: one of this user's below the system's temporary directory
+    """
+
+    data_cache_gib: Annotated[float | None, Field(gt=0)] = not_in_fingerprint(default=None)
+    """GiB of copies at most, of all runs that share the directory; the shards used longest ago make room. None: as much
+    as the shards have
+    """
+
+    activation_checkpointing: bool = not_in_fingerprint(default=False)
+    """recompute activations: less memory, slower"""
+
+    divergence: DivergenceSettings = not_in_fingerprint(default=DivergenceSettings())
+    """what is done about steps that go wrong; may be changed to go on after a stop"""
+
+    offload: Offload = not_in_fingerprint(default="none")
+    """what lies in host memory: the optimizer's state (ZeRO 1 to 3), and the weights too (ZeRO-3)"""
+
+    compile: bool = not_in_fingerprint(default=False)
+    """torch.compile: a slow start, then faster steps on GPUs"""
+
+    attention_kernel: AttentionKernel | None = not_in_fingerprint(default=None)
+    """transformers' name for one; None: its choice, SDPA where the model has it"""
+
+    peak_flops: Annotated[float | None, Field(gt=0)] = not_in_fingerprint(default=None)
+    """FLOP/s of one worker's device, for the MFU; None: looked up, or measured at the start"""
+
+    eval_every_steps: Annotated[int | None, Field(ge=1)] = not_in_fingerprint(default=None)
+    """steps between held-out measurements; None: only at the end"""
+
+    eval_tokens: Annotated[int | None, Field(ge=1)] = not_in_fingerprint(default=1_000_000)
+    """held-out tokens of a measurement on the way; None: all, as at the end"""
+
+    trackers: tuple[Tracker, ...] = not_in_fingerprint(default=("tensorboard",))
+    """where metrics go beside metrics.jsonl: tensorboard, wandb, mlflow (pip install raymill[tracking])"""
+
+    checkpoint_every_steps: Annotated[int, Field(ge=1)] = not_in_fingerprint(default=100)
+    """steps between checkpoints; removed when the stage ends, but for those of keep_*"""
+
+    async_checkpoints: bool = not_in_fingerprint(default=True)
+    """write checkpoints behind training; costs each worker's machine a copy of its part in host memory"""
+
+    keep_checkpoints: Annotated[int, Field(ge=1)] = not_in_fingerprint(default=2)
+    """newest checkpoints kept"""
+
+    keep_every_steps: Annotated[int | None, Field(ge=1)] = not_in_fingerprint(default=None)
+    """keep the checkpoints of every so many steps, also after the stage ended; None: no such"""
+
+    keep_best: Annotated[int, Field(ge=0)] = not_in_fingerprint(default=0)
+    """keep so many checkpoints of the lowest held-out loss, also after the stage ended"""
+
+    workers: WorkerGroup = not_in_fingerprint(default_factory=WorkerGroup)
+    """the Ray Train workers"""
 
     @property
     def batch_plan(self) -> BatchPlan:

@@ -30,12 +30,23 @@ class DivergenceSettings(StrictModel):
     as PaLM (Chowdhery et al. 2022, section 5.1) did.
     """
 
-    not_finite: Literal["stop", "skip", "rewind"] = "stop"  # the loss or the gradient's norm is nan or infinite
-    spike: Literal["ignore", "log", "skip", "rewind"] = "log"  # the loss is far above the recent ones
-    spike_deviations: Annotated[float, Field(gt=0)] = 10.0  # robust standard deviations over the recent losses' median
-    window: Annotated[int, Field(ge=8)] = 128  # recent losses compared with; no spike is called before there are 8
-    rewind_steps: Annotated[int, Field(ge=0)] = 100  # optimizer steps to go back at least
-    max_events: Annotated[int, Field(ge=0)] = 10  # skips and rewinds together; one more stops the run
+    not_finite: Literal["stop", "skip", "rewind"] = "stop"
+    """the loss or the gradient's norm is nan or infinite"""
+
+    spike: Literal["ignore", "log", "skip", "rewind"] = "log"
+    """the loss is far above the recent ones"""
+
+    spike_deviations: Annotated[float, Field(gt=0)] = 10.0
+    """robust standard deviations over the recent losses' median"""
+
+    window: Annotated[int, Field(ge=8)] = 128
+    """recent losses compared with; no spike is called before there are 8"""
+
+    rewind_steps: Annotated[int, Field(ge=0)] = 100
+    """optimizer steps to go back at least"""
+
+    max_events: Annotated[int, Field(ge=0)] = 10
+    """skips and rewinds together; one more stops the run"""
 
 
 Trouble = Literal["not_finite", "spike"]
