@@ -35,48 +35,61 @@ class ClusterResources(StrictModel):
     """What a local run may take, and what it must find free. On a cluster, Ray's own totals count."""
 
     cpus: Annotated[float | None, Field(gt=0)] = None
-    """CPUs of the embedded Ray; null: all of the machine"""
+    """CPUs of the local Ray. `null` takes all of the machine."""
 
     gpus: Annotated[int | None, Field(ge=0)] = None
-    """GPUs of the embedded Ray; null: all of the machine"""
+    """GPUs of the local Ray. `null` takes all of the machine."""
 
     memory_gib: Annotated[float, Field(ge=0)] = 4.0
-    """free memory a run needs before it starts, GiB"""
+    """Free memory that must be there before a run starts, in GiB; with less, the run is refused. 0 checks nothing."""
 
     object_store_gib: Annotated[float, Field(gt=0)] = 0.5
-    """Ray's shared memory on one machine, GiB"""
+    """Shared memory in which Ray passes data between processes, in GiB for the machine."""
 
     disk_gib: Annotated[float, Field(ge=0)] = 2.0
-    """free disk a stage needs before it starts, GiB"""
+    """Free disk that must be there below `storage` before each stage starts, in GiB; with less, the stage is refused. 0
+    checks nothing.
+    """
 
 
 class Environment(StrictModel):
     """What a submitted job's processes get beside the cluster's own image."""
 
     env_vars: dict[str, str] = Field(default_factory=dict)
-    """environment variables of every process; no secrets, they are stored"""
+    """Environment variables of every process, name to value. They are stored with the job, so they are no place for
+    secrets.
+    """
 
     pip: list[str] = Field(default_factory=list)
-    """packages to install on the cluster's workers"""
+    """Packages that Ray installs on the cluster's workers when the spec is submitted as a job, each as pip takes it. A
+    run on this machine ignores them.
+    """
 
 
 class SpecHead(StrictModel):
     """All of a spec but its stages."""
 
     name: Annotated[str, Field(pattern=_NAME_PATTERN)]
-    """the run's name"""
+    """The run's name: letters, digits, `.`, `_` and `-`. The run's record and report are written under it."""
 
     storage: Annotated[str, Field(min_length=1)]
-    """where artifacts and runs go: a directory or s3:// URI"""
+    """Where artifacts and runs go: a directory, relative to the spec file, or an `s3://` URI. The `--storage` option
+    replaces it.
+    """
 
     seed: Annotated[int, Field(ge=0)] = 0
-    """the seed of all stages that do not set their own"""
+    """The seed of every stage that draws anything at random and does not set its own."""
 
     fingerprint_inputs: Annotated[Literal["stat", "content"], Field()] = "stat"
-    """raw inputs count by size and mtime, or by their SHA-256"""
+    """How raw input files are told apart. `stat` goes by size and time of change (ETag on S3), which costs nothing;
+    `content` reads every file for its SHA-256, so that copies and touched files count as the same.
+    """
 
     resources: ClusterResources = ClusterResources()
+    """What a run on this machine may take, and what it must find free. On a cluster, Ray's own totals count."""
+
     environment: Environment = Environment()
+    """What the job's processes get beside the cluster's own image."""
 
 
 @dataclass(frozen=True)

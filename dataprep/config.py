@@ -21,10 +21,10 @@ class DataConfig(StageConfig):
     uses_seed: ClassVar[bool] = False
 
     workers: Resources = not_in_fingerprint(default_factory=Resources)
-    """what each task gets"""
+    """What each task gets. Ray runs as many tasks at the same time as its CPUs, GPUs and reserved memory allow."""
 
     max_workers: Annotated[int | None, Field(ge=1)] = not_in_fingerprint(default=None)
-    """tasks at the same time; None: as many as the cluster has room for"""
+    """Most tasks at the same time. `null` runs as many as the cluster has room for."""
 
     def roles(self) -> list[tuple[str, int, Resources]]:
         return [("worker", 1, self.workers)]

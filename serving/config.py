@@ -16,46 +16,49 @@ class ServerConfig(Resources):
     """
 
     engine: Literal["torch", "vllm"] = Field("torch")
-    """What generates; see `serving.engine`."""
+    """What computes the answers. `torch` runs on CPUs and GPUs; `vllm` is not there yet and is refused."""
 
     num_replicas: int = Field(1, ge=1)
-    """Copies of the model, each with its own engine."""
+    """Copies of the model, each a process with its own engine and its own memory."""
 
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto")
-    """Weights; "auto": as they are stored."""
+    """Number format of the weights. `auto` keeps the format in which they are stored."""
 
     max_batch_size: int = Field(64, ge=1)
-    """Sequences that one forward pass takes together."""
+    """Most sequences that one forward pass takes together."""
 
     max_batch_tokens: int = Field(32_768, ge=64)
-    """Tokens of one batch, padding included: the size of the policy's KV cache."""
+    """Most tokens of one batch, padding included. It is the size of a policy's KV cache, so memory grows with it."""
 
     max_prefill_tokens: int = Field(4_096, ge=1)
-    """Prompt tokens admitted between two decode steps (one longer prompt goes alone)."""
+    """Most prompt tokens that are admitted between two decoding steps. More fill the batch sooner and make answers
+    under way wait longer. A longer prompt is admitted by itself.
+    """
 
     max_model_len: int | None = Field(None, ge=2)
-    """Longest prompt and answer together, tokens; None: what the model's config says."""
+    """Most tokens of a prompt and its answer together. `null` takes what the model's positions and the KV cache allow.
+    """
 
     max_ongoing_requests: int = Field(256, ge=1)
-    """Calls a replica works on at once."""
+    """Most calls that one replica works on at the same time."""
 
     max_queued_requests: int = Field(1_024, ge=-1)
-    """Calls that wait at each caller before new ones are refused (429); -1: no limit."""
+    """Most calls that wait at each caller; more are refused with status 429. -1 sets no limit."""
 
     bucket_mib: int = Field(256, ge=1)
-    """Weights travel to replicas in buckets of this size."""
+    """Size of the pieces in which new weights travel to the replicas, in MiB."""
 
     startup_timeout_s: float = Field(600.0, gt=0)
-    """How long all replicas may take to become ready."""
+    """Seconds that all replicas may take to become ready."""
 
     update_timeout_s: float = Field(300.0, gt=0)
-    """How long replicas may take to switch to new weights."""
+    """Seconds that the replicas may take to switch to new weights."""
 
     request_timeout_s: float = Field(1_800.0, gt=0)
-    """How long a batch of rollouts or scores may take."""
+    """Seconds that one batch of rollouts or scores may take."""
 
     health_check_period_s: float = Field(2.0, gt=0)
-    """How often a dead replica is looked for."""
+    """Seconds between two checks whether a replica is alive."""
 
     @model_validator(mode="after")
     def _engine_is_there(self) -> ServerConfig:
@@ -78,22 +81,22 @@ class HttpLimits(StrictModel):
     """What one HTTP request may ask for."""
 
     max_body_bytes: int = Field(1 << 20, ge=1024)
-    """Larger request bodies are answered 413."""
+    """Largest request body, in bytes. Larger ones are answered with status 413."""
 
     max_ongoing_requests: int = Field(512, ge=1)
-    """Requests the HTTP app works on at once."""
+    """Most requests that the HTTP app works on at the same time."""
 
     max_queued_requests: int = Field(512, ge=-1)
-    """Requests that wait beyond those; more are answered 429."""
+    """Most requests that wait beyond those; more are answered with status 429. -1 sets no limit."""
 
     retry_after_s: int = Field(2, ge=1)
-    """What a 429 tells the client to wait."""
+    """Seconds that a 429 tells the client to wait."""
 
     request_timeout_s: float = Field(300.0, gt=0)
-    """An answer that takes longer is cut off."""
+    """Seconds after which an unfinished answer is cut off."""
 
     default_max_tokens: int = Field(256, ge=1)
-    """Answer length where the request names none."""
+    """Longest answer, in tokens, where the request names no length."""
 
     max_choices: int = Field(16, ge=1)
-    """Largest `n`, and most conversations of one score request."""
+    """Largest `n` of a request, and most conversations of one score request."""

@@ -268,12 +268,16 @@ class ContextExtension(StrictModel):
     """
 
     method: Literal["yarn", "linear", "theta"] = "yarn"
+    """How positions are stretched. `yarn` (Peng et al. 2023) scales slow frequencies only and needs the fewest tokens
+    to adapt; `linear` is position interpolation (Chen et al. 2023); `theta` raises RoPE's base alone (Xiong et al.
+    2023) and needs `rope_theta`.
+    """
 
     max_position_embeddings: Annotated[int, Field(ge=2)]
-    """the new longest sequence, in tokens"""
+    """The new longest sequence, in tokens."""
 
     rope_theta: Annotated[float | None, Field(gt=0)] = None
-    """the new base; None: the model's own"""
+    """The new base of the rotary positions. `null` keeps the model's own, which method `theta` does not allow."""
 
     @model_validator(mode="after")
     def _theta_has_a_new_base(self) -> Self:

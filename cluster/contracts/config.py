@@ -53,13 +53,19 @@ class Resources(StrictModel):
     """What one process of a role gets. `cpus` may be a fraction; threads follow it unless given."""
 
     cpus: Annotated[float, Field(gt=0)] = 1.0
+    """CPUs that Ray reserves for one process, 1 by default. Fractions are allowed: two processes of 0.5 share a core.
+    """
+
     gpus: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs that Ray reserves for one process. With 0, the default, it runs on CPUs."""
 
     threads: Annotated[int | None, Field(ge=1)] = None
-    """None: the whole cpus, at least 1"""
+    """Threads that one process computes with. `null`, the default, takes the whole part of `cpus`, and at least 1."""
 
     memory_gib: Annotated[float | None, Field(gt=0)] = None
-    """None: not reserved"""
+    """Memory that Ray reserves for one process, in GiB. Ray then starts no more processes on a machine than fit; it
+    does not stop a process that takes more. `null` reserves none.
+    """
 
     @property
     def num_threads(self) -> int:
@@ -71,12 +77,17 @@ class WorkerGroup(Resources):
     """The workers of a training stage."""
 
     num_workers: Annotated[int, Field(ge=1)] = 1
+    """Number of worker processes that train together, each with the resources named here."""
 
     max_failures: Annotated[int, Field(ge=0)] = 2
-    """restarts in a row without a newer checkpoint before giving up"""
+    """Restarts in a row that bring no newer checkpoint before the stage gives up. Restarts that make progress are not
+    counted. 0 gives up at the first failure.
+    """
 
     hang_timeout_s: Annotated[float, Field(gt=0)] = 900.0
-    """pre-training: a rank that stands still so long is named"""
+    """Seconds without progress after which a worker counts as hung; it is named, with its place in the code, and the
+    workers start again. Only pre-training is watched, from its first step on.
+    """
 
 
 class ConflictingSettings(ValueError):

@@ -34,45 +34,59 @@ class CleanConfig(DataConfig, FilterFamilies):
     kind: Literal["clean"] = "clean"
 
     inputs: Annotated[list[str], InputFiles(), Field(min_length=1)]
-    """Files, directories, globs, or `.list` files with one of these a line; the README has the formats."""
+    """The raw files: files, directories, globs, and `.list` files that name one of these a line. A file's name tells
+    its format and compression (WARC, WET, JSON Lines, Parquet, HTML, text, MediaWiki XML; .gz, .bz2, .zst).
+    """
 
     format: Format | None = None
-    """Of all inputs, where their names do not tell it; None: each by its name. `code` is for source trees."""
+    """The format of all input files, where their names do not tell it. `null` goes by each file's name. `code` is for
+    source trees: no filter made for prose runs on them.
+    """
 
     columns: Columns = Columns()
-    """which fields of JSON Lines, or columns of Parquet, hold what"""
+    """Which fields of JSON Lines, or columns of Parquet, hold what."""
 
     extractor: ExtractorName = "resiliparse"
-    """What takes the main text out of a page; trafilatura needs `pip install "raymill[text]"` and much more time."""
+    """What takes the main text out of an HTML page. `trafilatura` leaves more menus and comments out, takes many times
+    longer, and needs `pip install raymill[text]`.
+    """
 
     limits: ReadLimits = ReadLimits()
-    """beyond these a record is quarantined"""
+    """How large a record may be and what its extraction may cost; what goes beyond is quarantined."""
 
     fix_mojibake: bool = False
-    """repair wrongly decoded characters ("schÃ¶n"); needs `pip install "raymill[text]"`"""
+    """Whether wrongly decoded characters (schÃ¶n for schön) are repaired. It needs `pip install raymill[text]` and
+    time.
+    """
 
     url_blocklist: UrlBlocklistSettings | None = None
-    """None: off"""
+    """Drops pages of listed sites and pages with listed words in their URL. `null`, the default, turns it off."""
 
     languages: Annotated[list[str], Field(min_length=1)] | None = None
-    """ISO 639 codes to keep; None: all"""
+    """Language codes to keep, as in [en, de]; documents in other languages are dropped. `null` keeps all."""
 
     profiles: dict[ProfileName, LanguageProfile] = Field(default_factory=dict)
-    """name to languages and the filter settings that differ for them"""
+    """Other filter settings for some languages: a name of your own to the languages and to what differs for them. A
+    language stands in one profile at most, and what a profile leaves out is as for all others.
+    """
 
     classifier: Annotated[str | None, InputOf(("quality_classifier",))] = None
-    """None: off; judges what the filters left."""
+    """The quality_classifier stage, or a directory with its artifact, whose classifier judges what the filters left.
+    `null` judges nothing, and `quality` is not used.
+    """
 
     quality: QualitySettings = QualitySettings()
-    """the threshold on the classifier's score"""
+    """The threshold on the classifier's score. It has an effect only with `classifier`."""
 
     decontamination: DecontaminationSettings | None = None
-    """None: off; runs last, on what the filters left"""
+    """Removes passages that documents share with evaluation sets, after all filters. `null`, the default, turns it off.
+    """
 
     minhash: MinHashSettings = MinHashSettings()
+    """How signatures are computed, by which dedupe finds near duplicates."""
 
     pii: PiiSettings | None = None
-    """None: off; personal data stays in the text"""
+    """Replaces personal data and secrets by placeholders. `null`, the default, leaves them in the text."""
 
     @model_validator(mode="before")
     @classmethod

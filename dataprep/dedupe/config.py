@@ -21,16 +21,20 @@ class FuzzySettings(StrictModel):
     """
 
     bands: Annotated[int, Field(ge=1)] = 20
+    """Number of bands that a signature is cut into. More bands find less similar pairs, at more memory and time."""
 
     rows: Annotated[int, Field(ge=1)] = 8
-    """hashes of a band"""
+    """Hashes in a band. More rows ask for more similar pairs."""
 
     similarity: Annotated[float | None, Field(gt=0, lt=1)] = None
-    """choose bands and rows for this one instead"""
+    """Jaccard similarity at which two documents should be found; bands and rows are chosen for it from the hashes that
+    there are. `null` takes `bands` and `rows` as given. Give one or the other.
+    """
 
     verify: Annotated[float | None, Field(gt=0, lt=1)] = 0.55
-    """Candidates must be this similar to one of up to 8 leaders of their bucket, as estimated from one bit of each hash
-    (standard deviation 0.07); None: all candidates are duplicates.
+    """Least similarity of a candidate to one of up to 8 leaders of its bucket, estimated from one bit of each hash
+    (standard deviation 0.07). Raising it spares more documents that are only alike; `null` takes every candidate for a
+    duplicate.
     """
 
     @model_validator(mode="after")
@@ -50,34 +54,43 @@ class DedupeConfig(DataConfig):
     kind: Literal["dedupe"] = "dedupe"
 
     parts: Annotated[str, InputOf(("clean", "repeated_lines"))]
-    """the documents"""
+    """The stage whose documents are deduplicated: a clean or repeated_lines stage, or a directory with such an
+    artifact.
+    """
 
     against: Annotated[list[str], InputOf(("clean", "repeated_lines", "dedupe"))] = Field(default_factory=list)
-    """earlier corpora, clean, repeated_lines or dedupe stages, or directories: their documents win and are left alone
+    """Earlier corpora: clean, repeated_lines or dedupe stages, or directories. Their documents win and are left alone;
+    documents of `parts` that repeat them are removed. Empty compares the documents with one another only.
     """
 
     exact: bool = True
-    """remove documents of the same normalised text"""
+    """Whether documents of the same normalised text are removed."""
 
     url: bool = False
-    """Remove documents of the same page: URLs equal but for scheme, `www.`, fragment (unless `#!`) and tracking."""
+    """Whether documents of the same page are removed. URLs are the same where they differ only in scheme, `www.`,
+    tracking parameters, or a fragment that does not begin with `#!`.
+    """
 
     fuzzy: FuzzySettings | None = FuzzySettings()
-    """None: near duplicates stay"""
+    """How near duplicates are found, by banded LSH over MinHash signatures. `null` keeps near duplicates."""
 
     keep_best: str | None = None
-    """Of a group, keep the document with the most of this: a column of numbers (`language_score`) or a score of a
-    filter family that annotated (`gopher_quality.num_words`). Documents without the score (null, NaN) come after all
-    others; of equals the lowest doc_id stays. None: the lowest doc_id.
+    """Which document of a group stays: the one with the highest value of this column (`language_score`) or of this
+    score of a filter family that annotated (`gopher_quality.num_words`). Documents without the score come last, and of
+    equals the lowest doc_id stays. `null` keeps the lowest doc_id.
     """
 
     clusters: bool = True
-    """write the groups too, clusters-*.parquet, to look at"""
+    """Whether the groups of duplicates are written too, as clusters-*.parquet, to look at. It costs one more pass over
+    the groups.
+    """
 
     union_find_gib: Annotated[float, Field(ge=0)] = not_in_fingerprint(default=4.0)
-    """memory of the driver for joining groups, 16 bytes a document; more than that is mapped from files on its disk"""
+    """Memory of the driver for joining groups, in GiB, at 16 bytes a document. What needs more is mapped from files on
+    the driver's disk, which is slower.
+    """
 
     task_gib: Annotated[float, Field(gt=0)] = not_in_fingerprint(default=0.25)
-    """memory of a task for the keys and sketches it works on, beside its program; less means more tasks and smaller
-    reads. Documents that share a key, such as copies of a text, are one task however many they are
+    """Memory of one task for the keys and sketches it works on, in GiB, beside its program. Less means more tasks and
+    smaller reads. Documents that share a key, such as copies of a text, are one task however many they are.
     """

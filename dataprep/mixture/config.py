@@ -22,29 +22,33 @@ class MixtureConfig(StageConfig):
     """
 
     kind: Literal["mixture"] = "mixture"
+
     tokens: Annotated[list[str], InputOf(("tokenize",)), Field(min_length=1)]
+    """The tokenize stages, or directories with their artifacts, whose token shards are mixed."""
 
     tokenizer: Annotated[str, InputOf(("tokenizer",))]
-    """the one that all of the shards were made with"""
+    """The tokenizer stage, or a directory with a tokenizer, that all of the shards were made with."""
 
     sources: dict[str, Weight] = Field(default_factory=dict)
-    """Pattern of input files' names (`web-*`), with directories where names recur (`en/web-*`), or of all below a
-    directory (`books/*`) -> weight; the first that fits; else 1. Unlike in clean's inputs, a star before the end stays
-    within a name, and `**` goes through directories. Files of one document each (HTML, text, code) go by the directory
-    that clean's input covers.
+    """Pattern of input files to weight. A pattern is of names (`web-*`), with directories where names recur
+    (`en/web-*`), or of all below a directory (`books/*`). The first that fits counts; what none fits has weight 1.
+    Unlike in clean's inputs, a star before the end stays within a name, and `**` goes through directories. Files of one
+    document each (HTML, text, code) go by the directory that clean's input covers.
     """
 
     languages: dict[str, Weight] = Field(default_factory=dict)
-    """language code -> weight; those not named have 1"""
+    """Language code to weight. Languages that are not named have weight 1."""
 
     lengths: dict[int, Weight] = Field(default_factory=dict)
-    """lower end of a class of lengths (0, 2048, ...) -> weight; those not named have 1"""
+    """Lower end of a class of lengths, in tokens (0, 2048, ...), to weight. Classes that are not named have weight 1.
+    The tokenize stage's `length_classes` says which there are.
+    """
 
     temperature: Annotated[float, Field(ge=1)] = 1.0
-    """between languages; 1: as they come, more: more alike"""
+    """Evens out the languages: 1 leaves their shares as they come, and more makes them more alike."""
 
     max_epochs: Annotated[float, Field(gt=0)] = 4.0
-    """how often a document may come at most"""
+    """How often a document may come at most. What this cuts off goes to the groups that are not at it yet."""
 
     total_tokens: Annotated[int | None, Field(ge=1)] = None
-    """of the mixture; None: as many as the groups in it have"""
+    """Tokens of the mixture. `null` takes as many as the groups in it have."""

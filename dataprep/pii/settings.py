@@ -24,10 +24,10 @@ class PiiSettings(StrictModel):
     """
 
     kinds: Annotated[tuple[PiiKind, ...], Field(min_length=1)] = Field(KINDS)
-    """What is replaced"""
+    """What is replaced; all kinds by default."""
 
     placeholders: dict[PiiKind, Text] = Field(default_factory=dict)
-    """What stands for a kind, where it is not its name: "<EMAIL_ADDRESS>"."""
+    """Kind to the text that stands for it. A kind that is not named is replaced by its name, as in <EMAIL_ADDRESS>."""
 
     source_code: bool = Field(False)
-    """In source code too (inputs of format code); most matches there are none"""
+    """Whether source code (inputs of format code) is searched too. Most matches there are no personal data."""

@@ -25,37 +25,38 @@ class QualityClassifierConfig(StageConfig):
     kind: Literal["quality_classifier"] = "quality_classifier"
 
     positive: Annotated[list[str], InputFiles(), Field(min_length=1)]
-    """files of good documents, as clean's inputs"""
+    """Files of good documents, given as clean's inputs are."""
 
     negative: Annotated[list[str], InputFiles(), Field(min_length=1)]
-    """files of others: a sample of the raw data"""
+    """Files of other documents, such as a sample of the raw data, given as clean's inputs are."""
 
     columns: Columns = Columns()
-    """which fields of JSON Lines, or columns of Parquet, hold what"""
+    """Which fields of JSON Lines, or columns of Parquet, hold what."""
 
     word_ngrams: Annotated[int, Field(ge=1, le=MAX_INT32)] = 2
-    """words of the longest n-gram that is a feature"""
+    """Words of the longest n-gram that is a feature. 1 looks at single words only."""
 
     dimensions: Annotated[int, Field(ge=1, le=MAX_INT32)] = 100
-    """of a feature's vector"""
+    """Length of a feature's vector."""
 
     buckets: Annotated[int, Field(ge=1, le=MAX_INT32)] = 500_000
-    """For hashes of n-grams; each takes 4 x `dimensions` bytes."""
+    """Slots for hashes of n-grams, each of 4 x `dimensions` bytes of memory and file. More slots mean fewer collisions.
+    """
 
     min_count: Annotated[int, Field(ge=1, le=MAX_INT32)] = 1
-    """occurrences of a word, to be a feature"""
+    """Fewest occurrences of a word that is a feature."""
 
     epochs: Annotated[int, Field(ge=1, le=MAX_INT32)] = 5
-    """passes over the documents"""
+    """Passes over the documents."""
 
     lr: Annotated[float, Field(gt=0)] = 0.1
-    """learning rate at the beginning; it falls to 0"""
+    """Learning rate at the beginning; it falls to 0 in a straight line."""
 
     heldout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """of the documents, kept back to measure on"""
+    """Share of the documents that is kept back, to measure the classifier on. 0 measures nothing."""
 
     worker: Resources = not_in_fingerprint(default_factory=Resources)
-    """what the training process gets"""
+    """What the training process gets."""
 
     @model_validator(mode="after")
     def _table_is_fresh(self) -> QualityClassifierConfig:

@@ -17,10 +17,10 @@ class MinHashSettings(StrictModel):
     """Signatures for near-duplicates. Corpora can be deduplicated together only where these agree."""
 
     num_hashes: Annotated[int, Field(ge=1, le=1024)] = 160
-    """per document; dedupe cuts them into 20 bands of 8 rows"""
+    """Hashes of a document's signature. dedupe cuts them into bands x rows, 20 x 8 by default, and needs so many."""
 
     ngram: Annotated[int, Field(ge=1, le=MAX_INT)] = 5
-    """terms of a shingle"""
+    """Words of a shingle, the piece of text that is hashed. Fewer find documents alike that share phrases only."""
 
     seed: Annotated[int, Field(ge=0)] = 1
-    """chooses the hash functions"""
+    """Chooses the hash functions. Corpora that are deduplicated together need the same."""

@@ -21,29 +21,32 @@ class Columns(StrictModel):
     """Which fields of a JSON Lines row, or columns of a Parquet file, hold what."""
 
     text: str = "text"
-    """the document; a row, or a Parquet file, without it is quarantined"""
+    """The field that holds the document. A row, or a Parquet file, without it is quarantined."""
 
     url: str | None = "url"
-    """None: not there; so for those below"""
+    """The field that holds the document's URL. `null` says that there is none."""
 
     date: str | None = "date"
+    """The field that holds the document's date, kept as it is written. `null` says that there is none."""
+
     title: str | None = "title"
+    """The field that holds the document's title. `null` says that there is none."""
 
 
 class ReadLimits(StrictModel):
     """Beyond these a record is quarantined instead of read."""
 
     max_record_bytes: Annotated[int, Field(ge=1, le=2**40)] = 16 * 2**20
-    """Of a page, a text, a JSON line or a Parquet row's text."""
+    """Largest page, text, JSON line, or text of a Parquet row, in bytes."""
 
     max_html_depth: Annotated[int, Field(ge=1, le=MAX_INT)] = 2_000
-    """Elements open at once; extraction is quadratic in it."""
+    """Most HTML elements open at once. Extraction takes time in the square of it."""
 
     max_html_attributes: Annotated[int, Field(ge=1, le=MAX_INT)] = 2_000
-    """of one tag; parsing is quadratic in them"""
+    """Most attributes of one HTML tag. Parsing takes time in the square of it."""
 
     extract_timeout_s: Annotated[float, Field(ge=1e-3, le=1e6)] = 10.0
-    """CPU time of a page's extraction, in a process of its own."""
+    """CPU seconds that the extraction of one page may take, in a process of its own."""
 
     extract_memory_gib: Annotated[float, Field(gt=0, le=2**20)] = 1.0
-    """what that process may grow by"""
+    """Memory that this process may grow by, in GiB."""

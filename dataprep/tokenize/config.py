@@ -19,20 +19,26 @@ class TokenizeConfig(DataConfig):
     stage_version: ClassVar[int] = 3  # 3: sources are told by their URI
 
     kind: Literal["tokenize"] = "tokenize"
+
     documents: Annotated[str, InputOf(("dedupe",))]
+    """The dedupe stage, or a directory with its artifact, whose remaining documents become tokens."""
+
     tokenizer: Annotated[str, InputOf(("tokenizer",))]
+    """The tokenizer stage, or a directory with a tokenizer, that encodes them."""
 
     end_of_text: str = "<|endoftext|>"
-    """the tokenizer's token that ends each document"""
+    """The tokenizer's token that is put behind each document."""
 
     heldout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.01
-    """of documents, kept out of training for evaluation"""
+    """Share of the documents that is kept out of training, to measure on. A document is drawn by its content, so copies
+    fall on the same side.
+    """
 
     split_seed: Annotated[int, Field(ge=0, le=MAX_INT)] = 0
-    """chooses which"""
+    """Chooses which documents are held out."""
 
     length_classes: list[Annotated[int, Field(ge=1, le=MAX_INT)]] = Field(default=[2048, 8192, 32_768], max_length=16)
-    """Lower ends of the classes of lengths (tokens of a document), besides 0; a mixture can weigh them."""
+    """Lower ends of the classes of lengths, in tokens of a document, besides 0. A mixture can weigh the classes."""
 
     @model_validator(mode="after")
     def _ascending(self) -> TokenizeConfig:

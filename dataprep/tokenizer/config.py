@@ -19,14 +19,16 @@ class SpecialTokens(StrictModel):
     """The control tokens, last in the vocabulary and in this order. Text never encodes to them."""
 
     end_of_text: str = "<|endoftext|>"
-    """between documents; the tokenizer's bos_token"""
+    """Stands between documents; the tokenizer's `bos_token`."""
 
     start_of_turn: str = "<|im_start|>"
+    """Begins a turn of a conversation, before the name of the role."""
 
     end_of_turn: str = "<|im_end|>"
-    """the tokenizer's eos_token"""
+    """Ends a turn of a conversation; the tokenizer's `eos_token`, at which answers stop."""
 
     pad: str = "<|pad|>"
+    """Fills short rows of a batch; the tokenizer's `pad_token`."""
 
     def in_order(self) -> list[str]:
         """All of them, as they are numbered."""
@@ -43,28 +45,30 @@ class TokenizerConfig(StageConfig):
     """A byte-level BPE tokenizer trained on what dedupe left."""
 
     kind: Literal["tokenizer"] = "tokenizer"
+
     documents: Annotated[str, InputOf(("dedupe",))]
+    """The dedupe stage, or a directory with its artifact, whose remaining documents the tokenizer is trained on."""
 
     vocab_size: Annotated[int, Field(ge=NUM_BASE_TOKENS + 8, le=1 << 20)] = 32_768
-    """tokens, special ones included"""
+    """Tokens of the vocabulary, special ones included. More shorten texts and enlarge the model's embeddings."""
 
     min_frequency: Annotated[int, Field(ge=1, le=MAX_INT)] = 2
-    """of a pair, to be merged"""
+    """Fewest occurrences of a pair of tokens that is merged. Where pairs run out, the vocabulary is smaller."""
 
     sample_characters: Annotated[int, Field(ge=1)] = 200_000_000
-    """trained on about so many, drawn by document"""
+    """Characters to train on, about; documents are drawn at random. More take more memory and time."""
 
     languages: dict[str, Weight] = Field(default_factory=dict)
-    """language code -> weight in the sample; those not named have 1"""
+    """Language code to weight in the sample. Languages that are not named have weight 1."""
 
     temperature: Annotated[float, Field(ge=1)] = 1.0
-    """between languages; 1: as they come, more: more alike"""
+    """Evens out the languages in the sample: 1 leaves their shares as they come, and more makes them more alike."""
 
     special_tokens: SpecialTokens = SpecialTokens()
-    """the control tokens"""
+    """The control tokens. Text never encodes to them."""
 
     worker: Resources = not_in_fingerprint(default_factory=Resources)
-    """what the training process gets"""
+    """What the training process gets."""
 
     def roles(self) -> list[tuple[str, int, Resources]]:
         return [("trainer", 1, self.worker)]

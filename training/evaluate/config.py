@@ -30,54 +30,69 @@ class EvaluateConfig(StageConfig):
     kind: Literal["evaluate"] = "evaluate"
 
     tokens: Annotated[str, InputOf(("tokenize", "mixture"))]
-    """its held-out shards"""
+    """The tokenize or mixture stage, or a directory with such an artifact, on whose held-out shards the loss is
+    measured.
+    """
 
     conversations: Annotated[list[str], InputFiles(), Field(min_length=1)]
-    """the files SFT was given"""
+    """The files that SFT was given. Those held out are measured on, and their prompts are answered."""
 
     base: Annotated[str | None, InputOf(CAUSAL_MODELS)] = None
+    """The base model: a pretrain, sft, dpo or ppo stage, or a directory with a Hugging Face model. `null` leaves it
+    out; one of the four models is needed.
+    """
+
     sft: Annotated[str | None, InputOf(CAUSAL_MODELS)] = None
+    """The fine-tuned model, given likewise. `null` leaves it out."""
+
     dpo: Annotated[str | None, InputOf(CAUSAL_MODELS)] = None
+    """The model aligned by DPO, given likewise. `null` leaves it out."""
+
     ppo: Annotated[str | None, InputOf(CAUSAL_MODELS)] = None
+    """The model aligned by PPO, given likewise. `null` leaves it out."""
 
     reward_model: Annotated[str | None, InputOf(("reward_model",))] = None
-    """None: no rewards"""
+    """The reward_model stage, or a directory with a reward model, that scores the sampled answers. `null` measures no
+    rewards.
+    """
 
     preferences: Annotated[str | None, InputOf(("preferences",))] = None
-    """None: no preference accuracy"""
+    """The preferences stage, or a directory with its artifact, whose held-out pairs give the preference accuracy.
+    `null` measures none.
+    """
 
     heldout_fraction: Fraction = 0.2
-    """as in the other stages"""
+    """Share of first prompts that is held out. It must be as in the other stages on the same conversations."""
 
     split_seed: Annotated[int, Field(ge=0)] = 0
-    """as in the other stages"""
+    """Chooses which first prompts are held out. It must be as in the other stages on the same conversations."""
 
     max_tokens: Annotated[int, Field(ge=1)] = 50_000
-    """of the held-out shards, per model"""
+    """Held-out tokens that the loss of each model is measured on."""
 
     sequence_length: Annotated[int, Field(ge=2)] = 256
-    """tokens of a window of them"""
+    """Tokens of a window of the held-out tokens."""
 
     max_length: Annotated[int, Field(ge=8)] = 512
-    """tokens of a conversation"""
+    """Longest conversation or pair, in tokens. Longer conversations are cut, and longer pairs are left out."""
 
     num_prompts: Annotated[int, Field(ge=2)] = 128
-    """held-out prompts answered by sampling"""
+    """Held-out prompts that each model answers by sampling."""
 
     max_new_tokens: Annotated[int, Field(ge=1)] = 48
-    """of an answer"""
+    """Longest answer, in tokens."""
 
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    """of the sampled answers"""
+    """Temperature of the sampled answers."""
 
     num_samples: Annotated[int, Field(ge=0)] = 6
-    """prompts whose answers are shown"""
+    """Prompts whose answers the report shows, greedy and sampled."""
 
     batch_size: Annotated[int, Field(ge=1)] = 32
-    """rows per forward pass; sampled answers depend on it"""
+    """Rows of a forward pass. More take more memory; sampled answers depend on it, so it counts in the fingerprint."""
 
     workers: WorkerGroup = not_in_fingerprint(default_factory=WorkerGroup)
-    """each takes whole models in turn; more workers than models are idle"""
+    """The workers. Each takes whole models in turn, so more workers than models are idle."""
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         if not self.models():

@@ -20,12 +20,13 @@ class ReplicaGroup(Resources):
     """The replicas of one server; the resources are those of one replica."""
 
     num_replicas: Annotated[int, Field(ge=1)] = 1
+    """Copies of the model, each a process with the resources named here."""
 
     max_batch_size: Annotated[int, Field(ge=1)] = 64
-    """sequences that one forward pass takes together"""
+    """Most sequences that one forward pass takes together."""
 
     max_batch_tokens: Annotated[int, Field(ge=64)] = 32_768
-    """tokens of one batch: the size of the policy's KV cache"""
+    """Most tokens of one batch, padding included. It is the size of the policy's KV cache, so memory grows with it."""
 
 
 class PpoConfig(StageConfig):
@@ -35,146 +36,173 @@ class PpoConfig(StageConfig):
 
     # Inputs
     policy: Annotated[str, InputOf(("sft", "dpo"))]
-    """the model to start from, and the reference of the KL"""
+    """The model to start from, which is the reference of the KL too: an sft or dpo stage, or a directory with a Hugging
+    Face model.
+    """
 
     reward_model: Annotated[str, InputOf(("reward_model",))]
-    """scores whole conversations"""
+    """The reward_model stage, or a directory with a reward model, that scores whole conversations."""
 
     conversations: Annotated[list[str], InputFiles(), Field(min_length=1)]
-    """JSON Lines as for SFT; their first prompts are used"""
+    """JSON Lines of conversations, as for SFT. Their first prompts are answered."""
 
     heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """of first prompts, kept for the evaluation"""
+    """Share of first prompts that is kept for the evaluation. It must be the same in all stages on the same
+    conversations.
+    """
 
     split_seed: Annotated[int, Field(ge=0)] = 0
-    """chooses which; the same in all stages that split"""
+    """Chooses which first prompts are held out. It must be the same in all stages on the same conversations."""
 
     max_prompt_tokens: Annotated[int, Field(ge=1)] = 256
-    """longer prompts are left out (and counted)"""
+    """Longest prompt, in tokens. Longer ones are left out, and counted."""
 
     # How much
     updates: Annotated[int, Field(ge=1)] = 100
-    """rounds of rollout, training and weight publication"""
+    """Rounds of sampling answers, training on them and publishing the new weights."""
 
     prompts_per_update: Annotated[int, Field(ge=1)] = 64
-    """over all workers"""
+    """Prompts that one update answers, over all workers."""
 
     samples_per_prompt: Annotated[int, Field(ge=1)] = 1
-    """answers to each"""
+    """Answers to each prompt of an update."""
 
     epochs: Annotated[int, Field(ge=1)] = 1
-    """passes over an update's answers (TRL 4; DeepSpeed-Chat, OpenRLHF, verl 1)"""
+    """Passes over an update's answers. TRL has 4; DeepSpeed-Chat, OpenRLHF and verl have 1."""
 
     num_minibatches: Annotated[int, Field(ge=1)] = 1
-    """optimiser steps per pass; in TRL it does not add steps"""
+    """Optimizer steps of each pass over an update's answers. In TRL this setting adds no steps."""
 
     micro_batch_size: Annotated[int, Field(ge=1)] = not_in_fingerprint(default=16)
-    """answers per worker and forward pass; changes memory and speed, not the gradient"""
+    """Answers of one worker's forward pass. It changes memory and speed, not the gradient."""
 
     # Sampling
     max_new_tokens: Annotated[int, Field(ge=1)] = 64
-    """of an answer"""
+    """Longest answer, in tokens."""
 
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    """of sampling, and of every log-probability (TRL 0.7, others 1)"""
+    """Temperature of sampling, and of every log-probability alike. TRL has 0.7, the others 1."""
 
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """below 1 answers come from a cut distribution the loss ignores"""
+    """Smallest share of probability to sample from. Below 1, answers come from a cut distribution that the loss does
+    not know of.
+    """
 
     max_staleness: Literal[0] = 0
-    """versions an answer may be behind the trainer; only 0 (on-policy) is supported"""
+    """Versions of the weights that an answer may be behind the trainer. Only 0, training on policy, is there."""
 
     # Rewards
     reward_clip: Annotated[float | None, Field(gt=0)] = None
-    """scores are held within +-this (OpenRLHF 10, DS-Chat 5)"""
+    """Scores are held within plus and minus this. OpenRLHF has 10, DeepSpeed-Chat 5. `null` clips nothing."""
 
     missing_eos_penalty: Annotated[float | None, Field(gt=0)] = None
-    """off the score of an answer cut at the limit"""
+    """Taken off the score of an answer that was cut at `max_new_tokens`, after the clip. `null` takes nothing off."""
 
     whiten_rewards: bool = False
-    """scale token rewards to variance 1, mean kept, over the global batch (off in TRL)"""
+    """Whether the tokens' rewards are scaled to variance 1 over the global batch, with their mean kept. TRL does not by
+    default.
+    """
 
     kl_coef: Annotated[float, Field(ge=0)] = 0.05
-    """of the penalty (TRL 0.05, DS-Chat 0.1, OpenRLHF 0.01, verl 0)"""
+    """Weight of the KL penalty that holds the policy to its start. TRL has 0.05, DeepSpeed-Chat 0.1, OpenRLHF 0.01,
+    verl 0.
+    """
 
     kl_estimator: Literal["k1", "k2", "k3"] = "k1"
-    """of that penalty, see `kl.py` (k1 in all four)"""
+    """How the KL of a token is estimated (Schulman 2020): `k1` is unbiased with high variance, `k2` biased with low
+    variance, `k3` unbiased and never negative. All four systems have k1.
+    """
 
     kl_in: Literal["reward", "loss"] = "reward"
-    """where it goes (all four: reward; GRPO: the loss, with k3)"""
+    """Where the penalty goes: into the reward, as in all four systems, or into the loss, as in GRPO (there with k3)."""
 
     # Advantages
     gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """discount per token (1 in all four)"""
+    """Discount per token. All four systems have 1."""
 
     gae_lambda: Fraction = 0.95
-    """TRL, DeepSpeed-Chat 0.95; OpenRLHF, verl 1.0"""
+    """Lambda of generalised advantage estimation (Schulman et al. 2016); 1 has no bias by the critic and more variance.
+    TRL and DeepSpeed-Chat have 0.95, OpenRLHF and verl 1.0.
+    """
 
     whiten_advantages: bool = True
-    """to mean 0, variance 1 over the global batch (per rank in TRL, off in DS-Chat)"""
+    """Whether advantages are brought to mean 0 and variance 1 over the global batch. TRL does so per rank;
+    DeepSpeed-Chat does not.
+    """
 
     # Losses
     clip_range: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """of the probability ratio (0.2 in all four)"""
+    """How far from 1 the probability ratio is rewarded (PPO's clip). All four systems have 0.2."""
 
     dual_clip: Annotated[float | None, Field(gt=1)] = None
-    """bound on the ratio at negative advantage (verl 3.0)"""
+    """Largest ratio that counts where the advantage is negative (Ye et al. 2020). verl has 3.0. `null` turns it off."""
 
     value_clip_range: Annotated[float | None, Field(gt=0)] = 0.2
-    """TRL, DS-Chat 0.2; OpenRLHF, verl 0.5; None: off"""
+    """How far a value may move from the one before the update. TRL and DeepSpeed-Chat have 0.2, OpenRLHF and verl 0.5.
+    `null` turns it off.
+    """
 
     entropy_coef: Annotated[float, Field(ge=0)] = 0.0
-    """of an entropy bonus; 0: none"""
+    """Weight of a bonus on the policy's entropy. 0 turns it off."""
 
     # Optimisers (Adam, constant learning rate after the warm-up; no weight decay)
     lr: Annotated[float, Field(gt=0)] = 1e-6
-    """of the policy (TRL 3e-6, DS-Chat 9.65e-6, OpenRLHF, verl 1e-6)"""
+    """Learning rate of the policy, Adam's, constant after the warm-up. TRL has 3e-6, DeepSpeed-Chat 9.65e-6, OpenRLHF
+    and verl 1e-6.
+    """
 
     critic_lr: Annotated[float, Field(gt=0)] = 1e-5
-    """of the critic (OpenRLHF 9e-6, verl 1e-5, DS-Chat 5e-6)"""
+    """Learning rate of the critic, likewise. OpenRLHF has 9e-6, verl 1e-5, DeepSpeed-Chat 5e-6."""
 
     warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """optimiser steps over which both learning rates rise from 0"""
+    """Optimizer steps over which both learning rates rise from 0."""
 
     critic_init: Literal["reward_model", "policy"] = "reward_model"
-    """whose trunk; the policy's gets a head of zeros"""
+    """Where the critic's weights come from: the reward model, or the policy with a new head of zeros."""
 
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    """gradients are scaled down to this norm (1 in all four)"""
+    """Largest norm of a model's gradients; larger ones are scaled down to it. All four systems have 1."""
 
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
-    """DeepSpeed ZeRO of both; the frozen reference is whole on each"""
+    """DeepSpeed's ZeRO stage of policy and critic, what is sharded over the workers: 1 the optimizer's state, 2
+    gradients too, 3 weights too; 0 nothing. The frozen reference is whole on each worker.
+    """
 
     precision: Literal["fp32", "bf16"] = "fp32"
-    """of forward and backward; log-probabilities are float32 always"""
+    """Number format of forward and backward passes. Log-probabilities are in float32 always."""
 
     # Evaluation on held-out prompts, before and after
     # Training ends early, with the weights as they are, once an update's own answers are measured above the ceiling;
     # the end figure on held-out prompts is compared to it, too (`kl_under_ceiling`).
     kl_ceiling: Annotated[float | None, Field(gt=0)] = None
-    """nats per answer from the reference; None: no ceiling"""
+    """Nats per answer from the reference at most. Training ends early, with the weights as they are, once an update's
+    own answers are measured above it; the final figure on held-out prompts is compared with it too. `null` sets no
+    ceiling.
+    """
 
     heldout_prompts: Annotated[int | None, Field(ge=2)] = None
-    """how many of them; None: all"""
+    """Held-out prompts that are answered before and after training. `null` takes all."""
 
     heldout_samples_per_prompt: Annotated[int, Field(ge=1)] = 2
-    """answers to each, at `temperature`"""
+    """Answers to each held-out prompt, sampled at `temperature`."""
 
     # Execution
     checkpoint_every: Annotated[int, Field(ge=1)] = not_in_fingerprint(default=10)
-    """updates between checkpoints; they are removed when the stage ends"""
+    """Updates between checkpoints. What was trained since the last one is lost when a worker dies. Checkpoints are
+    removed when the stage ends.
+    """
 
     publish_timeout_s: Annotated[float, Field(gt=0)] = not_in_fingerprint(default=60.0)
-    """seconds that the policy replicas may take to switch to new weights"""
+    """Seconds that the policy's replicas may take to switch to new weights."""
 
     workers: WorkerGroup = not_in_fingerprint(default_factory=WorkerGroup)
-    """the Ray Train workers"""
+    """The workers that train together."""
 
     policy_server: ReplicaGroup = not_in_fingerprint(default_factory=ReplicaGroup)
-    """the policy replicas"""
+    """The replicas that sample answers from the policy."""
 
     reward_server: ReplicaGroup = not_in_fingerprint(default_factory=ReplicaGroup)
-    """the reward replicas"""
+    """The replicas that score answers with the reward model."""
 
     def roles(self) -> list[tuple[str, int, Resources]]:
         return [

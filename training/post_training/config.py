@@ -26,64 +26,76 @@ class LoraSettings(StrictModel):
     """Low-rank adapters (PEFT) instead of all weights; merged into the exported model."""
 
     rank: Annotated[int, Field(ge=1)] = 16
+    """Rank of the adapters' matrices. More can learn more and take more memory."""
 
     alpha: Annotated[float, Field(gt=0)] = 32.0
-    """the adapters' output is scaled by alpha / rank"""
+    """Scale of the adapters: their output is multiplied by alpha / rank."""
 
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability with which an input of the adapters is dropped in training. 0 drops none."""
+
     target_modules: list[str] | Literal["all-linear"] = "all-linear"
+    """Names of the layers that get adapters, as [q_proj, v_proj]. `all-linear` takes every linear layer but the output
+    layer.
+    """
 
 
 class TrlConfig(StageConfig):
     """What SFT, reward model and DPO share: the optimiser, the batch, the engine and the workers."""
 
     epochs: Annotated[float, Field(gt=0)] = 1.0
-    """passes over the training rows; ends on a whole global batch"""
+    """Passes over the training rows, fractions allowed. Training ends on a whole global batch."""
 
     lr: Annotated[float, Field(gt=0)] = 2e-5
-    """peak learning rate"""
+    """Peak learning rate of AdamW."""
 
     lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """after the warm-up, down to 0"""
+    """How the learning rate falls to 0 after the warm-up; `constant` does not fall."""
 
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """of all steps"""
+    """Share of all steps over which the learning rate rises to its peak."""
 
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """AdamW's, decoupled"""
+    """AdamW's decoupled weight decay. 0 turns it off."""
 
     adam_beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999
-    """decay of the squared gradients' average"""
+    """AdamW's decay rate of the average of squared gradients."""
 
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    """gradients are scaled down to this norm"""
+    """Largest norm of all gradients together; larger ones are scaled down to it."""
 
     global_batch_size: Annotated[int, Field(ge=1)] = 32
-    """rows (SFT) or pairs per optimiser step, over all workers"""
+    """Rows (SFT) or pairs of one optimizer step, over all workers."""
 
     micro_batch_size: Annotated[int | None, Field(ge=1)] = not_in_fingerprint(default=None)
-    """rows per worker and forward pass; None: the worker's share of the global batch"""
+    """Rows of one worker's forward pass. Smaller ones take less memory and more passes. `null` takes the worker's whole
+    share of the global batch.
+    """
 
     max_length: Annotated[int, Field(ge=8)] = 512
-    """tokens of a row, prompt and answer together"""
+    """Longest row in tokens, prompt and answer together. SFT cuts longer conversations; longer pairs are left out."""
 
     lora: LoraSettings | None = None
-    """None: all weights are trained"""
+    """Trains low-rank adapters instead of all weights, for far less memory. `null` trains all weights."""
 
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
-    """DeepSpeed ZeRO: 1 shards optimiser, 2 gradients, 3 weights"""
+    """DeepSpeed's ZeRO stage, what is sharded over the workers: 1 the optimizer's state, 2 gradients too, 3 weights
+    too; 0 nothing. Higher stages save memory and communicate more.
+    """
 
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 needs a GPU: Accelerate refuses it on CPUs"""
+    """Number format of forward and backward passes. `bf16` needs a GPU: transformers' trainers refuse it on CPUs."""
 
     gradient_checkpointing: bool = not_in_fingerprint(default=False)
-    """recompute activations: less memory, slower"""
+    """Whether activations are recomputed in the backward pass, which takes less memory and is slower."""
 
     checkpoint_every_steps: Annotated[int, Field(ge=1)] = not_in_fingerprint(default=50)
-    """optimiser steps between checkpoints; they are removed when the stage ends"""
+    """Optimizer steps between checkpoints. What was trained since the last one is lost when a worker dies. Checkpoints
+    are removed when the stage ends.
+    """
 
     workers: WorkerGroup = not_in_fingerprint(default_factory=WorkerGroup)
-    """the Ray Train workers"""
+    """The workers that train together."""
 
     def roles(self) -> list[tuple[str, int, Resources]]:
         return [("workers", self.workers.num_workers, self.workers)]
@@ -100,19 +112,21 @@ class SftConfig(TrlConfig):
     kind: Literal["sft"] = "sft"
 
     model: Annotated[str, InputOf(("pretrain", "sft"))]
-    """the model to start from"""
+    """The model to start from: a pretrain or sft stage, or a directory with a Hugging Face model."""
 
     conversations: Annotated[list[str], InputFiles(), Field(min_length=1)]
-    """JSON Lines, {"messages": [...]} a row; .gz, .zst"""
+    """JSON Lines of conversations, a {messages: [...]} a row; plain, .gz or .zst."""
 
     heldout_fraction: Fraction = 0.2
-    """of first prompts, kept out of training"""
+    """Share of first prompts, with all that follows on them, that is kept out of training. It must be the same in all
+    stages on the same conversations.
+    """
 
     split_seed: Annotated[int, Field(ge=0)] = 0
-    """chooses which; the same in all stages that split"""
+    """Chooses which first prompts are held out. It must be the same in all stages on the same conversations."""
 
     deduplicate: bool = True
-    """repeated conversations count once"""
+    """Whether repeated conversations count once."""
 
 
 class RewardModelConfig(TrlConfig):
@@ -121,17 +135,18 @@ class RewardModelConfig(TrlConfig):
     kind: Literal["reward_model"] = "reward_model"
 
     model: Annotated[str, InputOf(("sft", "pretrain"))]
-    """the causal model whose body is taken"""
+    """The causal model whose body is taken: an sft or pretrain stage, or a directory with a Hugging Face model."""
 
     preferences: Annotated[str, InputOf(("preferences",))]
+    """The preferences stage, or a directory with its artifact, whose pairs are learned."""
 
     compare: Literal["last_token", "every_token"] = "last_token"
-    """Where the two answers' scores are compared: after the last token (TRL's own loss), or after every token from the
-    first that differs (DeepSpeed-Chat's), which teaches far more per pair; small models need it.
+    """Where the two answers' scores are compared. `last_token` is TRL's own loss. `every_token` compares after every
+    token from the first that differs (as DeepSpeed-Chat does) and teaches far more per pair; small models need it.
     """
 
     center_rewards_coefficient: Annotated[float | None, Field(gt=0)] = None
-    """pulls a pair's mean score to 0; None: off"""
+    """Weight of a loss that pulls the mean score of a pair to 0. `null` turns it off."""
 
 
 class DpoConfig(TrlConfig):
@@ -140,15 +155,18 @@ class DpoConfig(TrlConfig):
     kind: Literal["dpo"] = "dpo"
 
     model: Annotated[str, InputOf(("sft", "pretrain"))]
-    """the policy's start and the reference"""
+    """The model to start from, which is the reference too: an sft or pretrain stage, or a directory with a Hugging Face
+    model.
+    """
 
     preferences: Annotated[str, InputOf(("preferences",))]
+    """The preferences stage, or a directory with its artifact, whose pairs are learned."""
 
     beta: Annotated[float, Field(gt=0)] = 0.1
-    """how strongly the policy is held to the reference"""
+    """How strongly the policy is held to the reference; smaller lets it move further."""
 
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
-    """the share of pairs taken to be labelled wrongly"""
+    """Share of pairs that is taken to be labelled the wrong way round. 0 trusts all labels."""
 
     sft_loss_weight: Annotated[float, Field(ge=0)] = 0.0
-    """adds the chosen answers' own loss, times this; 0: off"""
+    """Weight of the chosen answers' own loss beside DPO's, which keeps them likely. 0 turns it off."""

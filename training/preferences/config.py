@@ -25,39 +25,46 @@ class PreferencesConfig(StageConfig):
     kind: Literal["preferences"] = "preferences"
 
     conversations: Annotated[list[str], InputFiles(), Field(min_length=1)]
-    """JSON Lines, as for SFT"""
+    """JSON Lines of conversations, as for SFT. A person's answer is the chosen one of a pair."""
 
     heldout_fraction: Fraction = 0.2
-    """of first prompts, kept out of training"""
+    """Share of first prompts, with all that follows on them, that is kept out of the training pairs. It must be the
+    same in all stages on the same conversations.
+    """
 
     split_seed: Annotated[int, Field(ge=0)] = 0
-    """chooses which; the same in all stages that split"""
+    """Chooses which first prompts are held out, and draws the pairs. It must be the same in all stages on the same
+    conversations.
+    """
 
     min_words: Annotated[int, Field(ge=4)] = 4
-    """shorter answers give no pair: too few words to disturb"""
+    """Fewest words of an answer that gives pairs. Shorter ones have too few words to be put in another order."""
 
     max_words: Annotated[int | None, Field(ge=4)] = None
-    """longer answers give no pair; None: no limit"""
+    """Most words of an answer that gives pairs. `null` sets no limit."""
 
     disturbed_per_answer: Annotated[int, Field(ge=0)] = 4
-    """training pairs per answer against its own words, reordered"""
+    """Training pairs of each answer against its own words in another order. Neither length nor words tell the two
+    apart. 0 makes no such pairs.
+    """
 
     other_answers_per_answer: Annotated[int, Field(ge=0)] = 0
-    """... against answers to other prompts, of as many words"""
+    """Training pairs of each answer against answers to other prompts, of as many words. 0 makes no such pairs."""
 
     heldout_per_answer: Annotated[int, Field(ge=1)] = 2
-    """held-out pairs per answer and kind of negative in use"""
+    """Most held-out pairs of each answer, of each of these two kinds that is in use."""
 
     texts: Annotated[list[str] | None, InputFiles(), Field(min_length=1)] = None
-    """JSON Lines with a `text` a row: neighbouring sentences make further pairs, for reward models to learn from first
-    principles what good text is where conversations are few (Askell et al., 2021). None: no such pairs.
+    """JSON Lines with a `text` a row: neighbouring sentences make further pairs, from which a reward model learns what
+    good text is where conversations are few (Askell et al. 2021). Only reward models are trained on them. `null` makes
+    none.
     """
 
     text_answers: Annotated[int, Field(ge=1)] = 4_000
-    """sentences drawn from the texts; one pair each"""
+    """Sentences that are drawn from `texts`; each makes one pair."""
 
     text_max_words: Annotated[int, Field(ge=4)] = 24
-    """of either sentence; the least is min_words"""
+    """Most words of either sentence of such a pair. The fewest are `min_words`."""
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         if not self.disturbed_per_answer and not self.other_answers_per_answer:

@@ -22,13 +22,13 @@ class BatchSizeWarmup(StrictModel):
     """Batches that grow to the global batch size over the first tokens of a run, as GPT-3's did."""
 
     start: Annotated[int, Field(ge=1)]
-    """sequences of the first steps"""
+    """Sequences of the first steps' batches."""
 
     increment: Annotated[int, Field(ge=1)]
-    """sequences added at a time"""
+    """Sequences that are added at a time."""
 
     tokens: Annotated[int, Field(ge=1)]
-    """tokens until the batch has its full size; each size gets the same share"""
+    """Tokens until the batch has its full size. Each size in between gets the same share of them."""
 
 
 class PretrainConfig(StageConfig):
@@ -39,151 +39,186 @@ class PretrainConfig(StageConfig):
 
     # What is learned, and by what
     tokens: Annotated[str, InputOf(("tokenize", "mixture"))]
-    """the token shards; those marked held-out are only measured on"""
+    """The tokenize or mixture stage, or a directory with such an artifact, whose token shards are learned. Shards
+    marked held-out are only measured on.
+    """
 
     tokenizer: Annotated[str, InputOf(("tokenizer",))]
-    """the tokenizer the shards were made with"""
+    """The tokenizer stage, or a directory with a tokenizer, that the shards were made with. It is saved with the model.
+    """
 
     model: str | dict[str, Any] | None = None
-    """a preset (tiny ... 7b) or a Hugging Face causal-LM config; new weights"""
+    """A new model with fresh weights: a preset's name (tiny, 30m, 125m, 350m, 1b, 3b, 7b) or a Hugging Face causal-LM
+    config with its `model_type`. `null` where `initial_model` is given; one of the two is needed.
+    """
 
     initial_model: Annotated[str | None, InputOf(CAUSAL_MODELS)] = None
-    """instead of `model`: go on from this one"""
+    """Training goes on from the weights of this model, instead of a new one: a pretrain, sft, dpo or ppo stage, or a
+    directory with a Hugging Face model. `null`, the default, begins with the new `model`.
+    """
 
     context_extension: ContextExtension | None = None
-    """of the initial model; None: its own positions"""
+    """Stretches the rotary positions of `initial_model` to longer sequences. `null` keeps its own."""
 
     # How much, in what pieces
     sequence_length: Annotated[int, Field(ge=2)] = 1024
-    """tokens of a sample"""
+    """Tokens of a sample. Memory of attention grows with it, and the model must have so many positions."""
 
     attention: Literal["across_documents", "within_documents"] = "across_documents"
-    """Documents are packed end to end, then cut into samples. A token may look back over the whole sample (as GPT-3 and
-    Llama 2 did), or only to where its document begins (as Llama 3 did, which gains as sequences grow long). The second
-    holds for models that mask by position ids (Llama, Mistral, GPT-2, GPT-NeoX; not OPT, Bloom or Mamba).
+    """How far a token looks back. Documents are packed into samples: `across_documents` lets it see the whole sample
+    (as GPT-3 and Llama 2), `within_documents` only its own document (as Llama 3, which gains as sequences grow long).
+    The second is for models that mask by position ids (Llama, Mistral, GPT-2, GPT-NeoX; not OPT, Bloom or Mamba);
+    others are refused.
     """
 
     packing: Literal["concat", "best_fit"] = "concat"
-    """"concat": documents end to end, cut wherever a sample ends. "best_fit": whole documents fitted into samples, and
-    only those longer than a sample cut; the gaps that remain are padding (metric `padding_fraction`).
+    """How documents fill samples. `concat` puts them end to end and cuts wherever a sample ends. `best_fit` (Ding et
+    al. 2024) fits whole documents into samples and cuts only those longer than a sample; the gaps are padding (metric
+    `padding_fraction`).
     """
 
     shuffle: Literal["samples", "windows"] = "samples"
-    """The order of samples. "samples": from anywhere in the store, one after the other. "windows": windows of
-    neighbouring samples in random order, shuffled within; for spinning disks, and for remote stores over the cache.
+    """The order of samples. `samples` draws each from anywhere in the store. `windows` takes windows of neighbouring
+    samples in random order and shuffles within each, which suits spinning disks and remote stores larger than the
+    cache.
     """
 
     shuffle_window: Annotated[int, Field(ge=1)] = 65_536
-    """samples of a window, about; where `shuffle` is "windows"."""
+    """Samples of a window, about, where `shuffle` is `windows`."""
 
     global_batch_size: Annotated[int, Field(ge=1)] = 64
-    """sequences per optimizer step, over all workers"""
+    """Sequences of one optimizer step, over all workers. Tokens of a step are this times `sequence_length`."""
 
     batch_size_warmup: BatchSizeWarmup | None = None
-    """smaller batches at first; None: all of the same size"""
+    """Smaller batches at the beginning. `null` gives all steps `global_batch_size`."""
 
     steps: Annotated[int | None, Field(ge=1)] = None
-    """optimizer steps; give this or `train_tokens`"""
+    """Number of optimizer steps. Give this or `train_tokens`."""
 
     train_tokens: Annotated[int | None, Field(ge=1)] = None
-    """tokens to train on, rounded up to whole steps"""
+    """Number of tokens to train on, rounded up to whole steps. Give this or `steps`."""
 
     # The optimizer: AdamW
     lr: Annotated[float, Field(gt=0)] = 3e-4
-    """peak learning rate"""
+    """Peak learning rate of AdamW."""
 
     min_lr: Annotated[float, Field(ge=0)] = 0.0
-    """learning rate of the last step"""
+    """Learning rate of the last step."""
 
     warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """steps of linear warm-up"""
+    """Steps over which the learning rate rises to its peak in a straight line."""
 
     schedule: Literal["cosine", "linear", "wsd"] = "cosine"
-    """after the warm-up, down to min_lr"""
+    """How the learning rate goes from `lr` to `min_lr` after the warm-up. `wsd` is constant until the last fifth of all
+    steps and then falls by one minus a square root (Hägele et al. 2024), so that a run can be prolonged.
+    """
 
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    """on matrices; norms and biases have none"""
+    """AdamW's decoupled weight decay of matrices. Norms and biases have none."""
 
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
-    """AdamW's"""
+    """AdamW's decay rates of the averages of gradients and of squared gradients."""
 
     gradient_clipping: Annotated[float | None, Field(gt=0)] = 1.0
-    """largest global norm; None: not clipped"""
+    """Largest norm of all gradients together; larger ones are scaled down to it. `null` clips nothing."""
 
     z_loss_coef: Annotated[float | None, Field(gt=0)] = None
-    """of log(Z)^2 beside the loss (PaLM: 1e-4); None: off"""
+    """Weight of log(Z)^2 beside the loss, which keeps logits small (PaLM uses 1e-4). `null` turns it off."""
 
     # The engine
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 1
-    """DeepSpeed ZeRO: 1 shards optimizer, 2 gradients, 3 weights"""
+    """DeepSpeed's ZeRO stage, what is sharded over the workers: 1 the optimizer's state, 2 gradients too, 3 weights
+    too; 0 nothing. Higher stages save memory and communicate more.
+    """
 
     precision: Precision = "fp32"
-    """bf16 keeps fp32 master weights"""
+    """Number format of forward and backward passes. `bf16` keeps fp32 master weights; use it where the hardware has
+    bf16, since it is many times slower on CPUs without.
+    """
 
     deepspeed: dict[str, Any] = Field(default_factory=dict)
-    """further DeepSpeed settings, passed through"""
+    """Further settings of DeepSpeed's JSON config, passed through. What contradicts a setting of this stage is refused.
+    """
 
     seed: Annotated[int | None, Field(ge=0, lt=2**63)] = None
-    """of the initial weights and the data order; None: the spec's"""
+    """Seed of the initial weights and of the order of the data. `null` takes the spec's."""
 
     # What does not change the result
     micro_batch_size: Annotated[int | None, Field(ge=1)] = not_in_fingerprint(default=None)
-    """sequences per worker and forward pass; None: the worker's whole share of a step"""
+    """Sequences of one worker's forward pass. Smaller ones take less memory and more passes. `null` takes the worker's
+    whole share of a step.
+    """
 
     data_cache: str | None = not_in_fingerprint(default=None)
-    """local directory, shared by a machine's workers, for copies of remote token shards; they are kept when the stage
-    ends. None: one of this user's below the system's temporary directory
+    """Local directory for copies of remote token shards, shared by a machine's workers and kept when the stage ends.
+    `null` takes one of this user's below the system's temporary directory. Local shards are never copied.
     """
 
     data_cache_gib: Annotated[float | None, Field(gt=0)] = not_in_fingerprint(default=None)
-    """GiB of copies at most, of all runs that share the directory; the shards used longest ago make room. None: as much
-    as the shards have
+    """Most GiB of copies, of all runs that share the directory; the shards used longest ago make room. `null` takes as
+    much as the shards have.
     """
 
     activation_checkpointing: bool = not_in_fingerprint(default=False)
-    """recompute activations: less memory, slower"""
+    """Whether activations are recomputed in the backward pass, which takes less memory and about a third more
+    computation.
+    """
 
     divergence: DivergenceSettings = not_in_fingerprint(default=DivergenceSettings())
-    """what is done about steps that go wrong; may be changed to go on after a stop"""
+    """What is done about steps that go wrong. It may be changed to go on after a stop."""
 
     offload: Offload = not_in_fingerprint(default="none")
-    """what lies in host memory: the optimizer's state (ZeRO 1 to 3), and the weights too (ZeRO-3)"""
+    """What lies in host memory instead of the GPU's: the optimizer's state (with ZeRO 1 to 3), or the weights too (with
+    ZeRO 3). It saves GPU memory and is slower.
+    """
 
     compile: bool = not_in_fingerprint(default=False)
-    """torch.compile: a slow start, then faster steps on GPUs"""
+    """Whether torch.compile is used: a slow start, then faster steps on GPUs."""
 
     attention_kernel: AttentionKernel | None = not_in_fingerprint(default=None)
-    """transformers' name for one; None: its choice, SDPA where the model has it"""
+    """The attention implementation, by transformers' name. `null` leaves the choice to transformers, which is SDPA
+    where the model has it.
+    """
 
     peak_flops: Annotated[float | None, Field(gt=0)] = not_in_fingerprint(default=None)
-    """FLOP/s of one worker's device, for the MFU; None: looked up, or measured at the start"""
+    """FLOP/s that one worker's device can do at most, for the MFU. `null` looks it up, or measures it at the start
+    where it is not known.
+    """
 
     eval_every_steps: Annotated[int | None, Field(ge=1)] = not_in_fingerprint(default=None)
-    """steps between held-out measurements; None: only at the end"""
+    """Steps between measurements of the held-out loss. `null` measures at the end only."""
 
     eval_tokens: Annotated[int | None, Field(ge=1)] = not_in_fingerprint(default=1_000_000)
-    """held-out tokens of a measurement on the way; None: all, as at the end"""
+    """Held-out tokens of a measurement on the way. `null` takes all, as the measurement at the end does."""
 
     trackers: tuple[Tracker, ...] = not_in_fingerprint(default=("tensorboard",))
-    """where metrics go beside metrics.jsonl: tensorboard, wandb, mlflow (pip install raymill[tracking])"""
+    """Where metrics go beside metrics.jsonl. `wandb` and `mlflow` need `pip install raymill[tracking]`."""
 
     checkpoint_every_steps: Annotated[int, Field(ge=1)] = not_in_fingerprint(default=100)
-    """steps between checkpoints; removed when the stage ends, but for those of keep_*"""
+    """Steps between checkpoints. What was trained since the last one is lost when a worker dies. Checkpoints are
+    removed when the stage ends, but for those that `keep_every_steps` and `keep_best` name.
+    """
 
     async_checkpoints: bool = not_in_fingerprint(default=True)
-    """write checkpoints behind training; costs each worker's machine a copy of its part in host memory"""
+    """Whether checkpoints are written while training goes on. It costs each machine a copy of its workers' part in host
+    memory.
+    """
 
     keep_checkpoints: Annotated[int, Field(ge=1)] = not_in_fingerprint(default=2)
-    """newest checkpoints kept"""
+    """Number of newest checkpoints that are kept while the stage runs."""
 
     keep_every_steps: Annotated[int | None, Field(ge=1)] = not_in_fingerprint(default=None)
-    """keep the checkpoints of every so many steps, also after the stage ended; None: no such"""
+    """The checkpoints of every so many steps are kept, also after the stage ended. It is a multiple of
+    `checkpoint_every_steps`. `null` keeps none for this.
+    """
 
     keep_best: Annotated[int, Field(ge=0)] = not_in_fingerprint(default=0)
-    """keep so many checkpoints of the lowest held-out loss, also after the stage ended"""
+    """Number of checkpoints of the lowest held-out loss that are kept, also after the stage ended. It needs
+    `eval_every_steps`. 0 keeps none for this.
+    """
 
     workers: WorkerGroup = not_in_fingerprint(default_factory=WorkerGroup)
-    """the Ray Train workers"""
+    """The workers that train together."""
 
     @property
     def batch_plan(self) -> BatchPlan:

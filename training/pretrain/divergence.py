@@ -31,22 +31,26 @@ class DivergenceSettings(StrictModel):
     """
 
     not_finite: Literal["stop", "skip", "rewind"] = "stop"
-    """the loss or the gradient's norm is nan or infinite"""
+    """What is done when the loss or the gradient's norm is nan or infinite: `stop` the run, `skip` the batch, or
+    `rewind` to an earlier checkpoint and go on behind the bad batch.
+    """
 
     spike: Literal["ignore", "log", "skip", "rewind"] = "log"
-    """the loss is far above the recent ones"""
+    """What is done when the loss is far above the recent ones: `ignore` it, `log` it, `skip` the batch, or `rewind`."""
 
     spike_deviations: Annotated[float, Field(gt=0)] = 10.0
-    """robust standard deviations over the recent losses' median"""
+    """How far above the median of the recent losses a loss counts as a spike, in robust standard deviations."""
 
     window: Annotated[int, Field(ge=8)] = 128
-    """recent losses compared with; no spike is called before there are 8"""
+    """Number of recent losses that a loss is compared with. No spike is called before there are 8."""
 
     rewind_steps: Annotated[int, Field(ge=0)] = 100
-    """optimizer steps to go back at least"""
+    """Optimizer steps that a rewind goes back at least. Enough checkpoints must be kept to reach as far
+    (`keep_checkpoints`).
+    """
 
     max_events: Annotated[int, Field(ge=0)] = 10
-    """skips and rewinds together; one more stops the run"""
+    """Skips and rewinds that a run may have together; one more stops it."""
 
 
 Trouble = Literal["not_finite", "spike"]
