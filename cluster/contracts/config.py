@@ -13,6 +13,9 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+Sections = Mapping[str, tuple[str, ...]]
+"""The settings of a stage as people read them: title of a section -> its settings."""
+
 
 class StrictModel(BaseModel):
     """Settings: frozen, refusing unknown keys; the docstring under a field is the setting's meaning.
@@ -105,8 +108,11 @@ class StageConfig(StrictModel):
     stage_version: ClassVar[int] = 1
     # Whether the spec's seed changes the stage's results; where it does not, it stays out of the fingerprint.
     uses_seed: ClassVar[bool] = True
+    # How `raymill explain` and the pages in docs/stages group the settings; empty: one section of all of them.
+    sections: ClassVar[Sections] = {}
 
     kind: str
+    """What kind of stage this is. It may be left out where the stage's name is the kind's."""
 
     @classmethod
     def input_fields(cls) -> Mapping[str, InputOf]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from cluster.contracts.config import InputFiles, InputOf
+from cluster.contracts.config import InputFiles, InputOf, Sections
 from dataprep.config import DataConfig
 from dataprep.filters.settings import (
     DecontaminationSettings,
@@ -32,6 +32,26 @@ class CleanConfig(DataConfig, FilterFamilies):
     stage_version: ClassVar[int] = 4  # 4: a pack is of one input; more kinds of URLs and personal data are found
 
     kind: Literal["clean"] = "clean"
+
+    sections: ClassVar[Sections] = {
+        "Raw files": ("inputs", "format", "columns", "limits"),
+        "Text": ("extractor", "fix_mojibake", "pii", "minhash"),
+        "Languages": ("languages", "language_threshold", "profiles"),
+        "Filters": (
+            "url_blocklist",
+            "gopher_repetition",
+            "gopher_quality",
+            "c4",
+            "refinedweb",
+            "mc4",
+            "fineweb",
+            "bad_words",
+            "classifier",
+            "quality",
+            "decontamination",
+        ),
+        "Execution": ("workers", "max_workers"),
+    }
 
     inputs: Annotated[list[str], InputFiles(), Field(min_length=1)]
     """The raw files: files, directories, globs, and `.list` files that name one of these a line. A file's name tells

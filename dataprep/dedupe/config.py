@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from cluster.contracts.config import InputOf, StrictModel, not_in_fingerprint
+from cluster.contracts.config import InputOf, Sections, StrictModel, not_in_fingerprint
 from dataprep.config import DataConfig
 
 
@@ -52,6 +52,13 @@ class DedupeConfig(DataConfig):
     stage_version: ClassVar[int] = 5  # 5: `#!` tells pages apart
 
     kind: Literal["dedupe"] = "dedupe"
+
+    sections: ClassVar[Sections] = {
+        "Inputs": ("parts", "against"),
+        "What counts as a duplicate": ("exact", "url", "fuzzy"),
+        "What stays and what is written": ("keep_best", "clusters"),
+        "Execution": ("workers", "max_workers", "union_find_gib", "task_gib"),
+    }
 
     parts: Annotated[str, InputOf(("clean", "repeated_lines"))]
     """The stage whose documents are deduplicated: a clean or repeated_lines stage, or a directory with such an

@@ -5,11 +5,11 @@ Importing this costs Pydantic only, since `raymill plan` loads it.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from cluster.contracts.config import InputOf, StageConfig
+from cluster.contracts.config import InputOf, Sections, StageConfig
 from dataprep.config import Weight
 
 
@@ -22,6 +22,12 @@ class MixtureConfig(StageConfig):
     """
 
     kind: Literal["mixture"] = "mixture"
+
+    sections: ClassVar[Sections] = {
+        "Inputs": ("tokens", "tokenizer"),
+        "Weights": ("sources", "languages", "lengths", "temperature"),
+        "Amount": ("max_epochs", "total_tokens"),
+    }
 
     tokens: Annotated[list[str], InputOf(("tokenize",)), Field(min_length=1)]
     """The tokenize stages, or directories with their artifacts, whose token shards are mixed."""

@@ -5,11 +5,11 @@ Importing this costs Pydantic only, since `raymill plan` loads it.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from cluster.contracts.config import InputFiles, Resources, StageConfig, not_in_fingerprint
+from cluster.contracts.config import InputFiles, Resources, Sections, StageConfig, not_in_fingerprint
 from dataprep.sources.config import Columns
 from dataprep.sources.formats import format_of
 
@@ -23,6 +23,13 @@ class QualityClassifierConfig(StageConfig):
     """A fastText classifier of good and bad documents, which a clean stage applies."""
 
     kind: Literal["quality_classifier"] = "quality_classifier"
+
+    sections: ClassVar[Sections] = {
+        "Inputs": ("positive", "negative", "columns", "heldout_fraction"),
+        "Features": ("word_ngrams", "dimensions", "buckets", "min_count"),
+        "Training": ("epochs", "lr"),
+        "Execution": ("worker",),
+    }
 
     positive: Annotated[list[str], InputFiles(), Field(min_length=1)]
     """Files of good documents, given as clean's inputs are."""

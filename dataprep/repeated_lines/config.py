@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from cluster.contracts.config import InputOf
+from cluster.contracts.config import InputOf, Sections
 from dataprep.config import MAX_INT, DataConfig, Fraction
 
 
@@ -26,6 +26,13 @@ class RepeatedLinesConfig(DataConfig):
     stage_version: ClassVar[int] = 2  # 2: copies are told by bands of MinHashes
 
     kind: Literal["repeated_lines"] = "repeated_lines"
+
+    sections: ClassVar[Sections] = {
+        "Inputs": ("parts",),
+        "Which lines are cut": ("min_documents", "min_documents_fraction", "min_site_documents", "min_line_characters"),
+        "What becomes of the documents": ("mode", "min_words_left"),
+        "Execution": ("workers", "max_workers"),
+    }
 
     parts: Annotated[str, InputOf(("clean",))]
     """The clean stage, or a directory with its artifact, whose documents are edited."""

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from cluster.contracts.config import InputOf
+from cluster.contracts.config import InputOf, Sections
 from dataprep.config import MAX_INT, DataConfig
 
 
@@ -19,6 +19,13 @@ class TokenizeConfig(DataConfig):
     stage_version: ClassVar[int] = 3  # 3: sources are told by their URI
 
     kind: Literal["tokenize"] = "tokenize"
+
+    sections: ClassVar[Sections] = {
+        "Inputs": ("documents", "tokenizer"),
+        "Tokens": ("end_of_text", "length_classes"),
+        "Held-out documents": ("heldout_fraction", "split_seed"),
+        "Execution": ("workers", "max_workers"),
+    }
 
     documents: Annotated[str, InputOf(("dedupe",))]
     """The dedupe stage, or a directory with its artifact, whose remaining documents become tokens."""

@@ -5,11 +5,11 @@ Importing this costs Pydantic only, since `raymill plan` loads it.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from cluster.contracts.config import InputOf, Resources, StageConfig, StrictModel, not_in_fingerprint
+from cluster.contracts.config import InputOf, Resources, Sections, StageConfig, StrictModel, not_in_fingerprint
 from dataprep.config import MAX_INT, Weight
 
 NUM_BASE_TOKENS = 256  # a byte-level vocabulary holds every byte
@@ -45,6 +45,13 @@ class TokenizerConfig(StageConfig):
     """A byte-level BPE tokenizer trained on what dedupe left."""
 
     kind: Literal["tokenizer"] = "tokenizer"
+
+    sections: ClassVar[Sections] = {
+        "Inputs": ("documents",),
+        "Vocabulary": ("vocab_size", "min_frequency", "special_tokens"),
+        "Sample to train on": ("sample_characters", "languages", "temperature"),
+        "Execution": ("worker",),
+    }
 
     documents: Annotated[str, InputOf(("dedupe",))]
     """The dedupe stage, or a directory with its artifact, whose remaining documents the tokenizer is trained on."""

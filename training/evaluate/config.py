@@ -6,7 +6,7 @@ Importing this costs Pydantic only, since `raymill plan` loads it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,7 @@ from cluster.contracts.config import (
     InputFiles,
     InputOf,
     Resources,
+    Sections,
     StageConfig,
     WorkerGroup,
     not_in_fingerprint,
@@ -28,6 +29,14 @@ class EvaluateConfig(StageConfig):
     """
 
     kind: Literal["evaluate"] = "evaluate"
+
+    sections: ClassVar[Sections] = {
+        "Models": ("base", "sft", "dpo", "ppo", "reward_model"),
+        "What is measured on": ("tokens", "conversations", "preferences", "heldout_fraction", "split_seed"),
+        "Losses and preferences": ("max_tokens", "sequence_length", "max_length"),
+        "Sampled answers": ("num_prompts", "max_new_tokens", "temperature", "num_samples", "batch_size"),
+        "Execution": ("workers",),
+    }
 
     tokens: Annotated[str, InputOf(("tokenize", "mixture"))]
     """The tokenize or mixture stage, or a directory with such an artifact, on whose held-out shards the loss is

@@ -7,11 +7,19 @@ PPO. Importing this costs Pydantic only, since `raymill plan` loads it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from cluster.contracts.config import InputFiles, InputOf, Resources, StageConfig, WorkerGroup, not_in_fingerprint
+from cluster.contracts.config import (
+    InputFiles,
+    InputOf,
+    Resources,
+    Sections,
+    StageConfig,
+    WorkerGroup,
+    not_in_fingerprint,
+)
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -34,7 +42,33 @@ class PpoConfig(StageConfig):
 
     kind: Literal["ppo"] = "ppo"
 
-    # Inputs
+    sections: ClassVar[Sections] = {
+        "Inputs": ("policy", "reward_model", "conversations", "heldout_fraction", "split_seed", "max_prompt_tokens"),
+        "Amount": ("updates", "prompts_per_update", "samples_per_prompt", "epochs", "num_minibatches"),
+        "Sampling": ("max_new_tokens", "temperature", "top_p", "max_staleness"),
+        "Rewards": ("reward_clip", "missing_eos_penalty", "whiten_rewards", "kl_coef", "kl_estimator", "kl_in"),
+        "Advantages": ("gamma", "gae_lambda", "whiten_advantages"),
+        "Losses": ("clip_range", "dual_clip", "value_clip_range", "entropy_coef"),
+        "Optimizers (Adam)": (
+            "lr",
+            "critic_lr",
+            "warmup_steps",
+            "critic_init",
+            "max_grad_norm",
+            "zero_stage",
+            "precision",
+        ),
+        "Evaluation on held-out prompts": ("kl_ceiling", "heldout_prompts", "heldout_samples_per_prompt"),
+        "Execution": (
+            "micro_batch_size",
+            "checkpoint_every",
+            "publish_timeout_s",
+            "workers",
+            "policy_server",
+            "reward_server",
+        ),
+    }
+
     policy: Annotated[str, InputOf(("sft", "dpo"))]
     """The model to start from, which is the reference of the KL too: an sft or dpo stage, or a directory with a Hugging
     Face model.
@@ -57,7 +91,6 @@ class PpoConfig(StageConfig):
     max_prompt_tokens: Annotated[int, Field(ge=1)] = 256
     """Longest prompt, in tokens. Longer ones are left out, and counted."""
 
-    # How much
     updates: Annotated[int, Field(ge=1)] = 100
     """Rounds of sampling answers, training on them and publishing the new weights."""
 
@@ -76,7 +109,6 @@ class PpoConfig(StageConfig):
     micro_batch_size: Annotated[int, Field(ge=1)] = not_in_fingerprint(default=16)
     """Answers of one worker's forward pass. It changes memory and speed, not the gradient."""
 
-    # Sampling
     max_new_tokens: Annotated[int, Field(ge=1)] = 64
     """Longest answer, in tokens."""
 
@@ -91,7 +123,6 @@ class PpoConfig(StageConfig):
     max_staleness: Literal[0] = 0
     """Versions of the weights that an answer may be behind the trainer. Only 0, training on policy, is there."""
 
-    # Rewards
     reward_clip: Annotated[float | None, Field(gt=0)] = None
     """Scores are held within plus and minus this. OpenRLHF has 10, DeepSpeed-Chat 5. `null` clips nothing."""
 
@@ -116,7 +147,6 @@ class PpoConfig(StageConfig):
     kl_in: Literal["reward", "loss"] = "reward"
     """Where the penalty goes: into the reward, as in all four systems, or into the loss, as in GRPO (there with k3)."""
 
-    # Advantages
     gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Discount per token. All four systems have 1."""
 
@@ -130,7 +160,6 @@ class PpoConfig(StageConfig):
     DeepSpeed-Chat does not.
     """
 
-    # Losses
     clip_range: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """How far from 1 the probability ratio is rewarded (PPO's clip). All four systems have 0.2."""
 
@@ -145,7 +174,6 @@ class PpoConfig(StageConfig):
     entropy_coef: Annotated[float, Field(ge=0)] = 0.0
     """Weight of a bonus on the policy's entropy. 0 turns it off."""
 
-    # Optimisers (Adam, constant learning rate after the warm-up; no weight decay)
     lr: Annotated[float, Field(gt=0)] = 1e-6
     """Learning rate of the policy, Adam's, constant after the warm-up. TRL has 3e-6, DeepSpeed-Chat 9.65e-6, OpenRLHF
     and verl 1e-6.
@@ -171,9 +199,6 @@ class PpoConfig(StageConfig):
     precision: Literal["fp32", "bf16"] = "fp32"
     """Number format of forward and backward passes. Log-probabilities are in float32 always."""
 
-    # Evaluation on held-out prompts, before and after
-    # Training ends early, with the weights as they are, once an update's own answers are measured above the ceiling;
-    # the end figure on held-out prompts is compared to it, too (`kl_under_ceiling`).
     kl_ceiling: Annotated[float | None, Field(gt=0)] = None
     """Nats per answer from the reference at most. Training ends early, with the weights as they are, once an update's
     own answers are measured above it; the final figure on held-out prompts is compared with it too. `null` sets no
@@ -186,7 +211,6 @@ class PpoConfig(StageConfig):
     heldout_samples_per_prompt: Annotated[int, Field(ge=1)] = 2
     """Answers to each held-out prompt, sampled at `temperature`."""
 
-    # Execution
     checkpoint_every: Annotated[int, Field(ge=1)] = not_in_fingerprint(default=10)
     """Updates between checkpoints. What was trained since the last one is lost when a worker dies. Checkpoints are
     removed when the stage ends.

@@ -6,7 +6,7 @@ Importing this costs Pydantic only, since `raymill plan` loads it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,7 @@ from cluster.contracts.config import (
     InputFiles,
     InputOf,
     Resources,
+    Sections,
     StageConfig,
     StrictModel,
     WorkerGroup,
@@ -42,6 +43,13 @@ class LoraSettings(StrictModel):
 
 class TrlConfig(StageConfig):
     """What SFT, reward model and DPO share: the optimiser, the batch, the engine and the workers."""
+
+    sections: ClassVar[Sections] = {
+        "Amount": ("epochs", "global_batch_size", "max_length"),
+        "Optimizer (AdamW)": ("lr", "lr_schedule", "warmup_fraction", "weight_decay", "adam_beta2", "max_grad_norm"),
+        "Engine": ("lora", "zero_stage", "precision", "micro_batch_size", "gradient_checkpointing"),
+        "Execution": ("checkpoint_every_steps", "workers"),
+    }
 
     epochs: Annotated[float, Field(gt=0)] = 1.0
     """Passes over the training rows, fractions allowed. Training ends on a whole global batch."""
@@ -111,6 +119,11 @@ class SftConfig(TrlConfig):
 
     kind: Literal["sft"] = "sft"
 
+    sections: ClassVar[Sections] = {
+        "Inputs": ("model", "conversations", "heldout_fraction", "split_seed", "deduplicate"),
+        **TrlConfig.sections,
+    }
+
     model: Annotated[str, InputOf(("pretrain", "sft"))]
     """The model to start from: a pretrain or sft stage, or a directory with a Hugging Face model."""
 
@@ -134,6 +147,12 @@ class RewardModelConfig(TrlConfig):
 
     kind: Literal["reward_model"] = "reward_model"
 
+    sections: ClassVar[Sections] = {
+        "Inputs": ("model", "preferences"),
+        "Loss": ("compare", "center_rewards_coefficient"),
+        **TrlConfig.sections,
+    }
+
     model: Annotated[str, InputOf(("sft", "pretrain"))]
     """The causal model whose body is taken: an sft or pretrain stage, or a directory with a Hugging Face model."""
 
@@ -153,6 +172,12 @@ class DpoConfig(TrlConfig):
     """Direct preference optimisation (Rafailov et al., 2023) of a model against itself as reference."""
 
     kind: Literal["dpo"] = "dpo"
+
+    sections: ClassVar[Sections] = {
+        "Inputs": ("model", "preferences"),
+        "Loss": ("beta", "label_smoothing", "sft_loss_weight"),
+        **TrlConfig.sections,
+    }
 
     model: Annotated[str, InputOf(("sft", "pretrain"))]
     """The model to start from, which is the reference too: an sft or pretrain stage, or a directory with a Hugging Face

@@ -10,10 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from cluster.contracts.config import (
-    InputFiles,
-    StageConfig,
-)
+from cluster.contracts.config import InputFiles, Sections, StageConfig
 from training.config import Fraction
 
 
@@ -23,6 +20,13 @@ class PreferencesConfig(StageConfig):
     uses_seed: ClassVar[bool] = False  # pairs are drawn by `split_seed` and the row itself
 
     kind: Literal["preferences"] = "preferences"
+
+    sections: ClassVar[Sections] = {
+        "Inputs": ("conversations", "heldout_fraction", "split_seed"),
+        "Answers that give pairs": ("min_words", "max_words"),
+        "Pairs of an answer": ("disturbed_per_answer", "other_answers_per_answer", "heldout_per_answer"),
+        "Pairs of sentences": ("texts", "text_answers", "text_max_words"),
+    }
 
     conversations: Annotated[list[str], InputFiles(), Field(min_length=1)]
     """JSON Lines of conversations, as for SFT. A person's answer is the chosen one of a pair."""

@@ -7,7 +7,15 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from cluster.contracts.config import InputOf, Resources, StageConfig, StrictModel, WorkerGroup, not_in_fingerprint
+from cluster.contracts.config import (
+    InputOf,
+    Resources,
+    Sections,
+    StageConfig,
+    StrictModel,
+    WorkerGroup,
+    not_in_fingerprint,
+)
 from training.config import CAUSAL_MODELS, batch_conflicts
 from training.engine.deepspeed_config import Offload, Precision
 from training.models import PRESETS, ContextExtension
@@ -37,7 +45,43 @@ class PretrainConfig(StageConfig):
     stage_version: ClassVar[int] = 2  # 2: losses piece by piece; bf16 sums gradients in fp32, begins right at ZeRO-0
     kind: Literal["pretrain"] = "pretrain"
 
-    # What is learned, and by what
+    sections: ClassVar[Sections] = {
+        "Inputs": ("tokens", "tokenizer"),
+        "Model": ("model", "initial_model", "context_extension", "seed"),
+        "Samples": ("sequence_length", "attention", "packing", "shuffle", "shuffle_window"),
+        "Amount": ("global_batch_size", "batch_size_warmup", "steps", "train_tokens"),
+        "Optimizer (AdamW)": (
+            "lr",
+            "min_lr",
+            "warmup_steps",
+            "schedule",
+            "weight_decay",
+            "betas",
+            "gradient_clipping",
+            "z_loss_coef",
+        ),
+        "Engine": (
+            "zero_stage",
+            "precision",
+            "deepspeed",
+            "micro_batch_size",
+            "activation_checkpointing",
+            "offload",
+            "compile",
+            "attention_kernel",
+        ),
+        "When a step goes wrong": ("divergence",),
+        "Measurements": ("eval_every_steps", "eval_tokens", "peak_flops", "trackers"),
+        "Checkpoints": (
+            "checkpoint_every_steps",
+            "async_checkpoints",
+            "keep_checkpoints",
+            "keep_every_steps",
+            "keep_best",
+        ),
+        "Execution": ("data_cache", "data_cache_gib", "workers"),
+    }
+
     tokens: Annotated[str, InputOf(("tokenize", "mixture"))]
     """The tokenize or mixture stage, or a directory with such an artifact, whose token shards are learned. Shards
     marked held-out are only measured on.
@@ -60,7 +104,6 @@ class PretrainConfig(StageConfig):
     context_extension: ContextExtension | None = None
     """Stretches the rotary positions of `initial_model` to longer sequences. `null` keeps its own."""
 
-    # How much, in what pieces
     sequence_length: Annotated[int, Field(ge=2)] = 1024
     """Tokens of a sample. Memory of attention grows with it, and the model must have so many positions."""
 
@@ -98,7 +141,6 @@ class PretrainConfig(StageConfig):
     train_tokens: Annotated[int | None, Field(ge=1)] = None
     """Number of tokens to train on, rounded up to whole steps. Give this or `steps`."""
 
-    # The optimizer: AdamW
     lr: Annotated[float, Field(gt=0)] = 3e-4
     """Peak learning rate of AdamW."""
 
@@ -125,7 +167,6 @@ class PretrainConfig(StageConfig):
     z_loss_coef: Annotated[float | None, Field(gt=0)] = None
     """Weight of log(Z)^2 beside the loss, which keeps logits small (PaLM uses 1e-4). `null` turns it off."""
 
-    # The engine
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 1
     """DeepSpeed's ZeRO stage, what is sharded over the workers: 1 the optimizer's state, 2 gradients too, 3 weights
     too; 0 nothing. Higher stages save memory and communicate more.
@@ -143,7 +184,6 @@ class PretrainConfig(StageConfig):
     seed: Annotated[int | None, Field(ge=0, lt=2**63)] = None
     """Seed of the initial weights and of the order of the data. `null` takes the spec's."""
 
-    # What does not change the result
     micro_batch_size: Annotated[int | None, Field(ge=1)] = not_in_fingerprint(default=None)
     """Sequences of one worker's forward pass. Smaller ones take less memory and more passes. `null` takes the worker's
     whole share of a step.
