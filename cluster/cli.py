@@ -1,4 +1,4 @@
-"""The `raymill` command: run, train, plan, submit, export, serve, chat, report, inspect, verify, explain."""
+"""The `raymill` command: run, train, plan, submit, export, serve, chat, report, inspect, verify, explain, schema."""
 
 from __future__ import annotations
 
@@ -249,19 +249,30 @@ def verify(
 
 
 @app.command()
-def explain(kind: Annotated[str | None, typer.Argument(help="a stage kind; without it, lists them")] = None) -> None:
-    """List the stage kinds, or one kind's settings with their defaults."""
-    if kind is None:
-        table = Table("kind", "what it does", box=None, pad_edge=False)
-        for stage_kind in STAGE_KINDS.values():
-            table.add_row(stage_kind.name, stage_kind.summary)
-        Console().print(table)
-        return
-    if kind not in STAGE_KINDS:
-        raise SpecError([Problem("kind", kind, "is no stage kind", f"allowed: {', '.join(STAGE_KINDS)}")], "explain")
-    from cluster.explain import settings_table
+def explain(
+    target: Annotated[
+        str | None,
+        typer.Argument(metavar="[KIND[.SETTING]]", help="a stage kind, `spec`, or one setting, as in pretrain.lr"),
+    ] = None,
+) -> None:
+    """List the stage kinds, a kind's settings with their meaning, or one setting."""
+    from cluster.explain import explain as write_explanation
 
-    Console().print(settings_table(STAGE_KINDS[kind].config))
+    write_explanation(target, Console(highlight=False))
+
+
+@app.command()
+def schema(
+    output: Annotated[Path | None, typer.Option(help="the file to write; without it the schema is printed")] = None,
+) -> None:
+    """Write the JSON Schema of a job spec, by which editors complete and check settings."""
+    from cluster.schema import spec_schema, schema_text
+
+    text = schema_text(spec_schema(STAGE_KINDS.values()))
+    if output is None:
+        print(text, end="")
+    else:
+        output.write_text(text)
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ from cluster.contracts.stage_kind import StageKind
 from cluster.stage_kinds import BROKEN_KINDS, STAGE_KINDS
 
 _Model = TypeVar("_Model", bound=BaseModel)
-_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
 class ClusterResources(StrictModel):
@@ -69,7 +69,7 @@ class Environment(StrictModel):
 class SpecHead(StrictModel):
     """All of a spec but its stages."""
 
-    name: Annotated[str, Field(pattern=_NAME_PATTERN)]
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
     """The run's name: letters, digits, `.`, `_` and `-`. The run's record and report are written under it."""
 
     storage: Annotated[str, Field(min_length=1)]
@@ -175,7 +175,7 @@ def parse_spec(raw: object, *, source: str, directory: Path) -> JobSpec:
     kinds: dict[str, StageKind] = {}
     raw_stages = {str(name): values for name, values in raw_stages.items()}
     for name, values in raw_stages.items():
-        if not re.match(_NAME_PATTERN, name):
+        if not re.match(NAME_PATTERN, name):
             problems.append(Problem(f"stages.{name}", name, "is no stage name", "letters, digits, '.', '_' and '-'"))
         kind = _stage_kind(name, values, problems)
         if kind is not None:

@@ -55,6 +55,10 @@ class StageKind:
     """The stage's function as "module:name", imported only when the stage runs."""
     summary: str
     """What the stage does, in a few words: `raymill explain` lists it."""
+    makes: str = ""
+    """What the stage's artifact holds, for people."""
+    example: str = ""
+    """A worked example: the stage in a spec's YAML, for `raymill explain` and the stage's page in docs/stages."""
     headline: tuple[str, ...] = ()
     """The metrics that the line of a finished stage shows, in this order, as far as they are there."""
     gates: tuple[Gate, ...] = ()

@@ -5,9 +5,24 @@ from __future__ import annotations
 from cluster.contracts.stage_kind import StageKind
 from training.evaluate.config import EvaluateConfig
 
+_EXAMPLE = """\
+stages:
+  evaluate:
+    tokens: tokenize
+    conversations: [data/conversations.jsonl]
+    base: pretrain
+    sft: sft
+    dpo: models/my-own-dpo        # a directory, told by its slash
+    reward_model: reward_model
+    preferences: preferences
+    num_prompts: 256
+"""
+
 EVALUATE = StageKind(
     config=EvaluateConfig,
     function="training.evaluate.stage:run",
     summary="compare the models",
+    makes="Figures of each model side by side, and its sampled answers with their rewards, for the report.",
+    example=_EXAMPLE,
     runs_without_ray=True,
 )

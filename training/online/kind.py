@@ -5,10 +5,31 @@ from __future__ import annotations
 from cluster.contracts.stage_kind import Curve, Gate, StageKind
 from training.online.config import PpoConfig
 
+_EXAMPLE = """\
+stages:
+  ppo:
+    policy: sft
+    reward_model: reward_model
+    conversations: [data/conversations.jsonl]
+    updates: 100
+    prompts_per_update: 64
+    max_new_tokens: 128
+    kl_coef: 0.05
+    kl_ceiling: 8
+    workers: {num_workers: 2, cpus: 1}
+    policy_server: {num_replicas: 1, cpus: 1}
+    reward_server: {num_replicas: 1, cpus: 0.5}
+"""
+
 PPO = StageKind(
     config=PpoConfig,
     function="cluster.ppo_stage:run",  # which alone knows both this room and the servers
     summary="align by PPO with served models",
+    makes=(
+        "A Hugging Face model directory of the policy, with rewards on held-out prompts before and after, and "
+        "`metrics.jsonl`."
+    ),
+    example=_EXAMPLE,
     headline=("heldout_reward_before", "heldout_reward_after", "heldout_reward_se", "kl_to_reference"),
     gates=(
         Gate(

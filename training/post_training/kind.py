@@ -5,10 +5,26 @@ from __future__ import annotations
 from cluster.contracts.stage_kind import Curve, Gate, StageKind
 from training.post_training.config import DpoConfig, RewardModelConfig, SftConfig
 
+_SFT_EXAMPLE = """\
+stages:
+  sft:
+    model: pretrain
+    conversations: [data/conversations.jsonl]
+    epochs: 3
+    lr: 1e-4
+    max_length: 1024
+    global_batch_size: 32
+    micro_batch_size: 4
+    lora: {rank: 16, alpha: 32}
+    workers: {num_workers: 2, cpus: 1}
+"""
+
 SFT = StageKind(
     config=SftConfig,
     function="training.post_training.sft:run",
     summary="fine-tune on conversations",
+    makes=("A Hugging Face model directory (adapters merged), with its loss on held-out answers before and after."),
+    example=_SFT_EXAMPLE,
     headline=("heldout_answer_loss", "base_heldout_answer_loss"),
     gates=(Gate("heldout_answer_loss", "lower", "base_heldout_answer_loss"),),
     curves=(Curve("loss", "loss on answers, nats per token"),),
@@ -16,10 +32,27 @@ SFT = StageKind(
     runs_without_ray=True,
 )
 
+_REWARD_MODEL_EXAMPLE = """\
+stages:
+  reward_model:
+    model: sft
+    preferences: preferences
+    compare: every_token
+    epochs: 1.5
+    lr: 1e-4
+    max_length: 512
+    workers: {num_workers: 2, cpus: 1}
+"""
+
 REWARD_MODEL = StageKind(
     config=RewardModelConfig,
     function="training.post_training.reward_model:run",
     summary="train a reward model on preference pairs",
+    makes=(
+        "A Hugging Face sequence-classification directory that gives a conversation one score, with its "
+        "accuracy on held-out pairs."
+    ),
+    example=_REWARD_MODEL_EXAMPLE,
     headline=("heldout_pair_accuracy", "length_baseline_accuracy", "bag_of_words_baseline_accuracy"),
     gates=(
         Gate("heldout_pair_accuracy", "higher", "length_baseline_accuracy", lambda accuracy, _: accuracy + 0.15),
@@ -30,10 +63,24 @@ REWARD_MODEL = StageKind(
     runs_without_ray=True,
 )
 
+_DPO_EXAMPLE = """\
+stages:
+  dpo:
+    model: sft
+    preferences: preferences
+    beta: 0.1
+    epochs: 1
+    lr: 5e-6
+    sft_loss_weight: 0.1
+    workers: {num_workers: 2, cpus: 1}
+"""
+
 DPO = StageKind(
     config=DpoConfig,
     function="training.post_training.dpo:run",
     summary="align by direct preference optimisation",
+    makes="A Hugging Face model directory (adapters merged), with its accuracy on held-out pairs.",
+    example=_DPO_EXAMPLE,
     headline=("heldout_preference_accuracy",),
     gates=(Gate("heldout_preference_accuracy", "higher", 0.5, lambda chance, _: chance + 0.2),),
     curves=(Curve("loss", "DPO loss"), Curve("rewards/margins", "reward margin")),

@@ -5,9 +5,24 @@ from __future__ import annotations
 from cluster.contracts.stage_kind import StageKind
 from training.preferences.config import PreferencesConfig
 
+_EXAMPLE = """\
+stages:
+  preferences:
+    conversations: [data/conversations.jsonl]
+    disturbed_per_answer: 8
+    max_words: 40
+    texts: [data/speeches.jsonl.zst]
+    text_answers: 4000
+"""
+
 PREFERENCES = StageKind(
     config=PreferencesConfig,
     function="training.preferences.stage:run",
     summary="make preference pairs from conversations",
+    makes=(
+        "Preference pairs in TRL's format: for training, held out, and of sentences (`pairs.jsonl`, "
+        "`heldout.jsonl`, `text_pairs.jsonl`)."
+    ),
+    example=_EXAMPLE,
     headline=("num_train_pairs", "num_heldout_pairs"),
 )

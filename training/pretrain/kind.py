@@ -5,10 +5,35 @@ from __future__ import annotations
 from cluster.contracts.stage_kind import Curve, Gate, StageKind
 from training.pretrain.config import PretrainConfig
 
+_EXAMPLE = """\
+stages:
+  pretrain:
+    tokens: mixture
+    tokenizer: tokenizer
+    model: 125m
+    sequence_length: 2048
+    global_batch_size: 256        # half a million tokens a step
+    train_tokens: 2500000000
+    lr: 6e-4
+    min_lr: 6e-5
+    warmup_steps: 500
+    precision: bf16
+    zero_stage: 1
+    micro_batch_size: 16
+    eval_every_steps: 250
+    keep_best: 1
+    checkpoint_every_steps: 500
+    workers: {num_workers: 8, cpus: 4, gpus: 1}
+"""
+
 PRETRAIN = StageKind(
     config=PretrainConfig,
     function="training.pretrain.stage:run",
     summary="train a base model",
+    makes=(
+        "A Hugging Face model directory (safetensors, config, tokenizer), with `metrics.jsonl` and TensorBoard's files."
+    ),
+    example=_EXAMPLE,
     headline=("heldout_loss", "unigram_entropy", "tokens_per_s"),
     gates=(
         # Counts of single words explain the unigram entropy; half a nat below it is order that was learnt.
