@@ -2,23 +2,48 @@
 
 Waiting threads yield their core and nobody asks a model hub for anything, by environment variables that every Ray
 process inherits.
+
+On a machine that others keep busy Ray's own processes take minutes to start, and Ray by itself waits 30 s. An embedded
+Ray is therefore waited for longer (`START_LIMITS`), started again where that was in vain, and then given up with a
+sentence.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
-import ray
 
 from cluster.contracts.errors import ResourceError
 from cluster.spec import ClusterResources
+
+# How long Ray waits for its own processes: the raylet for its helpers and workers, the driver for raylet and GCS.
+START_LIMITS = {
+    "RAY_raylet_start_wait_time_s": "120",
+    "RAY_gcs_server_port_wait_time_s": "120",
+    "RAY_gcs_server_request_timeout_seconds": "120",
+    "RAY_py_gcs_connect_timeout_s": "120",
+    "RAY_gcs_rpc_server_connect_timeout_s": "60",
+    "RAY_raylet_client_num_connect_attempts": "60",  # of a second each
+    "RAY_agent_register_timeout_ms": "120000",
+    "RAY_worker_register_timeout_seconds": "300",  # a worker that is late is ended, and its start begins anew
+    "RAY_health_check_failure_threshold": "30",  # times 3 s without an answer until a node counts as lost
+}
+for _name, _value in START_LIMITS.items():
+    os.environ.setdefault(_name, _value)  # some are read when Ray is imported
+
+import ray  # noqa: E402
 
 LOCAL_ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads of one role starve the others on the same cores
@@ -35,11 +60,21 @@ def worker_environment() -> dict[str, str]:
     return {name: os.environ.get(name, value) for name, value in LOCAL_ENVIRONMENT.items()}
 
 
+START_ATTEMPTS = 3
+_PAUSE_S = 5.0  # before another attempt
+
+
 @contextmanager
-def ray_session(resources: ClusterResources, address: str | None, env_vars: Mapping[str, str]) -> Iterator[None]:
+def ray_session(
+    resources: ClusterResources,
+    address: str | None,
+    env_vars: Mapping[str, str],
+    note: Callable[[str], None] = lambda message: None,
+) -> Iterator[None]:
     """Ray for the length of the block: joined at `address`, or started here and stopped at the end.
 
-    Raises `ResourceError` where the cluster can't be reached or shared memory is too small.
+    `note` is told of an attempt to start that failed. Raises `ResourceError` where the cluster can't be reached, Ray
+    can't be started, or shared memory is too small.
     """
     environment = {**worker_environment(), **env_vars}
     os.environ.update(environment)
@@ -51,7 +86,8 @@ def ray_session(resources: ClusterResources, address: str | None, env_vars: Mapp
             # A submitted job has its environment already, and Ray refuses a driver that sets the same variables again.
             inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
             runtime_env = None if inside_job else {"env_vars": environment}
-            ray.init(address=address, runtime_env=runtime_env, **common)
+            with _own_signal_handlers():
+                ray.init(address=address, runtime_env=runtime_env, **common)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ResourceError(f"no Ray cluster answers at {address!r}: {error}") from error
     else:
@@ -59,7 +95,8 @@ def ray_session(resources: ClusterResources, address: str | None, env_vars: Mapp
         _check_shared_memory(object_store)
         # An actor per training stage that asks whether this machine is about to be preempted: 1.6 s of a core to start.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        ray.init(
+        start = partial(
+            ray.init,
             address="local",  # whatever else runs on this machine is not ours to join
             num_cpus=_whole_cpus(resources.cpus),
             num_gpus=resources.gpus,
@@ -67,10 +104,61 @@ def ray_session(resources: ClusterResources, address: str | None, env_vars: Mapp
             include_dashboard=False,
             **common,
         )
+        with _own_signal_handlers():
+            _start(start, note)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _own_signal_handlers() -> Iterator[None]:
+    """Put back the handlers that Ray replaces as it starts: at SIGTERM its own end the process by an abort."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            if handler is not None:
+                signal.signal(number, handler)
+
+
+def _start(start: Callable[[], object], note: Callable[[str], None]) -> None:
+    """Start an embedded Ray, at the third attempt at the latest. Raises `ResourceError` where none succeeds."""
+    began = time.monotonic()
+    for attempt in range(1, START_ATTEMPTS + 1):
+        earlier = {child.pid for child in psutil.Process().children()}
+        try:
+            start()
+            return
+        except Exception as error:  # Ray raises a plain Exception where its time is up
+            traceback.print_exc()
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            _end_new_children(earlier)
+        load, cores = psutil.getloadavg()[0], psutil.cpu_count()
+        busy = f"{load:.0f} processes want to run on {cores} cores"
+        if attempt < START_ATTEMPTS:
+            note(f"Ray did not start ({busy}); trying again ({attempt + 1} of {START_ATTEMPTS} attempts)")
+            time.sleep(_PAUSE_S)
+    raise ResourceError(
+        f"Ray could not be started on this machine in {START_ATTEMPTS} attempts and "
+        f"{time.monotonic() - began:.0f} s: {reason[0]}\n    {busy}. Wait until the machine is less busy or end other "
+        f"programs, and run this again; Ray's own logs are under {Path(tempfile.gettempdir()) / 'ray'}"
+    )
+
+
+def _end_new_children(earlier: set[int]) -> None:
+    """End what an attempt to start Ray left behind: half a Ray of which nobody knows."""
+    ray.shutdown()
+    left = [child for child in psutil.Process().children() if child.pid not in earlier]
+    for child in left:
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+    psutil.wait_procs(left, timeout=10)
 
 
 def cluster_resources() -> dict[str, float]:
