@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.contracts.errors import InputError, Problem, RaymillError, SpecError
+from cluster.interrupts import STOPPED, watched_interrupts
 from cluster.run_record import read_run
 from cluster.spec import JobSpec, load_spec
 from cluster.stage_kinds import STAGE_KINDS
@@ -42,7 +40,6 @@ RunStorage = Annotated[
     str, typer.Option("--storage", help="the storage that the run was written to: a directory or s3:// URI")
 ]
 DEFAULT_STORAGE = "store"  # what the specs in job_specs/ write to, seen from the project's root
-STOPPED = 130  # the shell's exit code for an interrupt
 
 
 @app.command()
@@ -56,14 +53,16 @@ def run(
     job = _load(spec, storage, settings)
     from cluster.runner import log_directory, run_spec
 
-    with quiet_terminal(log_directory(job) / "driver.log") as terminal, _terminable():
+    with quiet_terminal(log_directory(job) / "driver.log") as terminal, watched_interrupts() as interrupts:
         try:
-            run_spec(job, terminal, address=address)
-        except KeyboardInterrupt:
-            terminal.line("\nstopped. What is finished is kept; the same command goes on from there:")
-            terminal.line(f"    raymill {' '.join(sys.argv[1:])}")
-            raise typer.Exit(STOPPED) from None
-        except RaymillError as error:
+            run_spec(job, terminal, address=address, interrupts=interrupts)
+        except BaseException as error:
+            if interrupts.asked_to_stop or isinstance(error, KeyboardInterrupt):  # whatever became of the interrupt
+                terminal.line("\nstopped. What is finished is kept; the same command goes on from there:")
+                terminal.line(f"    raymill {' '.join(sys.argv[1:])}")
+                raise typer.Exit(STOPPED) from None
+            if not isinstance(error, RaymillError):
+                raise
             terminal.line(f"\n{error}", style="red")
             if not isinstance(error, SpecError | InputError):
                 terminal.line(f"log: {terminal.log_path}", style="dim")
@@ -89,13 +88,15 @@ def train(
     from cluster.runner import log_directory
 
     log = log_directory(job) / f"{stage}-rank{os.environ.get('RANK', '0')}.log"
-    with quiet_terminal(log) as terminal, _terminable():
+    with quiet_terminal(log) as terminal, watched_interrupts() as interrupts:
         try:
             train_stage(job, stage, terminal)
-        except KeyboardInterrupt:
-            terminal.line("\nstopped; the same command goes on from the newest checkpoint")
-            raise typer.Exit(STOPPED) from None
-        except RaymillError as error:
+        except BaseException as error:
+            if interrupts.asked_to_stop or isinstance(error, KeyboardInterrupt):
+                terminal.line("\nstopped; the same command goes on from the newest checkpoint")
+                raise typer.Exit(STOPPED) from None
+            if not isinstance(error, RaymillError):
+                raise
             terminal.line(f"\n{error}", style="red")
             raise typer.Exit(error.exit_code) from None
 
@@ -297,17 +298,3 @@ def _load(spec: Path, storage: str | None, settings: list[str] | None) -> JobSpe
     if storage is not None:
         overrides["storage"] = storage if "://" in storage else os.path.abspath(storage)
     return load_spec(spec, overrides)
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Treat SIGTERM as Ctrl-C, so that a stopped job also stops its Ray."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

@@ -24,6 +24,7 @@ from cluster.contracts.artifacts import (
     write_manifest,
 )
 from cluster.contracts.errors import RaymillError, StageFailed
+from cluster.interrupts import Interrupts
 from cluster.plan import PlannedStage, check_roles, make_plan, open_inputs
 from cluster.run_record import RunRecord, RunStage, artifact_lock, run_lock, run_uri, write_run
 from cluster.spec import JobSpec
@@ -36,10 +37,13 @@ _RECORDED_PACKAGES = (
 )  # fmt: skip
 
 
-def run_spec(spec: JobSpec, terminal: Terminal, *, address: str | None = None) -> RunRecord:
+def run_spec(
+    spec: JobSpec, terminal: Terminal, *, address: str | None = None, interrupts: Interrupts | None = None
+) -> RunRecord:
     """Bring every stage of `spec` into being and write the report.
 
     `address`: a running Ray cluster to join; None starts an embedded one, and only if a stage has to run.
+    `interrupts`: where the process's signals are noted; asked to stop, the run goes no further than its stage.
     Raises `RaymillError` for all that can be told to the user in a sentence.
     """
     started = time.perf_counter()
@@ -49,7 +53,7 @@ def run_spec(spec: JobSpec, terminal: Terminal, *, address: str | None = None) -
         write_run(record)
         todo = [stage for stage in stages if not stage.finished]
         if todo:
-            _run_stages(spec, stages, terminal, address)
+            _run_stages(spec, stages, terminal, address, interrupts or Interrupts())
         for position, stage in enumerate(stages, 1):
             if not todo:
                 say_finished(terminal, stage, position, len(stages), "already there")
@@ -63,7 +67,9 @@ def run_spec(spec: JobSpec, terminal: Terminal, *, address: str | None = None) -
     return record
 
 
-def _run_stages(spec: JobSpec, stages: list[PlannedStage], terminal: Terminal, address: str | None) -> None:
+def _run_stages(
+    spec: JobSpec, stages: list[PlannedStage], terminal: Terminal, address: str | None, interrupts: Interrupts
+) -> None:
     from cluster import ray_session  # imports Ray, which a run that has all it needs can do without
 
     todo = [stage for stage in stages if not stage.finished]
@@ -77,10 +83,11 @@ def _run_stages(spec: JobSpec, stages: list[PlannedStage], terminal: Terminal, a
         }
         check_roles(todo, local, "resources.cpus/gpus in the spec")
     terminal.line("starting Ray" if address is None else f"joining Ray at {address}", style="dim")
-    with ray_session.ray_session(resources, address, spec.head.environment.env_vars):
+    with ray_session.ray_session(resources, address, spec.head.environment.env_vars, terminal.line):
         check_roles(todo, ray_session.cluster_resources(), "the cluster")
         ray_session.check_storage_is_shared(spec.head.storage)
         for position, stage in enumerate(stages, 1):
+            interrupts.check()
             if stage.finished:
                 say_finished(terminal, stage, position, len(stages), "already there")
                 continue

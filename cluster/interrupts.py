@@ -1,0 +1,91 @@
+"""Ctrl-C and SIGTERM, remembered, so that a run that was asked to stop ends as stopped wherever it stood.
+
+Python raises `KeyboardInterrupt` in the main thread at whatever line that is at. Inside a call of Ray's it can come
+back as an error of Ray's, inside a callback it is printed and forgotten, and the processes that got the same signal
+break what the driver waits for. An exception alone therefore can't say whether a run failed or was stopped. The signal
+can, so the handler here writes it down before it raises.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+STOPPED = 130  # the shell's exit code for an interrupt
+_AGAIN_AFTER_S = 0.1
+_IMPATIENT = 3  # so many signals end the process at once; its Ray dies with it
+
+
+class Interrupts:
+    """Whether this process was asked to stop."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._signals = 0  # that were not swallowed
+        self._sender: threading.Timer | None = None
+
+    @property
+    def asked_to_stop(self) -> bool:
+        """Whether Ctrl-C or SIGTERM has arrived."""
+        return self._asked
+
+    def check(self) -> None:
+        """Raise `KeyboardInterrupt` if the process was asked to stop and something swallowed it."""
+        if self.asked_to_stop:
+            raise KeyboardInterrupt
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+        self._signals += 1
+        if self._signals == 1:
+            raise KeyboardInterrupt
+        if self._signals >= _IMPATIENT:
+            os._exit(STOPPED)
+        # A second one comes while the first is obeyed: to raise again would cut Ray's own stopping short.
+
+    def _again(self) -> None:
+        """The interrupt was swallowed: send it once more, when whoever swallows it has returned."""
+        self._signals = 0
+        self._sender = threading.Timer(
+            _AGAIN_AFTER_S, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)
+        )
+        self._sender.daemon = True
+        self._sender.start()
+
+    def _close(self) -> None:
+        if self._sender is not None:
+            self._sender.cancel()
+
+
+@contextmanager
+def watched_interrupts() -> Iterator[Interrupts]:
+    """Handle SIGINT and SIGTERM alike for the length of the block, in the main thread."""
+    interrupts = Interrupts()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupts
+        return
+    report = sys.unraisablehook
+
+    def unraisable(what: sys.UnraisableHookArgs) -> None:
+        # In a destructor or a callback of native code nobody can catch it.
+        if isinstance(what.exc_value, KeyboardInterrupt):
+            interrupts._again()
+        else:
+            report(what)
+
+    # Whoever was started with a signal ignored, as a shell's background jobs are, goes on ignoring it.
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, interrupts._handle) for number in numbers}
+    sys.unraisablehook = unraisable
+    try:
+        yield interrupts
+    finally:
+        sys.unraisablehook = report
+        interrupts._close()
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,94 @@
+"""An interrupt is never lost, nor taken for a failure, and only once obeyed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from cluster.interrupts import STOPPED, watched_interrupts
+
+
+def _interrupt(number: int = signal.SIGINT) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(0.1)  # the handler runs before this ends
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_both_signals_raise_an_interrupt_and_are_remembered(number: int) -> None:
+    with watched_interrupts() as interrupts:
+        assert not interrupts.asked_to_stop
+        with pytest.raises(KeyboardInterrupt):
+            _interrupt(number)
+        assert interrupts.asked_to_stop
+
+
+def test_an_interrupt_that_comes_back_as_another_error_is_still_known() -> None:
+    def library() -> None:
+        try:
+            _interrupt()
+        except KeyboardInterrupt:
+            raise ValueError("a library's own error") from None
+
+    with watched_interrupts() as interrupts:
+        with pytest.raises(ValueError, match="a library's own"):
+            library()
+        assert interrupts.asked_to_stop
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.check()
+
+
+def test_an_interrupt_swallowed_in_a_destructor_is_raised_again() -> None:
+    class Swallows:
+        def __del__(self) -> None:
+            _interrupt()
+
+    def work() -> None:
+        Swallows()
+        time.sleep(1)
+
+    with watched_interrupts() as interrupts:
+        with pytest.raises(KeyboardInterrupt):
+            work()
+        assert interrupts.asked_to_stop
+
+
+def test_a_second_signal_does_not_cut_the_stopping_short() -> None:
+    with watched_interrupts() as interrupts:
+        with pytest.raises(KeyboardInterrupt):
+            _interrupt()
+        _interrupt(signal.SIGTERM)
+        assert interrupts.asked_to_stop
+
+
+def test_the_third_signal_ends_the_process_at_once() -> None:
+    code = (
+        "import os, signal, time\n"
+        "from cluster.interrupts import watched_interrupts\n"
+        "with watched_interrupts():\n"
+        "    for _ in range(3):\n"
+        "        try:\n"
+        "            os.kill(os.getpid(), signal.SIGINT); time.sleep(0.1)\n"
+        "        except KeyboardInterrupt: pass\n"
+        "time.sleep(60)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=50, check=False).returncode == STOPPED
+
+
+def test_the_handlers_before_it_are_put_back() -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), sys.unraisablehook
+    with watched_interrupts():
+        pass
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), sys.unraisablehook) == before
+
+
+def test_a_signal_ignored_from_the_start_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with watched_interrupts() as interrupts:
+            _interrupt()
+            assert not interrupts.asked_to_stop
+    finally:
+        signal.signal(signal.SIGINT, before)
