@@ -25,10 +25,11 @@ from cluster.contracts.artifacts import (
 )
 from cluster.contracts.errors import RaymillError, StageFailed
 from cluster.interrupts import Interrupts
+from cluster.outlook import emulated_bf16, what_next, what_will_run
 from cluster.plan import PlannedStage, check_roles, make_plan, open_inputs
 from cluster.run_record import RunRecord, RunStage, artifact_lock, run_lock, run_uri, write_run
 from cluster.spec import JobSpec
-from cluster.stage_kinds import STAGE_KINDS
+from cluster.stage_kinds import STAGE_KINDS, kinds_of_models
 from cluster.terminal import Terminal, duration
 
 _RECORDED_PACKAGES = (
@@ -53,6 +54,10 @@ def run_spec(
         write_run(record)
         todo = [stage for stage in stages if not stage.finished]
         if todo:
+            for line in what_will_run(spec, todo, len(stages)):
+                terminal.line(line)
+            for warning in emulated_bf16(todo) if address is None else ():
+                terminal.line(warning, style="yellow")
             _run_stages(spec, stages, terminal, address, interrupts or Interrupts())
         for position, stage in enumerate(stages, 1):
             if not todo:
@@ -63,7 +68,8 @@ def run_spec(
 
         report = write_report(record)
     terminal.line(f"\n{spec.head.name}: {len(stages)} stages, {duration(time.perf_counter() - started)}")
-    terminal.line(f"report: {report}")
+    for line in what_next(record, report, spec.source, kinds_of_models("policy")):
+        terminal.line(line)
     return record
 
 

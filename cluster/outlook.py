@@ -1,0 +1,116 @@
+"""What a run tells before it starts and after it ends: what will run, about how long, where the result is, what next.
+
+How long is said only where it was measured: for stages whose settings are those of `job_specs/quickstart.yaml`, whose
+seconds on an idle machine of two cores are in `MEASURED_S`. Half a second of arithmetic and of plain Python here
+tells how this machine, as busy as it is now, compares with that one.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cluster.contracts import storage
+from cluster.fingerprint import settings_fingerprint
+from cluster.plan import PlannedStage
+from cluster.run_record import RunRecord, run_uri
+from cluster.spec import JobSpec
+from cluster.terminal import duration
+from training.launch.native_bf16 import has_native_bf16
+
+# Wall seconds of the quickstart's stages, by kind and settings, on an idle machine of two cores with AVX-512.
+MEASURED_S: Mapping[tuple[str, str], float] = {
+    ("clean", "749c5e654b02de47"): 8,
+    ("dedupe", "751ec18d48025ae7"): 1,
+    ("tokenizer", "a3bdbc3b6810d8e2"): 3,
+    ("tokenize", "5ec3e0e169a9040d"): 1,
+    ("mixture", "a3379b65480e4448"): 0,
+    ("pretrain", "dc79d003edcd6655"): 204,
+    ("preferences", "e1a26fd72b08355a"): 2,
+    ("sft", "6086172c1adc429b"): 40,
+    ("reward_model", "5000add4c19fe69d"): 121,
+    ("dpo", "70a3a7695747a3e2"): 29,
+    ("ppo", "ea59d32136d1acc0"): 62,
+    ("evaluate", "fed6c6fb89c98110"): 32,
+}
+START_S = 6.0  # Ray and the report
+# What the probe found on that machine: products of 256 x 256 matrices, and passes of the Python loop, per second.
+MEASURED_PRODUCTS_PER_S = 2600.0
+MEASURED_LOOPS_PER_S = 1500.0
+_PROBE_S = 0.25  # each
+
+
+def what_will_run(spec: JobSpec, todo: Sequence[PlannedStage], num_stages: int) -> list[str]:
+    """The lines shown before anything starts; `todo` are the stages that are not there yet."""
+    names = ", ".join(stage.name for stage in todo)
+    lines = [f"{spec.head.name}: {len(todo)} of {num_stages} stages to run: {names}"]
+    known = {stage.name: seconds for stage in todo if (seconds := _measured(spec, stage)) is not None}
+    if known:
+        times_slower = slowness()
+        total = (START_S + sum(known.values())) * times_slower
+        others = "" if len(known) == len(todo) else f" for {', '.join(known)}; the others say so as they run"
+        lines.append(
+            f"about {duration(max(60.0, 30 * round(total / 30)))} on this machine as busy as it is now{others}"
+        )
+    lines.append(
+        f"artifacts: {spec.head.storage}   report: {run_uri(spec.head.storage, spec.head.name, 'report.html')}"
+    )
+    return lines
+
+
+def emulated_bf16(todo: Sequence[PlannedStage]) -> list[str]:
+    """A warning for each stage that asks for bf16 on CPUs that have none of their own; for stages that run here."""
+    if has_native_bf16() is not False:
+        return []
+    return [
+        f"warning: stages.{stage.name}.precision is bf16, which this machine's CPU only emulates (it has neither "
+        "avx512_bf16 nor amx_bf16): steps take many times as long as in fp32. Set precision: fp32, or give the "
+        "workers GPUs"
+        for stage in todo
+        if getattr(stage.config, "precision", None) == "bf16" and stage.config.workers.gpus == 0  # type: ignore[attr-defined]
+    ]
+
+
+def _measured(spec: JobSpec, stage: PlannedStage) -> float | None:
+    return MEASURED_S.get((stage.kind, settings_fingerprint(stage.config, spec.head.seed)))
+
+
+def slowness() -> float:
+    """How many times as long this machine takes now as the one that `MEASURED_S` is from."""
+    matrix = np.ones((256, 256), np.float32)
+    products = _rate(lambda: matrix @ matrix)
+    loops = _rate(lambda: sum(range(10_000)))
+    return ((MEASURED_PRODUCTS_PER_S / products) * (MEASURED_LOOPS_PER_S / loops)) ** 0.5
+
+
+def _rate(work: Callable[[], object]) -> float:
+    work()
+    begun, count = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - begun) < _PROBE_S:
+        work()
+        count += 1
+    return max(count, 1) / elapsed
+
+
+def what_next(record: RunRecord, report_uri: str, source: str, model_kinds: Sequence[str]) -> list[str]:
+    """What to do with a finished run: look at it, talk to it, make one's own. Only what applies to it."""
+    where = "" if os.path.abspath(record.storage) == os.path.abspath("runs") else f" --storage {_short(record.storage)}"
+    lines = [f"open the report:    {_short(report_uri)}"]
+    if record.newest_of(*model_kinds) is not None:
+        lines.append(f"talk to the model:  raymill chat {record.name}{where}")
+    if Path(source).is_file():
+        lines.append(f"make it your own:   cp {_short(source)} my-run.yaml, edit it, raymill run my-run.yaml")
+    return lines
+
+
+def _short(uri: str) -> str:
+    """A local path from here where that is shorter."""
+    if not storage.is_local(uri):
+        return uri
+    path = str(storage.local_path(uri))
+    relative = os.path.relpath(path)
+    return relative if len(relative) < len(path) else path
