@@ -14,7 +14,7 @@ from rich.table import Table
 
 from cluster.contracts.errors import InputError, Problem, RaymillError, SpecError
 from cluster.interrupts import STOPPED, watched_interrupts
-from cluster.run_record import read_run
+from cluster.run_record import DEFAULT_STORAGE, read_run
 from cluster.spec import JobSpec, load_spec
 from cluster.stage_kinds import STAGE_KINDS
 from cluster.terminal import Terminal, quiet_terminal
@@ -39,7 +39,6 @@ StorageOption = Annotated[
 RunStorage = Annotated[
     str, typer.Option("--storage", help="the storage that the run was written to: a directory or s3:// URI")
 ]
-DEFAULT_STORAGE = "store"  # what the specs in job_specs/ write to, seen from the project's root
 
 
 @app.command()

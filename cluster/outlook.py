@@ -17,7 +17,7 @@ import numpy as np
 from cluster.contracts import storage
 from cluster.fingerprint import settings_fingerprint
 from cluster.plan import PlannedStage
-from cluster.run_record import RunRecord, run_uri
+from cluster.run_record import DEFAULT_STORAGE, RunRecord, run_uri
 from cluster.spec import JobSpec
 from cluster.terminal import duration
 from training.launch.native_bf16 import has_native_bf16
@@ -98,12 +98,14 @@ def _rate(work: Callable[[], object]) -> float:
 
 def what_next(record: RunRecord, report_uri: str, source: str, model_kinds: Sequence[str]) -> list[str]:
     """What to do with a finished run: look at it, talk to it, make one's own. Only what applies to it."""
-    where = "" if os.path.abspath(record.storage) == os.path.abspath("runs") else f" --storage {_short(record.storage)}"
+    is_default = os.path.abspath(record.storage) == os.path.abspath(DEFAULT_STORAGE)
+    where = "" if is_default else f" --storage {_short(record.storage)}"
     lines = [f"open the report:    {_short(report_uri)}"]
     if record.newest_of(*model_kinds) is not None:
         lines.append(f"talk to the model:  raymill chat {record.name}{where}")
     if Path(source).is_file():
-        lines.append(f"make it your own:   cp {_short(source)} my-run.yaml, edit it, raymill run my-run.yaml")
+        mine = str(Path(_short(source)).with_name("mine.yaml"))  # beside it, since its paths are relative to it
+        lines.append(f"make it your own:   cp {_short(source)} {mine}, edit it, raymill run {mine}")
     return lines
 
 

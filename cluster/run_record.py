@@ -19,6 +19,8 @@ from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, open_artifact
 from cluster.contracts.errors import InputError, ResourceError
 
+DEFAULT_STORAGE = "store"  # what the specs in job_specs/ write to, seen from the project's root
+
 
 @dataclass(frozen=True)
 class RunStage:

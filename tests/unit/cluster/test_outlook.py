@@ -62,12 +62,12 @@ def test_what_next_holds_only_what_applies(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     spec_file = tmp_path / "spec.yaml"
     spec_file.write_text("")
-    model = RunStage("sft", str(tmp_path / "runs" / "sft" / "f"), "f", finished=True)
-    record = RunRecord("mine", {"storage": str(tmp_path / "runs")}, {"sft": model})
+    model = RunStage("sft", str(tmp_path / "store" / "sft" / "f"), "f", finished=True)
+    record = RunRecord("mine", {"storage": str(tmp_path / "store")}, {"sft": model})
     report, talk, own = outlook.what_next(record, str(tmp_path / "runs/report.html"), str(spec_file), ("ppo", "sft"))
     assert report.endswith("runs/report.html")
     assert talk.endswith("raymill chat mine")
-    assert "cp spec.yaml" in own
+    assert "cp spec.yaml mine.yaml, edit it, raymill run mine.yaml" in own
     elsewhere = RunRecord("mine", {"storage": str(tmp_path / "out")}, {})
     lines = outlook.what_next(elsewhere, "s3://bucket/report.html", "as submitted", ("ppo", "sft"))
     assert lines == ["open the report:    s3://bucket/report.html"]
