@@ -48,9 +48,10 @@ FLOORS = {
     ],
     "cluster": [
         {"contracts"},
-        {"stage_kinds", "explain", "fingerprint", "run_record", "terminal", "progress"},
+        {"stage_kinds", "explain", "fingerprint", "run_record", "terminal", "progress", "interrupts"},
         {"spec", "inspect", "verify", "ppo_stage"},
         {"plan", "ray_session", "report"},
+        {"outlook"},
         {"runner", "serve", "submit"},
         {"run_without_ray"},
         {"cli"},
