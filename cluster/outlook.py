@@ -48,14 +48,10 @@ def what_will_run(spec: JobSpec, todo: Sequence[PlannedStage], num_stages: int) 
     """The lines shown before anything starts; `todo` are the stages that are not there yet."""
     names = ", ".join(stage.name for stage in todo)
     lines = [f"{spec.head.name}: {len(todo)} of {num_stages} stages to run: {names}"]
-    known = {stage.name: seconds for stage in todo if (seconds := _measured(spec, stage)) is not None}
-    if known:
-        times_slower = slowness()
-        total = (START_S + sum(known.values())) * times_slower
-        others = "" if len(known) == len(todo) else f" for {', '.join(known)}; the others say so as they run"
-        lines.append(
-            f"about {duration(max(60.0, 30 * round(total / 30)))} on this machine as busy as it is now{others}"
-        )
+    known = [seconds for stage in todo if (seconds := _measured(spec, stage)) is not None]
+    if len(known) == len(todo):
+        total = (START_S + sum(known)) * slowness()
+        lines.append(f"about {duration(max(60.0, 30 * round(total / 30)))} on this machine, as busy as it is now")
     lines.append(
         f"artifacts: {spec.head.storage}   report: {run_uri(spec.head.storage, spec.head.name, 'report.html')}"
     )

@@ -135,10 +135,12 @@ def _start(start: Callable[[], object], note: Callable[[str], None]) -> None:
         try:
             start()
             return
-        except Exception as error:  # Ray raises a plain Exception where its time is up
+        except BaseException as error:  # also an interrupt leaves half a Ray behind
+            _end_new_children(earlier)
+            if not isinstance(error, Exception):  # Ray raises a plain Exception where its time is up
+                raise
             traceback.print_exc()
             reason = str(error).strip().splitlines() or [type(error).__name__]
-            _end_new_children(earlier)
         load, cores = psutil.getloadavg()[0], psutil.cpu_count()
         busy = f"{load:.0f} processes want to run on {cores} cores"
         if attempt < START_ATTEMPTS:
@@ -153,11 +155,16 @@ def _start(start: Callable[[], object], note: Callable[[str], None]) -> None:
 
 def _end_new_children(earlier: set[int]) -> None:
     """End what an attempt to start Ray left behind: half a Ray of which nobody knows."""
-    ray.shutdown()
-    left = [child for child in psutil.Process().children() if child.pid not in earlier]
-    for child in left:
+    # Found before Ray stops what it knows of: a dead raylet's helpers are nobody's children.
+    children = [child for child in psutil.Process().children() if child.pid not in earlier]
+    left = children.copy()
+    for child in children:
         with suppress(psutil.NoSuchProcess):
-            child.kill()
+            left += child.children(recursive=True)
+    ray.shutdown()
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     psutil.wait_procs(left, timeout=10)
 
 
