@@ -1,19 +1,31 @@
-"""What the repository says about itself is true: its specs load, its README's commands exist."""
+"""What the repository says about itself is true: specs load; commands, settings, paths and links on its pages exist."""
 
 import ast
 import re
 import shlex
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from cluster.cli import DEFAULT_STORAGE, app
+from cluster.cli import _load as load_with_settings
 from cluster.spec import load_spec
 from cluster.stage_kinds import STAGE_KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
 SPECS = sorted(p for p in (ROOT / "job_specs").rglob("*") if p.suffix in (".yaml", ".yml"))
 README = (ROOT / "README.md").read_text()
+# The decisions tell of earlier days, with the names of then.
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *(page for page in sorted((ROOT / "docs").rglob("*.md")) if "decisions" not in page.parts),
+]
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.name)
@@ -36,24 +48,111 @@ def test_the_quickstart_uses_every_kind_of_stage() -> None:
     assert used == set(STAGE_KINDS) - OPTIONAL_KINDS
 
 
-def _code_lines() -> list[str]:
-    blocks = re.findall(r"^```\w*\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
-    return [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
+def _raymill_lines(page: Path) -> list[list[str]]:
+    """The words of every `raymill ...` line in the page's fenced blocks, comments apart."""
+    blocks = [block.replace("\\\n", " ") for _, block in _BLOCK.findall(page.read_text())]
+    lines = [re.split(r"\s#|\s\|\s|\s>\s", line)[0].strip() for block in blocks for line in block.splitlines()]
+    return [shlex.split(line) for line in lines if line.startswith("raymill ")]
 
 
-def test_every_raymill_command_in_the_readme_exists_with_its_options() -> None:
+def _name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_every_raymill_command_on_a_page_exists_with_its_options(page: Path) -> None:
     import typer
 
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    found = [shlex.split(line) for line in _code_lines() if line.startswith("raymill ")]
-    assert len(found) >= 8
-    for _, name, *arguments in found:
+    for _, name, *arguments in _raymill_lines(page):
         assert name in commands, name
-        options = {option for parameter in commands[name].params for option in parameter.opts}
+        options = {option for p in commands[name].params for option in (*p.opts, *p.secondary_opts)}
         assert {a for a in arguments if a.startswith("--")} <= options, (name, arguments)
         for argument in arguments:
             if argument.startswith("job_specs/"):
                 assert (ROOT / argument).exists()
+
+
+def test_the_readme_shows_the_commands_that_people_need_every_day() -> None:
+    shown = {words[1] for words in _raymill_lines(ROOT / "README.md")}
+    assert shown >= {"plan", "run", "serve", "chat", "report", "explain"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_every_setting_that_a_command_on_a_page_sets_loads(page: Path) -> None:
+    for words in _raymill_lines(page):
+        settings = [value for option, value in pairwise(words) if option == "--set"]
+        spec = next((ROOT / word for word in words if word.startswith("job_specs/")), None)
+        if spec is not None and settings:
+            assert load_with_settings(spec, None, settings).stages, words
+
+
+def _yaml_specs() -> Iterator[Any]:
+    for page in PAGES:
+        for number, (language, block) in enumerate(_BLOCK.findall(page.read_text())):
+            if language == "yaml" and "stages:" in block:
+                yield pytest.param(block, id=f"{_name(page)}-{number}")
+
+
+@pytest.mark.parametrize("snippet", _yaml_specs())
+def test_every_spec_on_a_page_loads_through_the_real_schema(snippet: str, tmp_path: Path) -> None:
+    """A snippet without a `name` shows what differs from the quickstart, and is laid over it."""
+    given = yaml.safe_load(snippet)
+    spec = given
+    if "name" not in given:
+        base = yaml.safe_load((ROOT / "job_specs" / "quickstart.yaml").read_text())
+        spec = _laid_over(base, given)
+    _make_files(spec["stages"], tmp_path)
+    path = tmp_path / "spec.yaml"
+    path.write_text(yaml.safe_dump(spec, sort_keys=False))
+    assert set(load_spec(path).stages) >= set(given["stages"])
+
+
+def _laid_over(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in given.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _laid_over(merged[key], value) if both else value
+    return merged
+
+
+def _make_files(value: Any, directory: Path) -> None:
+    """An empty file, or a directory with a file, for every path below `directory` that a spec's settings name."""
+    if isinstance(value, Mapping | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            _make_files(item, directory)
+    elif isinstance(value, str) and re.fullmatch(r"[\w./*-]+", value):
+        path = directory / value.replace("*", "0")
+        if re.search(r"\.(jsonl|txt|warc|parquet|html|xml|csv)(\.gz|\.zst|\.bz2)?$", value):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        elif "/" in value:
+            path.mkdir(parents=True, exist_ok=True)
+            (path / "config.json").write_text("{}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_every_link_on_a_page_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if "://" not in target and not target.startswith("#"):
+            found = page.parent / target.partition("#")[0]
+            assert found.exists() or (found.parent.name == "stages" and not found.parent.exists()), target
+
+
+def test_the_index_of_the_documents_names_every_page() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name == "README.md" or f"]({page.name})" in index, page.name
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=_name)
+def test_every_file_in_the_table_of_what_to_open_exists(page: Path) -> None:
+    table = re.split(r"^## To do X, open Y$", page.read_text(), flags=re.MULTILINE)[1].split("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ") and not line.startswith("| to ")]
+    assert len(rows) >= 12
+    for row in rows:
+        for path in re.findall(r"`([\w./-]*/[\w./-]*)`", row.split(" | ", 1)[1]):
+            assert (ROOT / path).exists(), path
 
 
 def test_every_make_verb_in_the_readme_exists() -> None:
@@ -67,10 +166,10 @@ def test_every_make_verb_in_the_readme_exists() -> None:
 
 def test_every_folder_in_the_map_exists() -> None:
     block = README.split("## The map")[1].split("```")[1]
-    for path in re.findall(r"^([a-z_]+/)", block, flags=re.MULTILINE):
+    folders = re.findall(r"^([a-z_]+/)", block, flags=re.MULTILINE)
+    assert {"dataprep/", "training/", "serving/", "cluster/", "docs/"} <= set(folders)
+    for path in folders:
         assert (ROOT / path).exists(), path
-    assert "decisions/" in block
-    assert (ROOT / "docs" / "decisions" / "README.md").exists()
 
 
 def test_nothing_of_the_readme_is_left_to_fill_in() -> None:
