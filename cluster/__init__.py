@@ -1,5 +1,32 @@
-"""Job specs, artifacts, the runner, submission, the CLI and reports.
+"""Job specs, artifacts, the runner, submission, the command line and reports: what joins the other three packages.
 
-The only package that imports the other three. Begin with `runner.py`: it turns a spec into finished
-artifacts; `spec.py` says what a spec is, `stages.py` which stages there are.
+`cluster` alone imports `dataprep`, `training` and `serving`; these import of it only `cluster.contracts`.
+
+Begin with `runner.py`, which turns a spec into finished artifacts, stage by stage.
+
+    From a spec to a plan
+    spec.py             YAML in, a checked graph of stages out, with every problem at once
+    stage_kinds.py      which kinds of stages there are; each is declared in its own folder
+    fingerprint.py      what names an artifact: a hash of all that determines its content
+    plan.py             each stage's fingerprint, its place, and whether it is there already
+
+    Running it
+    runner.py           every stage that is not there yet, one after another
+    run_record.py       `<storage>/runs/<name>.json`: which artifact each stage of a run became
+    ray_session.py      starting or joining Ray; checks of memory, disk and shared storage
+    submit.py           the same spec as a job on a cluster
+    run_without_ray.py  one training stage in plain processes
+    ppo_stage.py        the one stage that needs both `training` and `serving`
+
+    What people see
+    cli.py              the `raymill` command
+    explain.py          a kind's settings as a table
+    terminal.py         progress on a terminal, or as plain lines; keeps libraries' chatter in a log
+    progress.py         progress from any process to that display
+    report/             the report of a run
+    inspect.py          what a corpus holds, what was dropped and why
+    verify.py           every file against its size and SHA-256
+    serve.py            a run's models behind HTTP on this machine
+
+    contracts/          what all four packages share
 """

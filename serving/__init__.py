@@ -1,15 +1,20 @@
-"""Policy and reward endpoints on Ray Serve, the rollout engine and live weight updates.
+"""Policy and reward models on Ray Serve: for people over HTTP, for online RL through handles, with live weight updates.
 
-Begin with `engine/torch_engine.py` (continuous batching over a Hugging Face model) and `policy.py`, the
-deployment around it; `weights.py` is how new weights reach every replica.
+Begin with `engine/torch_engine.py`, continuous batching over a Hugging Face model, and `policy.py`, the deployment
+around it.
 
-    config.py       what a spec says about servers
-    engine/         prompts to sampled tokens; no Ray in it
-    policy.py       the policy deployment           reward.py, scoring.py   the reward deployment, and its core
-    weights.py      publishing weights              buckets.py              weights as bytes
-    rollouts.py     servers and client for online RL, through handles
-    http.py         servers for people and programs, over HTTP: openai_api/ on Serve; api_keys.py
-    chat.py         a terminal client of the HTTP API
-    deploy.py       starting and removing Serve applications
-    models.py       loading model directories       remote_errors.py        errors as the replica raised them
+    engine/             prompts in, sampled tokens out; imports no Ray
+    policy.py           the deployment of a policy: a replica is one engine
+    reward.py           the deployment of a reward model
+    weights/            new weights to every replica: who owns them, and how they travel
+
+    rollout_client.py   both servers and their client for online RL
+    http_gateway.py     both servers behind HTTP: what `raymill serve` runs
+    openai_api/         the HTTP API itself, in OpenAI's shapes; imports no Ray
+    terminal_chat.py    a client of that API in the terminal: what `raymill chat` runs
+
+    config.py           what a spec says about servers, and the limits of HTTP requests
+    models.py           loading a model directory
+    deploy.py           starting and removing Serve applications
+    remote_errors.py    a replica's deliberate errors, as it raised them
 """

@@ -1,6 +1,29 @@
-"""Pre-training, supervised fine-tuning, reward models, DPO, online RL and evaluation.
+"""Pre-training, supervised fine-tuning, preferences, reward models, DPO, online RL and evaluation.
 
-Begin with `pretrain.py`, which reads top to bottom; `engine.py` holds all DeepSpeed but for its settings
-(`engine_config.py`, `passthrough.py`), `workers.py` all Ray Train. Every training function also runs from a
-plain process, without Ray.
+Begin with `pretrain/loop.py`, what each worker of a pre-training stage does, top to bottom; then `online/loop.py`, the
+same for PPO. Every training function takes a `Worker` and knows nothing of Ray, so it also runs from plain processes.
+
+    Stages
+    pretrain/           a base model, from scratch or from a model
+    preferences/        preference pairs out of conversations and texts
+    post_training/      SFT, reward model and DPO, by TRL's trainers
+    online/             PPO
+    evaluate/           models side by side
+
+    What stages share
+    data/               token shards to samples: order, packing, local copies of remote shards
+    conversations/      reading, splitting and rendering conversations
+    feedback/           preference pairs: making, reading and encoding them; baselines to hold against
+    inference/          log-probabilities, rewards and answers of a model
+    engine/             all of DeepSpeed: engines, their settings, snapshots, resuming
+    checkpoint/         checkpoints that are whole or absent, written behind training
+    launch/             all of Ray Train: starting workers, naming the one that hangs
+    metrics/            `metrics.jsonl` and trackers
+
+    models.py           presets, Hugging Face configs and model directories
+    tokenizers.py       a model's tokenizer, and the token that ends an answer
+    schedules.py        learning rates over the steps
+    token_losses.py     cross-entropy and z-loss by token
+    export.py           a finished model from memory to its artifact
+    config.py           settings that several stages share
 """

@@ -172,6 +172,16 @@ def test_every_folder_in_the_map_exists() -> None:
         assert (ROOT / path).exists(), path
 
 
+PACKAGES = [p for room in ("dataprep", "training", "serving", "cluster") for p in (ROOT / room).rglob("__init__.py")]
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=_name)
+def test_every_module_that_a_package_names_exists(package: Path) -> None:
+    docstring = ast.get_docstring(ast.parse(package.read_text())) or ""
+    for name in re.findall(r"[\w/]+\.py\b|^ *(?:[a-z_]+/)+", docstring, flags=re.MULTILINE):
+        assert (package.parent / name.strip()).exists() or (ROOT / name.strip()).exists(), name.strip()
+
+
 def test_nothing_of_the_readme_is_left_to_fill_in() -> None:
     assert "@@" not in README
 
