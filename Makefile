@@ -11,7 +11,7 @@ SOURCE_ONLY := deepspeed fasttext
 # As many threads as a process needs; spinning threads of one starve the others on the same cores.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup lock quickstart check test soak lint bench clean help
+.PHONY: setup lock quickstart check test soak lint docs bench clean help
 
 help:
 	@echo "make setup       create $(VENV) and install everything"
@@ -21,6 +21,7 @@ help:
 	@echo "make test        run all tests but the soak tests"
 	@echo "make soak        run the tests that kill again and again, and lose machines (minutes each)"
 	@echo "make lint        formatting, lint rules, types"
+	@echo "make docs        write docs/stages and job_specs/schema.json anew, from the settings"
 	@echo "make bench       run the benchmarks"
 	@echo "make clean       remove $(VENV) and caches; store/ (artifacts, runs, reports) is yours and stays"
 
@@ -72,6 +73,9 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: $(STAMP)
+	$(BIN)/python -m cluster.reference
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

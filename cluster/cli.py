@@ -266,7 +266,7 @@ def schema(
     output: Annotated[Path | None, typer.Option(help="the file to write; without it the schema is printed")] = None,
 ) -> None:
     """Write the JSON Schema of a job spec, by which editors complete and check settings."""
-    from cluster.schema import spec_schema, schema_text
+    from cluster.schema import schema_text, spec_schema
 
     text = schema_text(spec_schema(STAGE_KINDS.values()))
     if output is None:

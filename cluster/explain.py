@@ -59,7 +59,7 @@ def _explain_kinds(console: Console) -> None:
 
 def _explain_all(name: str, console: Console) -> None:
     kind = STAGE_KINDS.get(name)
-    _name(console, f"{name}: {kind.summary}" if kind else f"{name}: {_SPEC_SUMMARY}")
+    _write(console, f"{name}: {kind.summary if kind else _SPEC_SUMMARY}", style="bold")
     for paragraph in paragraphs(_model(name)):
         console.print()
         _write(console, paragraph)

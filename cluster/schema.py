@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from cluster.contracts.stage_kind import StageKind
@@ -30,7 +31,7 @@ def own_kinds() -> list[StageKind]:
 def spec_schema(kinds: Iterable[StageKind]) -> dict[str, Any]:
     """The schema of a spec whose stages are of these kinds."""
     by_name = {kind.name: kind for kind in kinds}
-    models = [SpecHead, *(kind.config for kind in by_name.values())]
+    models: list[type[BaseModel]] = [SpecHead, *(kind.config for kind in by_name.values())]
     references, together = models_json_schema(
         [(model, "validation") for model in models], schema_generator=SchemaWithoutTitles
     )

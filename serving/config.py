@@ -15,13 +15,13 @@ class ServerConfig(Resources):
     `cpus`, `gpus`, `threads` and `memory_gib` are those of one replica.
     """
 
-    engine: Literal["torch", "vllm"] = Field("torch")
+    engine: Literal["torch", "vllm"] = "torch"
     """What computes the answers. `torch` runs on CPUs and GPUs; `vllm` is not there yet and is refused."""
 
     num_replicas: int = Field(1, ge=1)
     """Copies of the model, each a process with its own engine and its own memory."""
 
-    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto")
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of the weights. `auto` keeps the format in which they are stored."""
 
     max_batch_size: int = Field(64, ge=1)

@@ -88,8 +88,8 @@ class DedupeConfig(DataConfig):
     """
 
     clusters: bool = True
-    """Whether the groups of duplicates are written too, as clusters-*.parquet, to look at. It costs one more pass over
-    the groups.
+    """Whether the groups of duplicates are written too, as `clusters-*.parquet`, to look at. It costs one more pass
+    over the groups.
     """
 
     union_find_gib: Annotated[float, Field(ge=0)] = not_in_fingerprint(default=4.0)

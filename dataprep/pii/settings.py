@@ -23,11 +23,13 @@ class PiiSettings(StrictModel):
     Filters, signatures and decontamination see the text before that.
     """
 
-    kinds: Annotated[tuple[PiiKind, ...], Field(min_length=1)] = Field(KINDS)
+    kinds: Annotated[tuple[PiiKind, ...], Field(min_length=1)] = KINDS
     """What is replaced; all kinds by default."""
 
     placeholders: dict[PiiKind, Text] = Field(default_factory=dict)
-    """Kind to the text that stands for it. A kind that is not named is replaced by its name, as in <EMAIL_ADDRESS>."""
+    """Kind to the text that stands for it. A kind that is not listed is replaced by its name, as in
+    `<EMAIL_ADDRESS>`.
+    """
 
-    source_code: bool = Field(False)
+    source_code: bool = False
     """Whether source code (inputs of format code) is searched too. Most matches there are no personal data."""

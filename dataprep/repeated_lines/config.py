@@ -37,7 +37,7 @@ class RepeatedLinesConfig(DataConfig):
     parts: Annotated[str, InputOf(("clean",))]
     """The clean stage, or a directory with its artifact, whose documents are edited."""
 
-    mode: Literal["filter", "annotate"] = Field("filter")
+    mode: Literal["filter", "annotate"] = "filter"
     """`filter` cuts lines and drops documents. `annotate` changes nothing and stores the fractions that would be cut.
     """
 
