@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.figures import Figure
+from benchmarks.training_runs import launch, make_inputs
 
 ASKED = 0.55
 MODEL, VOCAB_SIZE = "1b", 32_000
@@ -46,7 +47,6 @@ def measure(*, quick: bool = False, runs: Mapping[str, Mapping[str, Any]] = RUNS
 
 def _measured(scratch: Path, *, steps: int, runs: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     """MFU by setting; a table of them on the screen."""
-    from benchmarks.pretrain import launch, make_inputs
     from training.pretrain.flops import peak_flops
 
     make_inputs(scratch, vocab_size=VOCAB_SIZE)
