@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from cluster.contracts.config import Resources, StrictModel
 
@@ -15,8 +15,8 @@ class ServerConfig(Resources):
     `cpus`, `gpus`, `threads` and `memory_gib` are those of one replica.
     """
 
-    engine: Literal["torch", "vllm"] = "torch"
-    """What computes the answers. `torch` runs on CPUs and GPUs; `vllm` is not there yet and is refused."""
+    engine: Literal["torch"] = "torch"
+    """What computes the answers: a Hugging Face model under torch, on CPUs and GPUs. It is the only one."""
 
     num_replicas: int = Field(1, ge=1)
     """Copies of the model, each a process with its own engine and its own memory."""
@@ -59,12 +59,6 @@ class ServerConfig(Resources):
 
     health_check_period_s: float = Field(2.0, gt=0)
     """Seconds between two checks whether a replica is alive."""
-
-    @model_validator(mode="after")
-    def _engine_is_there(self) -> ServerConfig:
-        if self.engine == "vllm":
-            raise ValueError("engine 'vllm' isn't there yet; use engine: torch, which runs on CPUs and GPUs")
-        return self
 
     @property
     def total_cpus(self) -> float:
