@@ -59,7 +59,6 @@ class CheckpointWriter:
     ) -> None:
         self.store, self.rank, self.world_size, self.attempt = store, rank, world_size, attempt
         self.asynchronous, self.parts_timeout_s = asynchronous, parts_timeout_s
-        self.total_stall_s = 0.0  # how long training has stood still for checkpoints
         self._num_saves = 0  # the same on all ranks
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -105,9 +104,7 @@ class CheckpointWriter:
         self._thread.start()
         if not self.asynchronous:
             self.wait()
-        stall_s = time.perf_counter() - started
-        self.total_stall_s += stall_s
-        return stall_s
+        return time.perf_counter() - started
 
     def _commit_rank(self, step: int, files: Mapping[str, FileWriter], attempt: str) -> None:
         commit = partial(self.store.commit_rank, step, files, rank=self.rank, attempt=attempt)

@@ -67,10 +67,6 @@ class RolloutBatch:
         return columns_A < self.answer_lengths_B.unsqueeze(1)
 
     @property
-    def num_answer_tokens(self) -> int:
-        return int(self.answer_lengths_B.sum())
-
-    @property
     def kept_positions(self) -> Tensor:
         """int64 `[K]`; from the last prompt token of the shortest prompt to the last but one position of the rows."""
         first = int(self.prompt_lengths_B.min()) - 1

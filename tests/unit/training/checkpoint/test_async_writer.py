@@ -46,7 +46,6 @@ def test_training_goes_on_while_a_checkpoint_is_written(store: CheckpointStore, 
         assert store.steps() == []
         gate.set()
     assert stall_s < 1
-    assert writer.total_stall_s == stall_s
     assert store.steps() == [10]
     assert store.load(10, tmp_path / "loaded").state == {"samples": 80}
     assert (tmp_path / "loaded" / "weights").read_text() == "slow"
