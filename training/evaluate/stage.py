@@ -1,7 +1,8 @@
-"""Models side by side: loss on held-out text and answers, rewards of sampled answers, preferences, samples.
+"""The evaluate stage: models side by side, on the same tokens, prompts, pairs and seeds.
 
-Every model meets the same tokens, prompts, pairs and seeds. Each is measured whole by one worker, and its
-figures are committed at once, so a run that is killed goes on with the models that are left.
+What is measured of each model: its loss on held-out text and on held-out answers, how often it prefers the chosen
+answer of a held-out pair, and the answers it samples, with their rewards. One worker measures a whole model and commits
+its figures at once, so a run that is killed goes on with the models that are left.
 """
 
 from __future__ import annotations
@@ -95,11 +96,11 @@ def measure_models(worker: Worker, job: EvaluateJob) -> None:
     mine = [role for i, role in enumerate(job.models) if i % worker.world_size == worker.rank]
     for count, role in enumerate(mine):
         if role not in done:
-            figures, samples, answers = measure_model(worker, job, job.models[role])
+            measured = measure_model(worker, job, job.models[role])
             with commit_part(job.output, role) as part:
                 with part.open("answers", "answers.jsonl") as sink:
-                    sink.write(b"".join(orjson.dumps(answer) + b"\n" for answer in answers))
-                part.metrics.update(figures=figures, samples=samples)
+                    sink.write(b"".join(orjson.dumps(answer) + b"\n" for answer in measured.answers))
+                part.metrics.update(figures=measured.figures, samples=measured.samples)
         worker.progress.update(min((count + 1) * worker.world_size, len(job.models)), len(job.models), "models")
 
 
@@ -111,63 +112,105 @@ def require_same_vocabulary(worker: Worker, job: EvaluateJob, uri: str, tokenize
             raise InputError(f"the models {first} and {uri} have different vocabularies; evaluate them apart")
 
 
-def measure_model(
-    worker: Worker, job: EvaluateJob, uri: str
-) -> tuple[dict[str, float], list[dict[str, str]], list[dict[str, Any]]]:
-    """(figures, shown samples, all sampled answers) of one model."""
+@dataclass(frozen=True)
+class Measured:
+    """What came out for one model."""
+
+    figures: dict[str, float]
+    samples: list[dict[str, str]]  # the prompts that the report shows, with the greedy and the sampled answer
+    answers: list[dict[str, Any]]  # every sampled answer with its prompt, and its reward where there are rewards
+
+
+def measure_model(worker: Worker, job: EvaluateJob, uri: str) -> Measured:
+    """All figures of the model at `uri`. Raises `InputError` where there is nothing held out to measure on."""
     config = job.config
     with storage.local_copy(uri, worker.scratch) as local:
         tokenizer = load_tokenizer(local)
         model = load_model(local).to(worker.device)
     require_same_vocabulary(worker, job, uri, tokenizer)
-    pad_token_id = tokenizer.pad_token_id
     conversations = heldout_conversations(config)
     if not conversations:
         raise InputError(f"no conversation is held out at heldout_fraction {config.heldout_fraction}")
 
     figures: dict[str, float] = {"num_parameters": model.num_parameters(), **token_figures(worker, job, model)}
-    rows, _ = encode_rows(tokenizer, conversations, config.max_length)
-    figures["heldout_answer_loss"] = answer_logprobs(
-        model,
-        [row.input_ids_T for row in rows],
-        [row.assistant_mask_T for row in rows],
-        pad_token_id=pad_token_id,
-        batch_size=config.batch_size,
-    ).nll()
+    figures["heldout_answer_loss"] = answer_loss(job, tokenizer, model, conversations)
     if job.preferences_uri is not None:
         figures["preference_accuracy"] = preference_accuracy(job, tokenizer, model)
 
-    prompts = distinct_prompts(conversations)[: config.num_prompts]
-    prompt_ids = [encode_conversation(tokenizer, p, add_generation_prompt=True).input_ids_T for p in prompts]
-    stop = end_of_turn_id(tokenizer)
-    sampling: dict[str, Any] = {
-        "stop_token_id": stop,
-        "pad_token_id": pad_token_id,
-        "max_new_tokens": config.max_new_tokens,
-        "seed": job.seed,
-        "batch_size": config.batch_size,
-    }
-    sampled = generate_answers(model, prompt_ids, temperature=config.temperature, **sampling)
-    greedy = generate_answers(model, prompt_ids[: config.num_samples], temperature=None, **sampling)
-    texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in sampled]
-    greedy_texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in greedy]
-    figures["num_sampled_answers"] = len(sampled)
-    figures["distinct_answer_fraction"] = len(set(texts)) / len(texts)
-    figures["mean_answer_tokens"] = float(np.mean([len(ids) for ids in sampled]))
-    figures["finished_fraction"] = float(np.mean([ids[-1] == stop for ids in sampled]))
+    sampled = sample_answers(job, tokenizer, model, distinct_prompts(conversations)[: config.num_prompts])
+    figures.update(answer_figures(sampled, stop_token_id=end_of_turn_id(tokenizer)))
     answers: list[dict[str, Any]] = [
-        {"prompt": list(prompt), "answer": text} for prompt, text in zip(prompts, texts, strict=True)
+        {"prompt": list(prompt), "answer": text} for prompt, text in zip(sampled.prompts, sampled.texts, strict=True)
     ]
     if job.reward_model_uri is not None:
-        scored = answer_rewards(worker, job, [p + a for p, a in zip(prompt_ids, sampled, strict=True)])
+        scored = answer_rewards(worker, job, sampled.sequences)
         figures["reward_mean"] = float(scored.mean())
         figures["reward_se"] = float(scored.std(ddof=1) / np.sqrt(len(scored)))
         answers = [{**row, "reward": float(reward)} for row, reward in zip(answers, scored, strict=True)]
     samples = [
         {"prompt": prompt[-1]["content"], "greedy": likeliest, "sampled": text}
-        for prompt, likeliest, text in zip(prompts, greedy_texts, texts, strict=False)
+        for prompt, likeliest, text in zip(sampled.prompts, sampled.greedy_texts, sampled.texts, strict=False)
     ]
-    return figures, samples, answers
+    return Measured(figures, samples, answers)
+
+
+@dataclass(frozen=True)
+class SampledAnswers:
+    """A model's answers to prompts: one sampled to each, and the likeliest (greedy) to the first few."""
+
+    prompts: Sequence[tuple[Message, ...]]
+    prompt_ids: list[list[int]]
+    answer_ids: list[list[int]]  # the stop token included where the model gave it
+    texts: list[str]  # of `answer_ids`, without special tokens
+    greedy_texts: list[str]  # of the first `num_samples` prompts
+
+    @property
+    def sequences(self) -> list[list[int]]:
+        """Each prompt with its sampled answer, as token ids."""
+        return [prompt + answer for prompt, answer in zip(self.prompt_ids, self.answer_ids, strict=True)]
+
+
+def sample_answers(
+    job: EvaluateJob, tokenizer: Any, model: Any, prompts: Sequence[tuple[Message, ...]]
+) -> SampledAnswers:
+    """Have the model answer all prompts by sampling, and the first `num_samples` of them greedily as well."""
+    config = job.config
+    prompt_ids = [encode_conversation(tokenizer, p, add_generation_prompt=True).input_ids_T for p in prompts]
+    settings: dict[str, Any] = {
+        "stop_token_id": end_of_turn_id(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "max_new_tokens": config.max_new_tokens,
+        "seed": job.seed,
+        "batch_size": config.batch_size,
+    }
+    sampled = generate_answers(model, prompt_ids, temperature=config.temperature, **settings)
+    greedy = generate_answers(model, prompt_ids[: config.num_samples], temperature=None, **settings)
+    texts, greedy_texts = (
+        [tokenizer.decode(ids, skip_special_tokens=True) for ids in answers] for answers in (sampled, greedy)
+    )
+    return SampledAnswers(prompts, prompt_ids, sampled, texts, greedy_texts)
+
+
+def answer_figures(sampled: SampledAnswers, *, stop_token_id: int) -> dict[str, float]:
+    """How many answers were sampled, how many of them differ, how long they are and how many came to an end."""
+    return {
+        "num_sampled_answers": len(sampled.texts),
+        "distinct_answer_fraction": len(set(sampled.texts)) / len(sampled.texts),
+        "mean_answer_tokens": float(np.mean([len(ids) for ids in sampled.answer_ids])),
+        "finished_fraction": float(np.mean([ids[-1] == stop_token_id for ids in sampled.answer_ids])),
+    }
+
+
+def answer_loss(job: EvaluateJob, tokenizer: Any, model: Any, conversations: Sequence[Conversation]) -> float:
+    """Mean negative log-likelihood per answer token of held-out conversations, in nats."""
+    rows, _ = encode_rows(tokenizer, conversations, job.config.max_length)
+    return answer_logprobs(
+        model,
+        [row.input_ids_T for row in rows],
+        [row.assistant_mask_T for row in rows],
+        pad_token_id=tokenizer.pad_token_id,
+        batch_size=job.config.batch_size,
+    ).nll()
 
 
 def heldout_conversations(config: EvaluateConfig) -> list[Conversation]:

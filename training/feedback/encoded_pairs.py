@@ -1,6 +1,7 @@
-"""Preference pairs as tokens, for the reward model and DPO alike.
+"""Preference pairs as token ids, for the reward model and for DPO alike.
 
-Shape letters: see `conversations.py`.
+A pair is a prompt with two answers. Both answers end with the token that ends a turn, as a policy's sampled answers do
+(`encode_exchange`). A pair that is too long is left out whole, and counted.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.contracts.errors import InputError
 from training.conversations.rendering import encode_exchange
-from training.feedback.pairs import PreferencePair
+from training.feedback.pairs import PreferencePair, read_pairs
 
 # Global batches among which pairs of like length are brought together; each pair weighs the same in its batch.
 WINDOW_BATCHES = 8
@@ -68,3 +70,19 @@ def encode_pairs(tokenizer: Any, rows: Sequence[PreferencePair], *, max_length: 
             pairs.append(pair)
             kept.append(row)
     return EncodedPairs(pairs, kept, len(rows) - len(pairs))
+
+
+def read_encoded_pairs(
+    uri: str, tokenizer: Any, *, max_length: int, more_train_rows: Sequence[PreferencePair] = ()
+) -> tuple[EncodedPairs, EncodedPairs]:
+    """(training pairs, held-out pairs) of the preferences artifact at `uri`, as tokens.
+
+    `more_train_rows` follow the artifact's own training pairs. Raises `InputError` where a side has no pair of at most
+    `max_length` tokens.
+    """
+    train_rows, heldout_rows = read_pairs(uri)
+    train = encode_pairs(tokenizer, [*train_rows, *more_train_rows], max_length=max_length)
+    heldout = encode_pairs(tokenizer, heldout_rows, max_length=max_length)
+    if not train.pairs or not heldout.pairs:
+        raise InputError(f"no pair of {uri} has at most max_length {max_length} tokens on either side")
+    return train, heldout

@@ -1,6 +1,9 @@
-"""Direct preference optimisation: TRL's `DPOTrainer` on preference pairs, the starting model as reference.
+"""The dpo stage: direct preference optimisation, by TRL's `DPOTrainer` on preference pairs.
 
-The implicit reward of an answer is beta x (log p_policy - log p_reference) (Rafailov et al., 2023, eq. 5).
+The model that training starts from is the reference. The implicit reward of an answer is
+beta x (log p_policy - log p_reference) (Rafailov et al., 2023, eq. 5).
+
+Shape letters: P pairs; 2 stands for (chosen, rejected).
 """
 
 from __future__ import annotations
@@ -12,10 +15,8 @@ import numpy as np
 
 from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
-from cluster.contracts.errors import InputError
-from training.feedback.encoded_pairs import WINDOW_BATCHES, EncodedPair, encode_pairs
+from training.feedback.encoded_pairs import WINDOW_BATCHES, EncodedPair, read_encoded_pairs
 from training.feedback.pair_baselines import pair_accuracy
-from training.feedback.pairs import read_pairs
 from training.inference.sequence_scores import pair_logprobs
 from training.launch.workers import Launcher, Worker, gather_over_ranks, run_workers, share
 from training.models import load_model
@@ -73,11 +74,7 @@ def train(worker: Worker, job: TrlJob[DpoConfig]) -> StageResult | None:
         model = load_model(local)
         reference = load_model(local) if config.lora is None else None  # adapters are switched off instead
     check_max_length(config, model)
-    train_rows, heldout_rows = read_pairs(job.data_uri)
-    train_pairs = encode_pairs(tokenizer, train_rows, max_length=config.max_length)
-    heldout_pairs = encode_pairs(tokenizer, heldout_rows, max_length=config.max_length)
-    if not train_pairs.pairs or not heldout_pairs.pairs:
-        raise InputError(f"no pair of {job.data_uri} has at most max_length {config.max_length} tokens on either side")
+    train_pairs, heldout_pairs = read_encoded_pairs(job.data_uri, tokenizer, max_length=config.max_length)
     trainer = TokenisedDpoTrainer(
         model=model,
         ref_model=reference,
@@ -102,15 +99,29 @@ def train(worker: Worker, job: TrlJob[DpoConfig]) -> StageResult | None:
     )
     if not worker.is_main:
         return None
-    rewards_P2 = config.beta * (after_P2 - before_P2)
-    margins_P = rewards_P2[:, 0] - rewards_P2[:, 1]
     metrics = {
         "num_train_pairs": len(train_pairs.pairs),
         "num_heldout_pairs": len(heldout_pairs.pairs),
         "num_pairs_too_long": train_pairs.num_too_long + heldout_pairs.num_too_long,
         "steps": trained.steps,
         "train_loss": trained.train_loss,
-        # By the implicit reward; before training both answers of every pair have reward 0, so it is 0.5.
+        **heldout_figures(before_P2, after_P2, beta=config.beta),
+    }
+    return StageResult(metrics, trained.files, trained.engine)
+
+
+def heldout_figures(
+    before_P2: np.ndarray[Any, np.dtype[np.float64]], after_P2: np.ndarray[Any, np.dtype[np.float64]], *, beta: float
+) -> dict[str, float]:
+    """What training changed on the held-out pairs.
+
+    `before_P2` and `after_P2` are the log-probabilities of chosen and rejected answers under the reference and under
+    the trained policy. The implicit reward of an answer is `beta` times their difference. Before training both answers
+    of every pair have reward 0, so the accuracy by reward is 0.5 then.
+    """
+    rewards_P2 = beta * (after_P2 - before_P2)
+    margins_P = rewards_P2[:, 0] - rewards_P2[:, 1]
+    return {
         "heldout_preference_accuracy": pair_accuracy(margins_P),
         "heldout_reward_margin": float(margins_P.mean()),
         "heldout_chosen_reward": float(rewards_P2[:, 0].mean()),
@@ -119,7 +130,6 @@ def train(worker: Worker, job: TrlJob[DpoConfig]) -> StageResult | None:
         "heldout_logprob_accuracy_before": pair_accuracy(before_P2[:, 0] - before_P2[:, 1]),
         "heldout_logprob_accuracy": pair_accuracy(after_P2[:, 0] - after_P2[:, 1]),
     }
-    return StageResult(metrics, trained.files, trained.engine)
 
 
 def logprobs_at(

@@ -1,8 +1,11 @@
-"""A reward model from preference pairs: TRL's `RewardTrainer`, with a loss over all prefixes where asked for.
+"""The reward_model stage: a reward model from preference pairs, trained by TRL's `RewardTrainer`.
 
-The artifact is an `AutoModelForSequenceClassification` directory with one label. Its score is read after the
-last token that is no padding, so it does not depend on the side of the padding. It is trained on sequences
-that end with the answer's end-of-turn token, as rollouts do.
+With `compare: every_token` the loss compares the two answers after every token from the first that differs, instead of
+after the last one only (`bradley_terry.py`).
+
+The artifact is an `AutoModelForSequenceClassification` directory with one label. A conversation's score is read after
+its last token that is no padding, so it does not depend on the side of the padding. Training sequences end with the
+answer's end-of-turn token, as the answers that the model will have to score do.
 """
 
 from __future__ import annotations
@@ -19,9 +22,9 @@ from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.errors import InputError
 from training.conversations.prompt_answers import words
-from training.feedback.encoded_pairs import WINDOW_BATCHES, EncodedPair, EncodedPairs, encode_pairs
+from training.feedback.encoded_pairs import WINDOW_BATCHES, EncodedPair, EncodedPairs, read_encoded_pairs
 from training.feedback.pair_baselines import bag_of_words_accuracy, length_accuracy, pair_accuracy
-from training.feedback.pairs import read_pairs, read_text_pairs
+from training.feedback.pairs import read_text_pairs
 from training.inference.sequence_scores import rewards
 from training.launch.workers import Launcher, Worker, gather_over_ranks, run_workers, share
 from training.models import load_reward_model
@@ -69,12 +72,9 @@ def train(worker: Worker, job: TrlJob[RewardModelConfig]) -> StageResult | None:
         load = partial(new_reward_model, pad_token_id=tokenizer.pad_token_id, seed=job.seed)
         model = load(local)
     check_max_length(config, model)
-    train_rows, heldout_rows = read_pairs(job.data_uri)
-    train_rows += read_text_pairs(job.data_uri)
-    train_pairs = encode_pairs(tokenizer, train_rows, max_length=config.max_length)
-    heldout_pairs = encode_pairs(tokenizer, heldout_rows, max_length=config.max_length)
-    if not train_pairs.pairs or not heldout_pairs.pairs:
-        raise InputError(f"no pair of {job.data_uri} has at most max_length {config.max_length} tokens on either side")
+    train_pairs, heldout_pairs = read_encoded_pairs(
+        job.data_uri, tokenizer, max_length=config.max_length, more_train_rows=read_text_pairs(job.data_uri)
+    )
     trainer = trainer_class(config)(
         model=model,
         args=arguments,
@@ -89,12 +89,7 @@ def train(worker: Worker, job: TrlJob[RewardModelConfig]) -> StageResult | None:
     )
     trained = train_and_export(trainer, job, worker, load=load)
 
-    with storage.local_copy(job.output, worker.scratch) as local:
-        model = load_reward_model(local).to(worker.device)
-    heldout_chosen, heldout_rejected = pair_rewards(worker, model, heldout_pairs.pairs)
-    every = -(-len(train_pairs.pairs) // NUM_TRAIN_PAIRS_MEASURED)
-    measured = train_pairs.pairs[::every]
-    train_chosen, train_rejected = pair_rewards(worker, model, measured)
+    measured = measure(worker, job.output, train_pairs, heldout_pairs)
     if not worker.is_main:
         return None
     metrics = {
@@ -103,15 +98,30 @@ def train(worker: Worker, job: TrlJob[RewardModelConfig]) -> StageResult | None:
         "num_pairs_too_long": train_pairs.num_too_long + heldout_pairs.num_too_long,
         "steps": trained.steps,
         "train_loss": trained.train_loss,
-        "heldout_pair_accuracy": pair_accuracy(heldout_chosen - heldout_rejected),
-        "train_pair_accuracy": pair_accuracy(train_chosen - train_rejected),
+        **measured,
         **baseline_accuracies(train_pairs, heldout_pairs),
-        "heldout_chosen_reward_mean": float(heldout_chosen.mean()),
-        "heldout_chosen_reward_std": float(heldout_chosen.std()),
-        "heldout_rejected_reward_mean": float(heldout_rejected.mean()),
-        "heldout_rejected_reward_std": float(heldout_rejected.std()),
     }
     return StageResult(metrics, trained.files, trained.engine)
+
+
+def measure(worker: Worker, uri: str, train_pairs: EncodedPairs, heldout_pairs: EncodedPairs) -> dict[str, float]:
+    """What the reward model at `uri` makes of the held-out pairs, and of some training pairs; on all ranks.
+
+    Of the training pairs, at most `NUM_TRAIN_PAIRS_MEASURED` are scored, at even distances.
+    """
+    with storage.local_copy(uri, worker.scratch) as local:
+        model = load_reward_model(local).to(worker.device)
+    heldout_chosen_P, heldout_rejected_P = pair_rewards(worker, model, heldout_pairs.pairs)
+    every = -(-len(train_pairs.pairs) // NUM_TRAIN_PAIRS_MEASURED)
+    train_chosen_P, train_rejected_P = pair_rewards(worker, model, train_pairs.pairs[::every])
+    return {
+        "heldout_pair_accuracy": pair_accuracy(heldout_chosen_P - heldout_rejected_P),
+        "train_pair_accuracy": pair_accuracy(train_chosen_P - train_rejected_P),
+        "heldout_chosen_reward_mean": float(heldout_chosen_P.mean()),
+        "heldout_chosen_reward_std": float(heldout_chosen_P.std()),
+        "heldout_rejected_reward_mean": float(heldout_rejected_P.mean()),
+        "heldout_rejected_reward_std": float(heldout_rejected_P.std()),
+    }
 
 
 def new_reward_model(directory: Path, *, pad_token_id: int, seed: int) -> Any:
@@ -178,7 +188,7 @@ def pair_rewards(
 
 
 def baseline_accuracies(train: EncodedPairs, heldout: EncodedPairs) -> dict[str, float]:
-    """What judges reach on the same pairs that see only lengths, or only the counts of words."""
+    """Held-out accuracies of two judges that a reward model must beat: by lengths alone, and by words' counts alone."""
     texts = [
         [(row["chosen"][0]["content"], row["rejected"][0]["content"]) for row in side.rows] for side in (train, heldout)
     ]

@@ -1,7 +1,7 @@
-"""Supervised fine-tuning: TRL's `SFTTrainer` on conversations, with the loss on the answers only.
+"""The sft stage: supervised fine-tuning, by TRL's `SFTTrainer` on conversations, with the loss on the answers only.
 
-The rows are tokenised here (`conversations.py`), so that text never becomes a control token, and split by
-first prompt, so that the held-out loss is of prompts never seen.
+Conversations are turned into tokens by `training/conversations/rendering.py`, and not by TRL, so that text in a message
+never becomes a control token. They are split by first prompt, so that the held-out loss is one of prompts never seen.
 """
 
 from __future__ import annotations
