@@ -1,6 +1,6 @@
-"""Starting and removing Serve applications: resources checked first, a deadline while they come up.
+"""Starts and removes Serve applications. Resources are checked first, and coming up has a deadline.
 
-Serve itself waits for ever for a replica that no node can hold.
+Serve itself would wait for ever for a replica that no node can hold.
 """
 
 from __future__ import annotations

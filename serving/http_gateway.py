@@ -1,6 +1,7 @@
 """The HTTP API on Ray Serve: what `raymill serve` runs.
 
-Keys come from the environment or a file (`api_keys.read_api_keys`). Without keys only this machine may be served.
+API keys come from the environment or a file (`api_keys.read_api_keys`). Without keys, the API is bound to this machine
+only.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Loading a model directory for serving. Imports no Ray.
+"""Loads a model directory for serving. Imports no Ray.
 
-Only safetensors weights and code that ships with transformers: nothing in a model directory is ever run.
+Only safetensors weights and code that ships with transformers are taken: nothing in a model directory is ever run.
 """
 
 from __future__ import annotations

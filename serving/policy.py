@@ -1,4 +1,4 @@
-"""The policy deployment: a rollout engine behind Ray Serve, speaking token ids only.
+"""The policy deployment: a rollout engine behind Ray Serve. It takes and gives token ids only.
 
 Online RL calls `generate` through a deployment handle; the HTTP app calls `stream`. Text, chat templates and stop
 strings are the HTTP app's affair.

@@ -1,4 +1,4 @@
-"""Errors that come out of a replica, as the replica raised them."""
+"""Gives back errors that come out of a replica, as the replica raised them."""
 
 from __future__ import annotations
 

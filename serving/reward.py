@@ -1,4 +1,4 @@
-"""The reward deployment: scores of whole conversations, as token ids."""
+"""The reward deployment: scores whole conversations, which it takes as token ids."""
 
 from __future__ import annotations
 

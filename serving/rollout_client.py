@@ -1,7 +1,7 @@
-"""Policy and reward servers for online RL, and the client that trainers call them with.
+"""The policy and reward servers of online RL, and the client that trainers call them with.
 
-Through Serve handles, without HTTP. `rollout_servers` is what the runner uses; the client it yields is pickled to
-every training rank.
+They are called through Serve handles, without HTTP. The runner starts the servers with `rollout_servers`; the client
+that it yields is pickled to every training rank.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Finished models and stage results: from a rank's memory to the artifact, hashed on the way.
+"""Writes finished models and stage results: from a rank's memory to the artifact, hashed on the way.
 
 An exported model is a Hugging Face directory (safetensors, config, tokenizer files) at the artifact's root.
-`commit_result` marks the stage's own work as done, so that a stage killed between its export and the
-runner's manifest gives its result again instead of training again.
+`commit_result` marks the stage's own work as done. A stage that is killed after that, before the runner wrote its
+manifest, then gives its result again instead of training again.
 """
 
 from __future__ import annotations

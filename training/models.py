@@ -1,8 +1,8 @@
-"""Which model is trained: presets by size, any Hugging Face causal-LM config, or an existing model directory.
+"""Which model is trained: a preset by size, any Hugging Face causal-LM config, or an existing model directory.
 
-The presets are Llama-type: RMSNorm, SwiGLU, RoPE, grouped-query attention; embeddings are tied up to 1b.
-Sizes are named for a vocabulary of about 32,000. Importing this costs nothing; transformers is loaded when a
-config or a model is built.
+The presets are of Llama's type: RMSNorm, SwiGLU, RoPE and grouped-query attention, with tied embeddings up to `1b`.
+Their sizes are named for a vocabulary of about 32,000. Importing this costs nothing, since transformers is loaded when
+a config or a model is built.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The losses of a language model's logits: cross-entropy and z-loss, in fp32.
 
-`loss_sums` goes through the logits a piece at a time, forward and backward, so that the fp32 copy, the softmax and its
-gradient of a piece stay in the cache, and no tensor of the size of the logits is made but their gradient. What
-`torch.compile` is to make a kernel of is `plain_loss_sums`, which says the same in one line each.
+`loss_sums` goes through the logits a piece at a time, forward and backward. The fp32 copy of a piece, its softmax and
+its gradient so stay in the cache, and the only tensor of the size of the logits that is made is their gradient.
+`plain_loss_sums` computes the same in one line each, for `torch.compile` to make a kernel of.
 
 Shape letters: B samples of a batch, T the sequence length, N = B x T positions, V the vocabulary.
 """

@@ -1,4 +1,4 @@
-"""A model's tokenizer: loading it for training, and the token with which its chat template ends an answer."""
+"""Loads a model's tokenizer for training, and finds the token with which its chat template ends an answer."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The key-value cache of the live batch: row b's tokens lie at positions 0.. of slot b, with no padding before them.
 
-Rows differ in length, so a decode step writes row b's key at its own position and attends over the first
-`length_b` keys, by mask. Nothing is concatenated or copied per step (`DynamicCache` copies all of it), a new row
-takes the slot after the last, and the hole a finished row leaves is filled by one other row.
+Rows differ in length, so a decode step writes the key of row b at the row's own position, and attends over the first
+`length_b` keys by a mask. Nothing is concatenated or copied per step (`DynamicCache` copies all of it). A new row takes
+the slot after the last one, and one other row is moved into the hole that a finished row leaves.
 
 Shape letters: L layers, B slots, n live rows, H key-value heads, K cached positions, T prompt tokens, D head size.
 """

@@ -1,8 +1,8 @@
 """Runs an engine in a thread of its own, for asyncio callers.
 
-All calls on the engine happen in that thread, between steps; what callers hand in waits in an inbox. Events of a
-step travel to the callers' event loop in one call. If a step raises, every caller gets the error and the loop is
-broken for good: `failure` says so, and the deployment's health check has the replica replaced.
+All calls on the engine happen in that thread, between steps. What callers hand in waits in an inbox until then. The
+events of a step travel to the callers' event loop in one call. If a step raises, every caller gets the error and the
+loop stays broken: `failure` says so, and the deployment's health check has the replica replaced.
 """
 
 from __future__ import annotations

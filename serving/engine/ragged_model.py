@@ -1,9 +1,9 @@
-"""A Hugging Face causal LM over rows of different lengths: fill caches from prompts, decode one token for each.
+"""A Hugging Face causal LM over rows of different lengths: fills caches from prompts, decodes one token for each.
 
-Prefill stores the keys and values of all tokens but a row's newest; `decode` takes the newest of every row. So
-logits come from one place, prefill needs none, and a row whose cache was dropped (new weights, no room) is
-prefilled again by the same call. Prompts are padded on the right, where causal attention cannot see the padding,
-and positions count from 0 in every row.
+Prefill stores the keys and values of all tokens but a row's newest one, and `decode` takes the newest of every row. So
+all logits come from one place, prefill needs none, and a row whose cache was dropped (new weights, or no room) is
+prefilled again by the same call. Prompts are padded on the right, where causal attention can't see the padding, and
+positions count from 0 in every row.
 
 Shape letters: n rows, T tokens, K cached positions, V vocabulary.
 """

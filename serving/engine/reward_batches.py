@@ -1,4 +1,4 @@
-"""Rewards of token sequences from a sequence classifier, batched by tokens. Imports no Ray.
+"""Rewards of token sequences from a sequence classifier, in batches of a bounded number of tokens. Imports no Ray.
 
 Shape letters: B sequences of a batch, T tokens, C hidden size.
 """

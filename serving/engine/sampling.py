@@ -1,8 +1,8 @@
-"""From logits to tokens: temperature, top-k, top-p and inverse-CDF draws that a seed repeats.
+"""From logits to tokens: temperature, top-k, top-p, and draws by the inverse CDF that a seed repeats.
 
-A draw is a pure function of (seed, position in the answer) and the row's logits, so an answer depends on the
-weights, the prompt and the seed, not on which rows it happened to share a batch with (up to float noise: a
-batch of another size sums in another order). `torch.multinomial` can't do that, and is slower besides.
+A draw is a pure function of (seed, position in the answer) and the row's logits. So an answer depends on the weights,
+the prompt and the seed, and not on the rows that it happened to share a batch with (up to float noise: a batch of
+another size sums in another order). `torch.multinomial` can't do that, and is slower besides.
 
 Shape letters: B rows, V vocabulary.
 """

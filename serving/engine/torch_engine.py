@@ -1,11 +1,12 @@
 """Continuous batching over a Hugging Face causal LM: rows join and leave the batch at every step.
 
-`step` admits waiting requests while slots and KV budget last, prefills them, decodes one token for every live row
-in one pass, and drops finished rows. A row is its token list; its cache can always be made again from it. Hence:
+`step` admits waiting requests while slots and KV budget last, prefills them, decodes one token for every live row in
+one pass, and drops finished rows. A row is its list of tokens, and its cache can always be made again from them. This
+is used twice:
 
-- new weights: every live row goes back to the head of the queue and is prefilled again under them, so no token is
-  ever made from keys of older weights;
-- no room for the rows to grow: the youngest goes back to the queue, so memory stays within `max_batch_tokens`
+- New weights: every live row goes back to the head of the queue and is prefilled again under the new weights. So no
+  token is ever made from keys of older weights.
+- No room for the rows to grow: the youngest row goes back to the queue. So memory stays within `max_batch_tokens`
   without reserving each answer's full length.
 """
 

@@ -1,4 +1,4 @@
-"""API keys: read from the environment or a file, never from a spec; servers only ever see their digests."""
+"""API keys: read from the environment or a file, never from a spec. Servers only ever see their digests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a stream of token ids to a stream of text: whole characters only, and cut at stop strings."""
+"""Turns a stream of token ids into a stream of text: whole characters only, and cut at stop strings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a request must pass before it is read: an API key, and a body of bounded size. Plain ASGI middleware."""
+"""What a request must pass before it is read: checks of its API key and of its body's size. Plain ASGI middleware."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""From messages to token ids: the chat template's control tokens are real, a user's are text.
+"""From messages to token ids. The chat template's control tokens are real ones; what a user typed is text.
 
-Hugging Face tokenizers turn `<|im_end|>` typed by a user into the control token, which would end his turn and let
-him write the next one himself. Here control strings in message contents are hidden from the template, and put
-back only after its own have been cut out; the text between those is encoded with control tokens off. Messages
-without control strings are encoded as always.
+Hugging Face tokenizers turn `<|im_end|>` typed by a user into the control token. That would end the user's turn and let
+him write the next one himself. Here control strings in message contents are hidden from the template, and put back only
+after the template's own have been cut out. The text between those is encoded with control tokens off. Messages without
+control strings are encoded as always.
 """
 
 from __future__ import annotations

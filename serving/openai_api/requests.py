@@ -1,7 +1,7 @@
 """Request bodies of the HTTP API, in OpenAI's shapes.
 
-A setting that this server does not honour is refused unless it stands at the value that means "off": silence
-would look like obedience.
+A setting that this server does not honour is refused, unless it has the value that means "off". To ignore it would look
+like obeying it.
 """
 
 from __future__ import annotations

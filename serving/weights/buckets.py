@@ -1,8 +1,8 @@
 """Weights on the wire: a state dict as a few large byte buffers instead of many small tensors.
 
-One remote call per tensor costs more than the copy itself; one buffer of everything needs twice the memory. A
-bucket is in between: a NumPy byte array (which the object store shares without copying) and a table of what lies
-where in it. bf16 has no NumPy dtype, hence bytes.
+One remote call per tensor costs more than the copy itself, and one buffer of everything needs twice the memory. A
+bucket is in between: a NumPy byte array, which the object store shares without copying, and a table of what lies where
+in it. It holds bytes because bf16 has no NumPy dtype.
 """
 
 from __future__ import annotations

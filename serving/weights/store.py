@@ -1,10 +1,11 @@
-"""How new weights reach every replica: one actor that owns them, and a message that says "switch".
+"""How new weights reach every replica: one actor owns them, and a message tells the replicas to switch.
 
-An object in Ray's store dies with its owner, so the trainer must not own weights that a replica may still fetch
-after the trainer was killed: `WeightStore` puts them itself. A publication has its own, rising number, beside the
-policy version it carries: a trainer that goes on from a checkpoint may publish version 12 twice, and the second
-one must replace the first. The newest publication also goes to storage, where a directory is given, so
-that the store itself can be restarted.
+An object in Ray's store dies with its owner. So the trainer must not own weights that a replica may still fetch after
+the trainer was killed: the `WeightStore` actor puts them itself.
+
+A publication has a rising number of its own, beside the policy version that it carries. A trainer that goes on from a
+checkpoint may publish version 12 twice, and the second one must replace the first. Where a directory is given, the
+newest publication also goes to storage, so that the actor itself can be restarted.
 """
 
 from __future__ import annotations

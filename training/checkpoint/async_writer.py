@@ -1,14 +1,16 @@
-"""Checkpoints that are written while training goes on.
+"""Writes checkpoints while training goes on.
 
-Training stands still for a snapshot in host memory (`snapshot.py`). A thread of each rank then serialises, hashes
-and stores that rank's part; rank 0's thread also waits until the store holds every rank's part and commits the
-step. Threads speak to one another through the store alone: collectives from a second thread would mix with those
-of the training step. So that parts of an earlier start of the workers, or of a step saved before the run went back,
-are never taken for new ones, parts bear the attempt's name, which the ranks agree on once (`agreed_attempt`), and
-the number of the save.
+Training stands still only while a snapshot is taken in host memory (`training/engine/host_snapshot.py`). Then a thread
+of each rank serialises, hashes and stores that rank's part. Rank 0's thread also waits until the store holds every
+rank's part, and commits the step.
 
-One checkpoint is under way at a time: the next one waits for it, and that wait counts as stall. An error in the
-thread is raised by the next call. A kill at any moment leaves the step absent or whole (`checkpoints.py`).
+The threads of different ranks speak to one another through the store alone, since collectives from a second thread
+would mix with those of the training step. A part bears a name of its own: the attempt's, which the ranks agree on once
+(`agreed_attempt`), and the number of the save. So a part from an earlier start of the workers, or from a step that was
+saved before the run went back, is never taken for a new one.
+
+One checkpoint is under way at a time. The next one waits for it, and that wait counts as stall. An error in the thread
+is raised by the next call. A kill at any moment leaves the step absent or whole (`training/checkpoint/store.py`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An answer and all that was said before it."""
+"""Cuts conversations into answers, each with all that was said before it, and texts into words."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _WORD = re.compile(r"\w(?:\S*\w)?")  # a word without the punctuation around it
 
 @dataclass(frozen=True)
 class PromptAnswer:
-    """An answer and all that was said before it."""
+    """One assistant turn, and the conversation that it answers."""
 
     prompt: tuple[tuple[str, str], ...]  # (role, content) of the messages before
     answer: str

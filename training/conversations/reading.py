@@ -1,10 +1,7 @@
-"""Conversations: reading them, splitting them by prompt, and turning them into tokens with an answer mask.
+"""Reads conversations and texts from JSON Lines files, and sets aside the rows that are none.
 
-Text in a message never makes a control token. The chat template is rendered with place-holders where the
-contents go; what the template itself writes is encoded with special tokens, and each content apart from it
-with special tokens switched off. So `<|im_end|>` typed by a person is eight or so ordinary tokens.
-
-Shape letters: T tokens of one conversation.
+A row that can't be used is quarantined with its file, its offset and a short fixed reason, and the others are read all
+the same. `parse_conversation` says what a conversation must look like.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Conversations as token ids under a chat template, and which of the ids an assistant must produce.
+"""Turns conversations into token ids under a chat template, and tells which of the ids an assistant must produce.
 
-Text in a message never makes a control token. The chat template is rendered with place-holders where the contents go;
-what the template itself writes is encoded with special tokens, and each content apart from it with special tokens
+Text in a message never makes a control token. The chat template is rendered with place-holders where the contents go.
+What the template itself writes is then encoded with special tokens, and each content apart from it with special tokens
 switched off. So `<|im_end|>` typed by a person is eight or so ordinary tokens.
 
 Shape letter: T tokens of one conversation.

@@ -1,4 +1,8 @@
-"""Conversations on two sides of a split by first prompt, the same split in every stage."""
+"""Splits conversations into training and held-out ones by their first prompt.
+
+The split is a function of the prompt and a seed, so every stage that splits by the same settings holds out the same
+prompts, whatever else it reads.
+"""
 
 from __future__ import annotations
 

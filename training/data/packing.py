@@ -1,12 +1,12 @@
-"""Best-fit packing: samples of whole documents, so that none is cut that need not be.
+"""Best-fit packing: samples are filled with whole documents, and none is cut that is not longer than a sample.
 
-Ding et al. 2024, "Fewer Truncations Improve Language Modeling": documents longer than a sample are cut into pieces of
-its size, then all pieces, the longest first, go each into the sample with the least room that still takes it
-(best-fit decreasing). Here that is done within windows of documents, so that any sample is found by packing one
-window, and nothing is stored but how many samples each window makes.
+After Ding et al. 2024, "Fewer Truncations Improve Language Modeling": documents longer than a sample are cut into
+pieces of its size. Then all pieces, the longest first, go each into the sample with the least room that still takes it
+(best-fit decreasing). Here this is done within windows of documents. Any sample can so be found by packing one window,
+and nothing needs to be stored but how many samples each window makes.
 
-A window's documents come from `STRIPES` places spread over its region, since shards are ordered by language and
-length: neighbours are of like length, and long documents alone leave gaps that only short ones fill.
+The documents of a window come from `STRIPES` places spread over its region. Shards are ordered by language and length,
+so neighbouring documents are of like length, and long documents alone would leave gaps that only short ones fill.
 
 A sample holds up to C = T + 1 tokens, of which the first T are inputs and the last T labels. Shape letters: D documents
 of a window, P their pieces, W windows, T the sequence length.

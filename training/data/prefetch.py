@@ -1,7 +1,8 @@
-"""Make the next batches while the current one trains: an iterator run ahead by one background thread.
+"""Makes the next batches while the current one trains: an iterator that a background thread runs ahead of its consumer.
 
-One thread, so items come in the order of the source, and whatever the source reads (a sampler over mapped shards)
-is read by that thread alone. Reading pages and copying arrays release the interpreter's lock.
+There is one thread, so items come in the order of the source, and whatever the source reads (a sampler over mapped
+shards) is read by that thread alone. The two threads do work side by side, since reading pages and copying arrays
+release the interpreter's lock.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""In which order the samples of an epoch are visited: computed from keys, whatever the number of ranks.
+"""The order in which an epoch's samples are visited: computed from keys, and the same on any number of ranks.
 
-`shuffled` visits samples from anywhere in the store one after the other: the best mix, at one random read a sample.
-`windowed` takes windows of neighbouring samples in a random order, and the samples within each in a random order:
-what a disk with a moving head can follow, and a cache smaller than the store, since a window is read at a time.
+Two orders are there. `shuffled` visits samples from anywhere in the store one after the other: the best mix, at the
+cost of one random read a sample. `windowed` takes windows of neighbouring samples in a random order, and the samples
+within each window in a random order. A disk with a moving head can follow that one, and so can a cache that is smaller
+than the store, since one window is read at a time.
 
 Shape letters: N samples of an epoch, W windows of it.
 """

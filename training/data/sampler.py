@@ -1,9 +1,9 @@
-"""Which tokens the n-th sample of a training run is made of.
+"""Says which tokens the n-th sample of a training run is made of.
 
-A pure function of (seed, shards, sequence length, packing, order) and the global sample number, so the order is the
-same on 1, 2 or 64 ranks, each rank reads only its own part, and a resumed run goes on at the very next sample.
-`TokenSampler` takes the documents of all shards as one stream of tokens and cuts it every T tokens
-(concat-and-chunk packing); `training.data.packing` has the sampler that cuts no document without need. An epoch visits
+The answer is a pure function of (seed, shards, sequence length, packing, order) and the global sample number. So the
+order is the same on 1, 2 or 64 ranks, each rank reads only its own part, and a resumed run goes on at the very next
+sample. `TokenSampler` takes the documents of all shards as one stream of tokens and cuts it every T tokens
+(concat-and-chunk packing). `training.data.packing` has the sampler that cuts no document without need. An epoch visits
 every sample once, in an order that `training.data.sample_order` computes.
 
 Shape letters: B samples of a batch, T the sequence length.

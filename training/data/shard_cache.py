@@ -1,10 +1,12 @@
 """Local copies of remote token shards, shared by the processes of a machine.
 
-A shard is downloaded once by whichever process needs it first, checked against the size and SHA-256 in the index,
-and renamed into place; from there all processes map it. The name is the checksum, so runs share copies too. Copies
-stay when a run ends. Where there is a budget, those used longest ago make room; a process that has one mapped keeps
-what it mapped. Everything holds when processes are killed: a lock dies with its process, and what it left
-half-way is written over by the next that wants the shard.
+A shard is downloaded once, by whichever process needs it first, checked against the size and the SHA-256 in the index,
+and renamed into place; from there all processes map it. Its file is named by the checksum, so different runs share
+copies too. Copies stay when a run ends. Where there is a budget, the copies used longest ago make room for new ones; a
+process that has a removed copy mapped can go on reading it.
+
+All this holds when processes are killed: a lock dies with its process, and the next process that wants the shard writes
+over what was left half-way.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The documents of a token store as one stream of tokens, of which any part can be read and little is ever held.
+"""The documents of a token store as one stream of tokens, of which any part can be read while little is held in memory.
 
-The index says how many tokens each of its rows has, so opening a store costs its index alone, whatever the shards
-weigh. A row's shard is mapped when it is first read, those read longest ago are let go, and pages that were read
-are given back: a process holds a bounded part of a store of any size.
+The index says how many tokens each of its rows has, so opening a store costs reading its index, whatever the shards
+weigh. A row's shard is mapped when it is first read. The shards read longest ago are let go, and pages that were read
+are given back, so a process holds a bounded part of a store of any size.
 
 Shape letters: R rows of the index, D documents.
 """

@@ -1,4 +1,8 @@
-"""A spec's `deepspeed:` block, checked before a worker starts: by what our loops honour, and by DeepSpeed's parser."""
+"""Checks a spec's `deepspeed:` block before a worker starts.
+
+A block is merged into the settings that a stage makes for DeepSpeed. It is refused where it contradicts the stage's own
+settings, where it asks for something that our training loops don't honour, or where DeepSpeed's own parser refuses it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""DeepSpeed's settings, as the JSON config it reads: of our own loops and of the TRL stages. Loads no framework."""
+"""Makes DeepSpeed's settings, as the JSON config that it reads, for our own loops and for the TRL stages.
+
+Importing this loads no framework, since the driver checks settings by it.
+"""
 
 from __future__ import annotations
 

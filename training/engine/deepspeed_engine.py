@@ -1,7 +1,7 @@
-"""The DeepSpeed engine of our own training loops: the only file that calls it.
+"""The DeepSpeed engine of our own training loops. This is the only file that calls DeepSpeed.
 
-`build_engine` builds the engine from the settings that `deepspeed_config.py` makes; the rest asks the engine
-what it is, takes the whole model out of it, and saves and loads it.
+`build_engine` builds the engine from the settings that `deepspeed_config.py` makes. The other functions ask an engine
+what it is, tell it which pass of a step comes next, take the whole model out of it, and save and load it.
 """
 
 from __future__ import annotations

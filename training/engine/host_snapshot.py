@@ -1,8 +1,8 @@
-"""Copies of live tensors in host memory, so that training can go on while they are written.
+"""Copies of live tensors in host memory, so that training can go on while the copies are written to a checkpoint.
 
-A snapshot costs one pass over the tensors. The memory it lies in is kept for the next one (fresh pages cost as
-much as the copy itself, and pinned ones far more): as many bytes as the largest snapshot, pinned where tensors
-come from a GPU. Only one snapshot exists at a time: taking the next overwrites it.
+A snapshot costs one pass over the tensors. The memory that it lies in is kept for the next one, because fresh pages
+cost as much as the copy itself, and pinned ones far more: as many bytes as the largest snapshot, pinned where tensors
+come from a GPU. Only one snapshot exists at a time, and taking the next overwrites it.
 """
 
 from __future__ import annotations

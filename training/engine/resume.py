@@ -1,14 +1,15 @@
-"""Bring an engine to the newest checkpoint, whatever number of ranks wrote it.
+"""Brings an engine to the newest checkpoint, whatever number of ranks wrote it.
 
-The same number: every rank loads its own part. Another number, by ZeRO stage:
+Where the same number of ranks wrote it, every rank loads its own part. Where it was another number, it depends on the
+ZeRO stage:
 
-    0       rank 0 wrote everything; every rank loads that
-    1, 2    DeepSpeed's universal conversion, with the record it misses injected
+    0       rank 0 wrote everything, and every rank loads that
+    1, 2    DeepSpeed's universal conversion, with the record that it misses put in
     3       DeepSpeed's universal conversion
 
-The conversion is made once a machine, by its first rank, from all ranks' files in its scratch directory; it needs
-disk there for three times the checkpoint. Master weights and AdamW's moments arrive bit for bit. What follows
-differs in the last digits, since gradients are summed in another order.
+The conversion is made once a machine, by the machine's first rank, from all ranks' files in its scratch directory. It
+needs disk there for three times the checkpoint. Master weights and AdamW's moments arrive bit for bit. The steps after
+it differ in the last digits from those of the old number of ranks, since gradients are summed in another order.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Preference pairs: one row of a preferences artifact, and reading the artifact's files."""
+"""Preference pairs: what one row of a preferences artifact holds, and how the artifact's files are read."""
 
 from __future__ import annotations
 

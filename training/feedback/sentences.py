@@ -1,4 +1,4 @@
-"""Running text as prompt_answers: each sentence is the answer to the one before it.
+"""Makes prompts and answers out of running text: each sentence is the answer to the one before it.
 
 A reward model that has few conversations to learn from learns first what good text is (preference model
 pre-training: Askell et al., "A General Language Assistant as a Laboratory for Alignment", 2021, section 4).

@@ -1,7 +1,7 @@
-"""Answers that are worse than a person's by construction: its words in another order, or an answer to another prompt.
+"""Makes answers that are worse by construction: a person's words in another order, or another prompt's answer.
 
-In a disturbed answer the first word, the last and those beside punctuation stay in place: else a capital in the
-middle, or "the." at the end, would give it away to a judge that reads no order at all.
+In a disturbed answer the first word, the last one and those beside punctuation stay in place. Otherwise a capital in
+the middle, or "the." at the end, would give the answer away to a judge that sees no order at all.
 """
 
 from __future__ import annotations

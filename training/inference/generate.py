@@ -1,4 +1,4 @@
-"""Answers of a causal model to chat prompts, by transformers' `generate`: for evaluation, where speed is no matter.
+"""Lets a causal model answer chat prompts, by transformers' `generate`. For evaluation, where speed does not matter.
 
 Shape letters: B prompts of a batch, T positions, A answer tokens.
 """

@@ -1,7 +1,7 @@
-"""What a model thinks of given sequences: log-probabilities of answers, and rewards.
+"""Measures given sequences by a model: the log-probabilities of answers, and rewards.
 
-The same functions measure every model, so figures can be compared. Plain torch; no gradients; the model is
-left in the mode it was in.
+Every stage measures by these functions, so figures of different models and stages can be compared. They are plain
+torch, take no gradients, and leave the model in the mode it was in.
 
 Shape letters: N rows, P pairs, B rows of a batch, T positions, V vocabulary.
 """

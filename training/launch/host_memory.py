@@ -1,9 +1,9 @@
-"""What becomes of a CPU rank's freed memory.
+"""Keeps the memory that a CPU rank frees, for its next step.
 
-glibc gives every block of over 32 MB back to the system as it is freed, and often smaller ones, so each step touches
-its activations and gradients for the first time again, a page fault every 4 KiB. Kept, they cost a twentieth to a tenth
-of a step less (`docs/decisions/pretraining-loop.md`, 2026-11-29). Other allocators, put before glibc's by
-`LD_PRELOAD`, don't hear of it.
+glibc gives every block of over 32 MB back to the system as it is freed, and often smaller ones. Each step then touches
+its activations and gradients as if for the first time, at the cost of a page fault every 4 KiB. Kept, they save a
+twentieth to a tenth of a step (`docs/decisions/pretraining-loop.md`, 2026-11-29). Where another allocator was put in
+glibc's place by `LD_PRELOAD`, this has no effect on it.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
 """Finds the rank that hangs, and names it.
 
-When one rank stops, the others wait for it in their next collective, and nobody says who is to blame. Here every rank
-counts what it does (`Heartbeat.beat`, two machine words, no I/O), a thread per rank publishes the count on the process
-group's store, and a rank that hasn't moved for `timeout_s` looks at the others: those with the lowest count are the
-ones waited for. The thread adds where its own rank stands in the code, so the message can say it; a process that is
-stopped, or holds the interpreter in native code, doesn't even answer, which is said too.
+When one rank stops, the others wait for it in their next collective, and none of them can say which one is to blame.
+So every rank counts what it does (`Heartbeat.beat`: two machine words, no I/O), and a thread of each rank publishes the
+count on the process group's store. A rank that has not moved for `timeout_s` looks at the others' counts: the ranks
+with the lowest count are those waited for.
+
+The thread also publishes where its own rank stands in the code, so that the message can say it. A process that is
+stopped, or that holds the interpreter in native code, does not even answer; then the message says that.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""`metrics.jsonl`: one JSON object per optimizer step, with no step lost and none twice after a resume.
+"""`metrics.jsonl`: one JSON object per optimizer step. After a resume no step is missing and none is there twice.
 
-A local log is appended to as training goes, so it can be followed. A remote one is kept in scratch and
-copied whole at each checkpoint, since object stores cannot append.
+A local log is appended to as training goes, so it can be followed. A remote one is kept in scratch and copied whole at
+each checkpoint, since object stores can't append.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Where a run's metrics go beside `metrics.jsonl`: TensorBoard, W&B, MLflow, and Ray's Prometheus endpoint.
 
-Each is a small adapter with `log(step, figures)`, `rewind(step)` and `close()`, made on rank 0 only. `metrics.jsonl` is
-the record; these are views of it, and where one of them fails in the middle of a run, that is noted once and training
-goes on. Those that would have training wait for a server send behind it.
+Each tracker is a small adapter with `log(step, figures)`, `rewind(step)` and `close()`, made on rank 0 only.
+`metrics.jsonl` is the record, and trackers are views of it: where one of them fails in the middle of a run, that is
+noted once and training goes on. Trackers that would have training wait for a server send from a thread behind it.
 """
 
 from __future__ import annotations

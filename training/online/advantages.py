@@ -1,7 +1,8 @@
-"""What each token (or answer) was worth beyond expectation: GAE, leave-one-out, group-relative; whitening.
+"""What a token (or answer) was worth beyond expectation: GAE, leave-one-out, group-relative; and whitening.
 
-Pure functions over tensors. Answers are left-aligned: `mask_BA` is True for the first `answer_length` tokens
-of a row and False for its padding, where every result here is 0.
+All are pure functions over tensors. Answers are left-aligned: `mask_BA` is True for the first `answer_length` tokens of
+a row and False for its padding, where every result here is 0. PPO uses `gae` and `whiten`; `leave_one_out` (RLOO) and
+`group_relative` (GRPO) are for trainings without a critic.
 
 Shape letters: B answers, A answer tokens (padded), Q prompts, S samples of one prompt.
 """

@@ -1,4 +1,4 @@
-"""Asking the servers: sampled answers to prompts, all from one version of the policy, and their scores.
+"""Asks the servers: answers to prompts, sampled from one version of the policy, and the reward model's scores of them.
 
 Shape letters: Q prompts, S answers to each, B = Q x S rows.
 """

@@ -1,4 +1,4 @@
-"""The critic: a transformer trunk with a scalar head, giving the value of the state before each answer token.
+"""The critic: a transformer trunk with a scalar head. It gives the value of the state before each answer token.
 
 Shape letters: B rows, T tokens of a row, K kept positions, A answer tokens, D hidden size.
 """

@@ -1,4 +1,4 @@
-"""The policy before and after training on the same held-out prompts, with the same seed for each answer.
+"""Measures the policy before and after training on the same held-out prompts, with the same seed for each answer.
 
 Shape letters: H held-out prompts, S answers to each, B rows of one rank, A answer tokens.
 """

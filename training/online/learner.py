@@ -1,6 +1,7 @@
-"""The trained side of PPO on one rank: policy and critic, each in a DeepSpeed engine, and the frozen reference.
+"""The trained side of PPO on one rank: policy and critic, each in a DeepSpeed engine, and the frozen reference model.
 
-Needs a process group, and neither Ray nor servers: give it answers and scores, and it makes an update.
+A `Learner` needs a process group, but neither Ray nor servers. It is given answers with their scores, and makes an
+update of both models from them.
 
 Shape letters: B this rank's answers, A answer tokens (padded).
 """

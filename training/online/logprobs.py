@@ -1,6 +1,7 @@
 """Log-probabilities and entropies of the answer tokens, from a causal model's logits.
 
-One way for the policy, the old policy and the reference: float32 log-softmax at the sampling temperature.
+Policy, old policy and reference are all measured in one way, a float32 log-softmax at the sampling temperature, so that
+their differences mean something.
 
 Shape letters: B rows, T tokens of a row (prompt and answer, padded), A answer tokens (padded), K kept positions of a
 row (see `RolloutBatch.kept_positions`), V vocabulary.

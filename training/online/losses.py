@@ -1,8 +1,8 @@
-"""PPO's token losses, and the one way they are added up.
+"""PPO's token losses, and the one way in which they are added up.
 
-Each loss is a tensor `[B, A]` of token losses; `token_mean` reduces it to a sum over this shard's tokens divided by
-the *global* number of tokens of the minibatch. Shards (micro-batches, ranks) then add up to the loss of the whole
-minibatch, however it was cut: a mean of shard means would weigh tokens of short shards more.
+Each loss is a tensor `[B, A]` of token losses. `token_mean` reduces it to the sum over this shard's tokens, divided by
+the *global* number of tokens of the minibatch. The shards (micro-batches, ranks) then add up to the loss of the whole
+minibatch, however it was cut. A mean of the shards' means would weigh the tokens of short shards more.
 
 Source: Schulman et al. 2017 (arXiv:1707.06347). Shape letters: B answers, A answer tokens (padded).
 """

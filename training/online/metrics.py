@@ -1,4 +1,4 @@
-"""Figures of one update, added up where they arise and made into means over all ranks once.
+"""Figures of one update: added up where they arise, and made into means over all ranks once.
 
 Shape letters: B answers, A answer tokens.
 """

@@ -1,4 +1,4 @@
-"""Which prompts an update answers: a pure function of (seed, update), the same for any number of workers.
+"""Which prompts an update answers: a pure function of (seed, update), so the same for any number of workers.
 
 Shape letters: Q prompts of an update.
 """

@@ -1,4 +1,4 @@
-"""From one score per answer to one reward per token: the score on the last token, the KL penalty on each.
+"""Turns one score per answer into one reward per token: the score on the last token, the KL penalty on each.
 
 Shape letters: B answers, A answer tokens (padded; left-aligned, see `advantages.py`).
 """

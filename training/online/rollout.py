@@ -1,7 +1,7 @@
-"""The typed batch of online RL: answers exactly as the engine made them, as padded tensors.
+"""The batch of online RL: answers exactly as the engine made them, as padded tensors.
 
-A row is prompt and answer side by side, padded on the right, so no position needs shifting and causal attention
-no mask. Things about answer tokens have a width of their own: column a is the answer's a-th token.
+A row is a prompt with its answer behind it, padded on the right, so no position needs shifting, and causal attention
+needs no mask. What belongs to answer tokens has a width of its own: column a is the answer's a-th token.
 
 Shape letters: B rows (one answer each), T tokens of a row (prompt and answer, padded), A answer tokens (padded),
 K the positions of a row from which any row's answer is predicted.

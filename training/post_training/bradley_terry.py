@@ -1,9 +1,9 @@
 """Pairwise losses of a reward model (Bradley & Terry, 1952): P(chosen beats rejected) = sigmoid(s_c - s_r).
 
-TRL's own loss compares the scores after the last token. `prefix_pair_losses` compares them after every token
-from the first one that differs: each prefix of the chosen sequence should score above the other's prefix of
-the same length (as DeepSpeed-Chat trains its reward models). One pair then teaches as many comparisons as
-it has tokens, which is what lets a small model learn from few pairs instead of remembering them.
+TRL's own loss compares the scores after the last token. `prefix_pair_losses` compares them after every token from the
+first one that differs: each prefix of the chosen sequence should score above the rejected one's prefix of the same
+length (as DeepSpeed-Chat trains its reward models). One pair then teaches as many comparisons as it has tokens. That
+lets a small model learn from few pairs instead of remembering them.
 
 Shape letters: P pairs, T positions.
 """

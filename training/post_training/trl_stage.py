@@ -1,12 +1,12 @@
-"""What the three TRL trainers have in common: DeepSpeed in earnest, checkpoints, resume, log and export.
+"""What the three TRL trainers have in common: DeepSpeed, checkpoints, resume, the log, and the export.
 
-TRL's trainers keep their losses and options; this is the shell around them. It builds their arguments,
-proves that a DeepSpeed engine of the right ZeRO stage on the right number of ranks does the training,
-commits checkpoints that all ranks agree on, and writes the model as a plain Hugging Face directory.
+TRL's trainers keep their losses and options, and this is the shell around them. It builds their arguments, proves that
+a DeepSpeed engine of the right ZeRO stage on the right number of ranks does the training, commits checkpoints that all
+ranks agree on, and writes the model as a plain Hugging Face directory.
 
-Two traps of Accelerate on CPUs are dealt with. With `use_cpu` (or ACCELERATE_USE_CPU) it ignores the DeepSpeed
-config and runs DDP; without it, it finds no backend and believes in a single process. `accelerate_sees_gloo`
-mends the second, `check_distribution` and `assert_engine` refuse the first.
+On CPUs, Accelerate has two traps. With `use_cpu` (or ACCELERATE_USE_CPU) it ignores the DeepSpeed config and runs DDP.
+Without it, it finds no backend and takes every rank for a single process. `accelerate_sees_gloo` mends the second;
+`check_distribution` and `assert_engine` refuse to train where either is left.
 """
 
 from __future__ import annotations

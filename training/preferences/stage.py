@@ -1,12 +1,11 @@
-"""Preference pairs out of conversations: a person's answer against one made worse, at equal length.
+"""The preferences stage: pairs out of conversations, a person's answer against a worse one of equal length.
 
-Two kinds of worse answers. *Disturbed order*: the same words in another order, so that neither length nor
-any count of words tells the two apart. *Other answer*: what somebody answered to another prompt, with as
-many words. In a disturbed answer the first word, the last and those beside punctuation stay in place: else
-a capital in the middle, or "the." at the end, would give it away to a judge that reads no order at all.
+There are two kinds of worse answers. *Disturbed order* has the same words in another order, so that neither length nor
+any count of words tells the two apart. *Other answer* is what somebody answered to another prompt, with as many words.
+`training/feedback/worse_answers.py` makes both.
 
-Where `texts` are given, neighbouring sentences of theirs make further pairs, which only reward models are
-trained on; held-out pairs are of conversations alone.
+Where `texts` are given, neighbouring sentences of theirs make further pairs. Only reward models are trained on these;
+held-out pairs come from conversations alone.
 
 Rows are in TRL's format: `prompt`, `chosen` and `rejected` are lists of messages.
 """

@@ -1,8 +1,8 @@
-"""How many sequences each optimizer step has, and which samples those are: the batch-size warm-up.
+"""The batch-size warm-up: how many sequences each optimizer step has, and which samples those are.
 
 Small batches teach more per token at the start of a run (McCandlish et al. 2018); GPT-3 grew its batch over the first
-billions of tokens. A plan is a pure function of the step, so a resumed run and a run on other workers follow the same
-one.
+billions of tokens. A plan is a pure function of the step, so a resumed run, or a run on other workers, follows the same
+plan.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""When a training step has gone wrong: losses or gradients that aren't numbers, and losses far above the recent ones.
+"""Tells when a training step has gone wrong: a loss or gradient that is no number, or a loss far above recent ones.
 
-Pure: it is told each step's loss and says what to do. What "far above" is: more than `spike_deviations` robust standard
-deviations (1.4826 times the median absolute deviation) over the median of the last `window` losses, so that one spike
-doesn't raise the bar for the next.
+A `LossWatch` is told each step's loss and says what to do; it does nothing itself. "Far above" means more than
+`spike_deviations` robust standard deviations (1.4826 times the median absolute deviation) over the median of the last
+`window` losses. Medians are taken so that one spike doesn't raise the bar for the next.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A model out of a checkpoint that a finished pre-training stage kept (`keep_every_steps`, `keep_best`)."""
+"""Makes a model out of a checkpoint that a finished pre-training stage kept (`keep_every_steps`, `keep_best`)."""
 
 from __future__ import annotations
 

@@ -1,12 +1,13 @@
-"""Floating-point operations of a training step, a device's peak, and their quotient: the MFU.
+"""Counts the floating-point operations of a training step, and finds a device's peak; their quotient is the MFU.
 
-Model FLOPs utilisation (Chowdhery et al. 2022, PaLM, appendix B): the operations that the model's mathematics
-needs, whatever was recomputed, over what the devices could have done in that time. Per token, forward and backward:
+Model FLOPs utilisation (Chowdhery et al. 2022, PaLM, appendix B) is the number of operations that the model's
+mathematics needs, whatever was recomputed, over what the devices could have done in the same time. Per token, forward
+and backward, these are
 
     6 * (weights that multiply, the output head among them) + 12 * layers * heads * head size * sequence length
 
-The second term is attention's, not halved for causal masks, as in PaLM, nanoGPT and torchtitan, so that figures
-compare.
+The second term is attention's. It is not halved for causal masks, as it is not in PaLM, nanoGPT and torchtitan, so that
+figures compare.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a pre-training job is made of, and what of it is refused before a worker starts."""
+"""A pre-training job: what each worker is told, what is built from it, and what is refused before a worker starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What pre-training reads: training samples in their order, held-out documents by source; and what is refused."""
+"""Opens what pre-training reads: the training samples in their order, and the held-out documents of each source.
+
+`check_data` refuses, before a worker starts, a token store that can't be trained on or is of another tokenizer.
+"""
 
 from __future__ import annotations
 

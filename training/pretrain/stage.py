@@ -1,4 +1,4 @@
-"""The pretrain stage, as the driver runs it: what can be checked is checked, then every worker runs `loop.train`."""
+"""The pretrain stage, as the driver runs it. It checks what can be checked, then has every worker run `loop.train`."""
 
 from __future__ import annotations
 

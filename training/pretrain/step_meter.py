@@ -1,4 +1,4 @@
-"""What a training step costs: its seconds, where they went, tokens per second, MFU and memory."""
+"""Measures what a training step costs: its seconds and where they went, tokens per second, MFU and memory."""
 
 from __future__ import annotations
 
