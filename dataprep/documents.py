@@ -1,8 +1,8 @@
-"""The documents artifact: what a part holds, and the shard table that numbers the parts.
+"""Documents as artifacts hold them: what a part is, and the shard table that numbers the parts.
 
-A *part* is what one input shard became: kept documents, their signatures row by row, what was dropped and
-what was quarantined. Parts lie in a directory that artifacts of the same settings share, so an artifact is
-its shard table: sorted by input URI, it numbers the parts, and number and row make a document's `doc_id`.
+A *part* is what one input shard became: the documents that are kept, their signatures row by row, what was dropped and
+what was quarantined. Parts lie in a directory that artifacts of the same settings share. So an artifact is its *shard
+table*: it is sorted by input URI and numbers the parts, and a part's number and a row in it make a document's `doc_id`.
 Paths in the table are relative to the artifact, so that a storage directory can be moved.
 """
 
@@ -26,8 +26,8 @@ from cluster.contracts.records import QUARANTINE_SCHEMA, ROW_BITS
 from cluster.contracts.storage import absolute_uri, relative_uri
 
 SHARD_TABLE = "shards.parquet"
-HEAD_CHARACTERS = 200  # of a dropped text, kept for people
-_BATCH_ROWS = 1024  # documents read at once
+HEAD_CHARACTERS = 200  # how much of a dropped text is kept for people to read
+_BATCH_ROWS = 1024  # how many documents are read at a time
 
 DOCUMENT_SCHEMA = pa.schema(
     [
@@ -56,41 +56,41 @@ DROPPED_SCHEMA = pa.schema(
 )
 CONTAMINATION_SCHEMA = pa.schema(
     [
-        ("uri", pa.string()),  # the document's place, as in DOCUMENT_SCHEMA
+        ("uri", pa.string()),  # where the document is from, as in DOCUMENT_SCHEMA
         ("offset", pa.int64()),
         ("url", pa.string()),
         ("evaluation_file", pa.string()),
-        ("evaluation_line", pa.int64()),  # of the item that has the passage too, from 1
+        ("evaluation_line", pa.int64()),  # where the text begins that has the passage too, from 1
         ("passage", pa.string()),  # its first characters, as the document has it
     ]
 )
 REMOVAL_SCHEMA = pa.schema(
     [
-        ("row", pa.int64()),  # the duplicate's, in its part
+        ("row", pa.int64()),  # the row of the duplicate in its part
         ("reason", pa.dictionary(pa.int8(), pa.string())),
-        ("survivor", pa.int64()),  # doc_id of the document that stays
-        ("corpus", pa.int16()),  # which it is in: 0 for this artifact, k for the k-th of dedupe's `against`
+        ("survivor", pa.int64()),  # the doc_id of the document that stays in its place
+        ("corpus", pa.int16()),  # where that is: 0 for this artifact, k for the k-th of dedupe's `against`
     ]
 )
 CLUSTER_SCHEMA = pa.schema(
     [
-        ("cluster", pa.int64()),  # groups the rows; no meaning beyond this artifact
-        ("corpus", pa.int16()),  # as above
+        ("cluster", pa.int64()),  # a number that its members share; it means nothing beyond this artifact
+        ("corpus", pa.int16()),  # as in REMOVAL_SCHEMA
         ("doc_id", pa.int64()),
         ("survives", pa.bool_()),
         ("reason", pa.string()),  # null for the survivor
-        ("similarity", pa.float32()),  # to the survivor: Jaccard of shingles, estimated from one bit of each MinHash
+        ("similarity", pa.float32()),  # to the survivor: the Jaccard similarity, estimated from sketches
     ]
 )
 
 
 def document_schema(annotations: Mapping[str, pa.StructType]) -> pa.Schema:
-    """`DOCUMENT_SCHEMA` and a column of scores for each family that annotates, named after it."""
+    """`DOCUMENT_SCHEMA`, and for each family that annotates a column of scores with the family's name."""
     return pa.schema([*DOCUMENT_SCHEMA, *annotations.items()])
 
 
 def signature_schema(num_hashes: int, dtype: pa.DataType) -> pa.Schema:
-    """The signatures beside the documents, row by row."""
+    """The schema of the signatures, which lie beside the documents row by row."""
     return pa.schema(
         [
             ("hash_high", pa.uint64()),  # of the 128-bit hash of the text
@@ -103,21 +103,21 @@ def signature_schema(num_hashes: int, dtype: pa.DataType) -> pa.Schema:
 
 @dataclass(frozen=True)
 class Shard:
-    """A row of the shard table. Files lie in `parts`, removals in the artifact that holds the table."""
+    """A row of the shard table. Its files lie in `parts`, but for removals, which lie beside the table."""
 
     number: int
-    uri: str  # the input file; of small ones packed together, the directory that the spec's input covers
+    uri: str  # of the input file; of small files that were packed, of the directory that the spec's input covers
     key: str  # of the part's commit
-    parts: str  # the parts' directory, relative to the artifact where both are on the same store
+    parts: str  # where parts lie, relative to the artifact if both are on the same store
     num_documents: int
-    num_characters: int  # of all its documents, removed ones too
+    num_characters: int  # of all its documents, also of removed ones
     documents: WrittenFile
     signatures: WrittenFile
     dropped: WrittenFile
     quarantined: WrittenFile
-    removals: WrittenFile | None = None  # set by dedupe where it removed any
+    removals: WrittenFile | None = None  # the rows that dedupe removed, if any
     num_removed: int = 0
-    contamination: WrittenFile | None = None  # passages of evaluation sets, where they were looked for
+    contamination: WrittenFile | None = None  # the passages of evaluation sets, if these were looked for
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Shard:
@@ -126,7 +126,7 @@ class Shard:
         return cls(**fields)
 
     def part_files(self) -> list[WrittenFile]:
-        """The files in `parts`."""
+        """Its files in `parts`."""
         files = (self.documents, self.signatures, self.dropped, self.quarantined, self.contamination)
         return [file for file in files if file is not None]
 
@@ -162,7 +162,7 @@ def read_shard_table(artifact: str) -> list[Shard]:
 
 
 def rebase(shard: Shard, *, old: str, new: str) -> Shard:
-    """The same shard as seen from another artifact."""
+    """The same shard, with the path to its parts as seen from another artifact."""
     return replace(shard, parts=relative_uri(absolute_uri(shard.parts, base=old), base=new))
 
 
@@ -288,7 +288,7 @@ def read_kept(
 
 
 def write_table(directory: str, name: str, table: pa.Table) -> WrittenFile:
-    """Write one small table (Parquet, zstd) at once."""
+    """Write one small table (Parquet, zstd), so that readers see all of it or nothing."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     content = sink.getvalue().to_pybytes()
@@ -297,16 +297,16 @@ def write_table(directory: str, name: str, table: pa.Table) -> WrittenFile:
 
 
 def written_file(name: str, content: bytes) -> WrittenFile:
-    """The record of a small file whose bytes are at hand."""
+    """What a manifest records of a small file whose bytes are at hand."""
     return WrittenFile(name, len(content), hashlib.sha256(content).hexdigest())
 
 
-_DICTIONARY_COLUMNS = ["uri", "language", "reason"]  # few values; the rest is stored as it is
+_DICTIONARY_COLUMNS = ["uri", "language", "reason"]  # these have few values; the others are stored as they are
 
 
 @contextmanager
 def open_tables(part: PartWriter, schemas: Mapping[str, pa.Schema]) -> Iterator[dict[str, pq.ParquetWriter]]:
-    """A writer for each role, whose file is named after it."""
+    """Role -> a writer of the Parquet file with that role in the part."""
     with ExitStack() as stack:
         yield {
             role: stack.enter_context(

@@ -1,4 +1,4 @@
-"""Where Numba keeps compiled kernels between processes."""
+"""Where Numba keeps compiled kernels, so that the next process need not compile them again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cluster.contracts import hashing
 
 
 def keep_compiled_kernels() -> None:
-    """Name Numba's cache directory, unless the user has. Only works before the first kernel's module is imported."""
+    """Tell Numba where its cache is, unless the user has. Works only before a module with kernels is imported."""
     os.environ.setdefault("NUMBA_CACHE_DIR", str(_cache_directory()))
 
 
@@ -28,9 +28,10 @@ def _kernel_sources() -> str:
 
 
 def _cache_directory() -> Path:
-    """The user's own cache directory, since compiled code is loaded from it; else a private temporary one.
+    """The user's own cache directory, since code is loaded from it; where that can't be written, a private one.
 
-    It is named after the kernels' sources: Numba looks at the file that a kernel is in, not at those it calls.
+    Its name has a digest of the kernels' sources: Numba only sees changes of the file that a kernel is in, not of the
+    files of the kernels that it calls.
     """
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     directory = base / "raymill" / f"numba-{_kernel_sources()}"

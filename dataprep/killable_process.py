@@ -1,9 +1,9 @@
-"""A function over many items in a child process that can be killed: for native code that hangs or eats memory.
+"""Applies a function to many items in a child process that can be killed: for native code that hangs or eats memory.
 
-No thread can interrupt native code, and an address that it reads by mistake takes the whole process with it. So one
-long-lived child does the work, batch by batch. Its limits are the kernel's: a timer of the CPU time of each item,
-so that a busy machine changes no outcome, and a ceiling on its address space. Whatever kills it, the item in
-progress is known, since the child marks it in a file; that item becomes a `Failure`, and a new child does the others.
+No thread can interrupt native code, and one wrong address in it ends the whole process. So a long-lived child does the
+work, batch by batch. The operating system enforces its limits: a timer of CPU time for each item, so that a busy
+machine changes no outcome, and a ceiling on its address space. The child marks the item in progress in a file, so that
+it is known whatever killed the child. That item becomes a `Failure`, and a new child goes on with the others.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from cluster.contracts.errors import StageFailed
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_START_TIMEOUT_S = 300.0  # imports, and kernels compiled for the first time
-_WALL_PER_CPU_S = 20.0  # an item that sleeps instead of working gets so much wall time per second of its limit
+_START_TIMEOUT_S = 300.0  # to import all, and maybe compile kernels
+_WALL_PER_CPU_S = 20.0  # wall time for each second of the limit, which ends an item that sleeps instead of working
 _COMMAND = "import sys; from dataprep.killable_process import serve; serve(*map(int, sys.argv[1:]))"
 _DETAIL_CHARACTERS = 500
 _OUT_OF_MEMORY = 3  # the child's exit status
@@ -39,21 +39,21 @@ _OUT_OF_MEMORY = 3  # the child's exit status
 class Failure:
     """Why an item has no result."""
 
-    reason: str  # "timeout", "memory", "crashed" (the process died), "failed" (the function raised)
+    reason: str  # "timeout", "memory", "crashed" (the process died) or "failed" (the function raised)
     detail: str
 
 
 def child_environment() -> dict[str, str]:
-    """For a child process in which the same modules are found as in this one."""
+    """The environment of a child process that is to find the same modules as this one."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
 class KillableMap(Generic[Item, Result]):
-    """`function` applied in a child process, started at the first call.
+    """A function to be applied in a child process, which is started at the first call.
 
-    `function` and items must be picklable, and the function should depend on its item alone. `warm_up` is an item
-    that it is called with once, before the limits hold, to load what it loads lazily. `timeout_s` is CPU
-    seconds of one item; `memory_bytes` is what the child may grow by, an item's result included.
+    `function` and items must be picklable, and a result should depend on its item alone. The function is first called
+    with the item `warm_up`, before the limits hold, so that it loads what it loads lazily. `timeout_s` is the CPU time
+    of one item in seconds, `memory_bytes` how much the child may grow, results included.
     """
 
     def __init__(
@@ -63,12 +63,13 @@ class KillableMap(Generic[Item, Result]):
         self._timeout_s, self._memory_bytes = timeout_s, memory_bytes
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection[Any, Any] | None = None
-        self._progress = tempfile.TemporaryFile()  # noqa: SIM115 (as long as this lives); the index of the item in progress
-        self._served = 0  # items that the present child was done with, not counting its present batch
-        self.num_started = 0  # children so far
+        # Holds the index of the item in progress.
+        self._progress = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as this lives)
+        self._served = 0  # items of earlier batches that the present child has done
+        self.num_started = 0  # how many children there have been
 
     def __call__(self, items: Sequence[Item]) -> list[Result | Failure]:
-        """The result of each item, or why there is none. Raises `StageFailed` where no child can be started."""
+        """The result of each item, or why it has none. Raises `StageFailed` where no child can be started."""
         results: list[Result | Failure] = []
         while len(results) < len(items):
             rest = items[len(results) :]
@@ -77,10 +78,10 @@ class KillableMap(Generic[Item, Result]):
                 return results + outcome
             culprit, alone = self._in_progress(), self._served == 0
             self.close()
-            results += self(rest[:culprit])  # done before, but their results died with the child
+            results += self(rest[:culprit])  # these were done, but their results died with the child
             if outcome.reason == "timeout" or (culprit == 0 and alone):
                 results.append(outcome)
-            else:  # what earlier items left behind may have been the cause, so it fails in a child of its own
+            else:  # what earlier items left behind may be the cause, so it is tried in a child of its own
                 self.close()
                 results += self([rest[culprit]])
         return results
@@ -96,7 +97,7 @@ class KillableMap(Generic[Item, Result]):
             self._process = None
 
     def _attempt(self, items: Sequence[Item]) -> list[Result | Failure] | Failure:
-        """The results of a batch, or why the child failed at one of its items."""
+        """The results of a batch, or why the child failed at the item in progress."""
         connection = self._connection or self._start()
         self._mark(0)
         patience_s = self._timeout_s * _WALL_PER_CPU_S
@@ -150,9 +151,9 @@ class KillableMap(Generic[Item, Result]):
 
 
 def serve(connection_descriptor: int, progress_descriptor: int) -> None:
-    """What the child does: answer batch after batch until the parent is gone."""
+    """What the child does: it answers batch after batch, until its parent is gone."""
     connection: Connection[Any, Any] = Connection(connection_descriptor)
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # whatever the parent had made of it
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # the default, whatever the parent had set
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})
     try:
         function, warm_up, timeout_s, memory_bytes = pickle.loads(connection.recv_bytes())
@@ -168,7 +169,7 @@ def serve(connection_descriptor: int, progress_descriptor: int) -> None:
             results = []
             for index, item in enumerate(pickle.loads(connection.recv_bytes())):
                 os.pwrite(progress_descriptor, struct.pack("<q", index), 0)
-                signal.setitimer(signal.ITIMER_PROF, timeout_s)  # its signal ends the process, native code or not
+                signal.setitimer(signal.ITIMER_PROF, timeout_s)  # its signal ends the process, also within native code
                 results.append(_result(function, item))
             signal.setitimer(signal.ITIMER_PROF, 0)
             connection.send_bytes(pickle.dumps(results))

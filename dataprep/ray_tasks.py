@@ -1,9 +1,9 @@
-"""The shell that the stages on Ray Data share: one idempotent task per shard, on Ray Data.
+"""Runs one idempotent task for each shard on Ray Data, for all stages that work shard by shard.
 
-A task gets a description of its shard and writes its own committed part; only a few figures come back, so text never
-crosses the object store. A shard that fails does not stop the others: all are tried, then the failed ones are named.
-A store that fails for a while is waited for; a worker that dies is replaced, though not for ever, since a shard may be
-what kills it.
+A task gets a description of its shard and commits its own part. Only a few figures come back, so text never crosses the
+object store. A shard that fails does not stop the others: all are tried, then those that failed are named. Where a
+store fails for a while, the task is tried again. A worker that dies is replaced, though not for ever, since the shard
+may be what kills it.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from cluster.contracts.progress import Progress
 from cluster.contracts.retry import Backoff, retrying
 from dataprep.kernel_cache import keep_compiled_kernels
 
-ShardTask = Callable[[dict[str, Any]], int]  # a shard's description (JSON) -> documents that came out; picklable
+ShardTask = Callable[[dict[str, Any]], int]  # a shard's description (JSON) -> how many documents it has; picklable
 
 _OWN_ERRORS = (InputError, StorageError, CorruptArtifact, StageFailed)
-_NAMED_FAILURES = 5  # in an error message
-_MAX_CRASHES = 6  # of workers on one shard, before it counts as failed; Ray Data alone would go on for ever
+_NAMED_FAILURES = 5  # how many an error message names
+_MAX_CRASHES = 6  # of workers on one shard until it counts as failed; Ray Data by itself would go on for ever
 FAILURE_LOG = "failed_shards.log"
 
 
 @dataclass(frozen=True)
 class AlreadyDone:
-    """What progress starts from: work that earlier attempts have committed."""
+    """The work that earlier attempts have committed, from which progress is counted on."""
 
     shards_done: int
     documents_done: int
@@ -53,9 +53,10 @@ def run_shard_tasks(
     backoff: Backoff | None = None,
     unit: str = "shards",
 ) -> None:
-    """Run `task` once for each shard. Raises `StageFailed` naming the shards (by their "uri") that failed.
+    """Run `task` on each shard. Raises `StageFailed`, which names the shards that failed by their "uri".
 
-    Stack traces of errors that nobody foresaw go to `FAILURE_LOG` in `log_directory`.
+    `unit` is what progress and errors call the shards. Stack traces of errors that nobody foresaw are appended to
+    `FAILURE_LOG` in `log_directory`.
     """
     import ray.data
 
@@ -111,7 +112,7 @@ def _run_one(row: dict[str, Any], *, task: ShardTask, num_threads: int, backoff:
 
 
 def _write_traces(traces: Sequence[str], directory: Path | None) -> str:
-    """Append stack traces to the log; returns where they are, for the error message."""
+    """Append stack traces to the log; returns a line for the error message that says where they are."""
     if not traces or directory is None:
         return ""
     directory.mkdir(parents=True, exist_ok=True)
@@ -122,7 +123,7 @@ def _write_traces(traces: Sequence[str], directory: Path | None) -> str:
 
 @contextmanager
 def own_errors() -> Iterator[None]:
-    """Let the error that a task raised on purpose through as itself, without Ray's stack trace around it."""
+    """Raise the error that a task raised on purpose as itself, without Ray's error and stack trace around it."""
     import ray.exceptions
 
     try:
@@ -137,7 +138,7 @@ def own_errors() -> Iterator[None]:
 
 
 def remote_options(resources: Resources) -> dict[str, Any]:
-    """Ray's keywords for what each task gets."""
+    """The options of Ray that reserve these resources for a task."""
     options: dict[str, Any] = {"num_cpus": resources.cpus}
     if resources.gpus:
         options["num_gpus"] = resources.gpus
@@ -147,7 +148,7 @@ def remote_options(resources: Resources) -> dict[str, Any]:
 
 
 def configure_ray_data() -> None:
-    """Ray Data's own bars and announcements off: the runner shows progress."""
+    """Turn Ray Data's own progress bars and announcements off, since the runner shows progress."""
     from ray.data import DataContext
 
     context = DataContext.get_current()
@@ -156,7 +157,7 @@ def configure_ray_data() -> None:
 
 
 def prepare_worker(num_threads: int) -> None:
-    """Make this process's libraries run `num_threads` threads, and keep compiled kernels between processes."""
+    """Have the libraries in this process run `num_threads` threads, and keep compiled kernels between processes."""
     import pyarrow as pa
 
     for name in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS"):

@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 
 def temperature_factors(sizes_G: npt.NDArray[np.float64], temperature: float) -> npt.NDArray[np.float64]:
-    """[G] what to multiply sizes by, so that shares become in proportion to (size / sum)^(1 / temperature).
+    """[G] what to multiply sizes by for shares in proportion to (size / sum)^(1 / temperature); 0 for empty groups.
 
-    Devlin et al. 2019 (multilingual BERT), Conneau et al. 2020, arXiv:1911.02116, with alpha = 1 / temperature. Empty
-    groups get 0.
+    Source: Devlin et al. 2019 (multilingual BERT) and Conneau et al. 2020, arXiv:1911.02116, whose alpha is
+    1 / temperature. Raises `ValueError` for a temperature below 1.
     """
     if temperature < 1:
         raise ValueError(f"temperature must be at least 1; got {temperature}")
@@ -29,10 +29,10 @@ def temperature_factors(sizes_G: npt.NDArray[np.float64], temperature: float) ->
 def epochs(
     sizes_G: npt.NDArray[np.float64], weights_G: npt.NDArray[np.float64], *, total: float, max_epochs: float
 ) -> npt.NDArray[np.float64]:
-    """[G] how often each group comes, so that the sizes taken sum to `total` in proportion to size x weight.
+    """[G] how often each group comes, so that what is taken sums to `total` and is in proportion to size x weight.
 
-    What `max_epochs` cuts off goes to the groups below it, in the same proportions; where all are at it, the sum is
-    less.
+    No group comes more often than `max_epochs`. What that cuts off goes to the others, in the same proportions; where
+    all are at the limit, the sum is less than `total`.
     """
     found = np.zeros(len(sizes_G))
     open_G = (sizes_G > 0) & (weights_G > 0)

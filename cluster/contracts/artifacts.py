@@ -1,8 +1,9 @@
-"""What passes between stages: a directory, its `manifest.json` written last, and how stages name them.
+"""Artifacts, which pass between stages: a directory with the files of one finished stage and its `manifest.json`.
 
-An artifact lives at `<storage>/<kind>/<fingerprint>/`. No manifest means not finished: the stage then goes on
-from the parts it committed. A stage is a plain function `(config, inputs, output, context) -> StageResult`;
-it knows nothing of manifests, caching or submission, which the runner does for all stages alike.
+An artifact lies at `<storage>/<kind>/<fingerprint>/`. The manifest is written last, so a directory without one is of a
+stage that is not finished; it goes on from the parts that it has committed. A stage is a plain function
+`(config, inputs, output, context) -> StageResult`. It knows nothing of manifests, caching and submission, which the
+runner does for all stages alike.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Manifest:
     kind: str
     fingerprint: str
     config: dict[str, Any]
-    inputs: dict[str, str]  # role -> fingerprint of the input artifact
+    inputs: dict[str, str]  # the role of an input -> the fingerprint of its artifact
     metrics: dict[str, Any] = field(default_factory=dict)
     engine: dict[str, Any] = field(default_factory=dict)  # class, zero_stage, world_size as found at run time
     timings: dict[str, float] = field(default_factory=dict)  # seconds
@@ -45,23 +46,23 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A finished stage's directory and its manifest; what a stage gets as an input."""
+    """The directory of a finished stage and its manifest. It is what a stage gets as an input."""
 
     uri: str
     manifest: Manifest
 
     def path(self, *parts: str) -> str:
-        """The URI of something inside."""
+        """The URI of something in the artifact."""
         return storage.join(self.uri, *parts)
 
     def files(self) -> list[WrittenFile]:
-        """All that the stage wrote, from the file list beside the manifest."""
+        """All files that the stage wrote, from the list beside the manifest."""
         return [WrittenFile(**row) for row in storage.read_table(self.path(FILE_LIST)).to_pylist()]
 
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage gives back: its figures, and the list of what it wrote."""
+    """What a stage returns: its metrics and the list of files that it wrote."""
 
     metrics: dict[str, Any]
     files: list[WrittenFile]
@@ -70,21 +71,21 @@ class StageResult:
 
 @dataclass(frozen=True)
 class StageContext:
-    """What the runner gives a stage beside its config and inputs."""
+    """What the runner gives a stage, beside its config and inputs."""
 
     name: str  # the stage's name in the spec
     progress: Progress
-    scratch: Path  # a local directory of this run; gone afterwards
-    log_directory: Path  # where chatter goes instead of the user's screen
+    scratch: Path  # a local directory of this run, which is removed at its end
+    log_directory: Path  # where the output of libraries goes, instead of to the user's terminal
     seed: int = 0
-    parts_directory: str = ""  # a URI shared by all artifacts of this kind and settings, for per-input parts
+    parts_directory: str = ""  # a URI for parts that all artifacts of this kind and these settings may share
 
 
 StageFunction = Callable[[Any, Mapping[str, Artifact], str, StageContext], StageResult]
 
 
 def write_manifest(uri: str, manifest: Manifest, files: list[WrittenFile]) -> None:
-    """Finish an artifact: the file list, then the manifest."""
+    """Finish an artifact: write the list of its files, then the manifest."""
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist([asdict(f) for f in files], schema=_FILE_SCHEMA), sink)
     storage.write_bytes(storage.join(uri, FILE_LIST), sink.getvalue().to_pybytes())
@@ -93,7 +94,7 @@ def write_manifest(uri: str, manifest: Manifest, files: list[WrittenFile]) -> No
 
 
 def read_artifact(uri: str) -> Artifact | None:
-    """The artifact at `uri`, or None where it isn't finished. Raises `CorruptArtifact` for an unreadable manifest."""
+    """The artifact at `uri`; None where none is finished. Raises `CorruptArtifact` for an unreadable manifest."""
     try:
         content = storage.read_bytes(storage.join(uri, MANIFEST))
     except FileNotFoundError:
@@ -107,7 +108,7 @@ def read_artifact(uri: str) -> Artifact | None:
 
 
 def open_artifact(uri: str, *, kind: str | None = None) -> Artifact:
-    """Like `read_artifact`, but raises `InputError` where there is none or it is of another kind."""
+    """The artifact at `uri`. Raises `InputError` where none is finished, or it is of another kind than `kind`."""
     artifact = read_artifact(uri)
     if artifact is None:
         raise InputError(f"{uri} holds no finished artifact (no {MANIFEST})")

@@ -1,9 +1,9 @@
-"""All-or-nothing output of one unit of work, on stores without a rename.
+"""All-or-nothing output of one unit of work, on local disks and on stores that can't rename files.
 
-A unit (an input shard of a stage, a checkpoint) writes its files under names unique to the attempt and
-then one small marker, `_committed/<key>.json`, with each file's name, size and SHA-256 taken while writing.
-Readers follow markers only, so a killed writer, or a stream that an exception closed half-way (pyarrow
-publishes those), leaves rubbish that nobody sees and `sweep` removes. The same code serves local disks.
+A unit (an input shard of a stage, a checkpoint) writes its files under names that no other attempt has. Then it writes
+one small marker, `_committed/<key>.json`, with the name, size and SHA-256 of each file, which are taken while writing.
+Readers follow markers only. So a writer that is killed, or a stream that an exception closes half-way (which pyarrow
+publishes), leaves files that nobody sees, until `sweep` removes them.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from cluster.contracts.errors import CorruptArtifact
 from cluster.contracts.retry import retrying_as_here
 
 MARKERS = "_committed"
-_READER_THREADS = 16  # of markers on a remote store
+_READER_THREADS = 16  # that read markers on a remote store
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]*")
 
 
 @dataclass(frozen=True)
 class WrittenFile:
-    """A file that is complete: its name below the artifact, and what to check it by."""
+    """A complete file: its name, relative to the directory it is listed for, and what to check it by."""
 
     name: str
     size: int  # bytes
@@ -39,7 +39,7 @@ class WrittenFile:
 
 @dataclass(frozen=True)
 class CommittedPart:
-    """What one unit of work left: its files by role, and the figures it counted."""
+    """What one unit of work committed: its files by role, and what it counted."""
 
     key: str
     files: dict[str, WrittenFile]
@@ -47,7 +47,7 @@ class CommittedPart:
 
 
 class HashingStream(io.RawIOBase):
-    """A write-only stream that counts and hashes (SHA-256) what passes through to `sink`."""
+    """A write-only stream that counts and hashes (SHA-256) what it passes on to `sink`."""
 
     def __init__(self, sink: BinaryIO) -> None:
         self._sink = sink
@@ -68,12 +68,12 @@ class HashingStream(io.RawIOBase):
         return self.size
 
     def written(self, name: str) -> WrittenFile:
-        """The file as it stands after all that was written so far."""
+        """What to record of the file after all that was written so far."""
         return WrittenFile(name, self.size, self._sha256.hexdigest())
 
 
 class PartWriter:
-    """Collects the files of one unit; see `commit_part`."""
+    """Opens the files of one unit and notes what was written; see `commit_part`."""
 
     def __init__(self, directory: str, key: str) -> None:
         if not _KEY.fullmatch(key):
@@ -85,12 +85,12 @@ class PartWriter:
         self._opened: set[str] = set()
 
     def name_for(self, suffix: str) -> str:
-        """A file name no other attempt uses."""
+        """A file name that no other attempt has."""
         return f"{self.key}.{self.attempt}.{suffix}"
 
     @contextmanager
     def open(self, role: str, suffix: str) -> Iterator[BinaryIO]:
-        """A binary stream for the file called `role` in the marker; `suffix` ends its name ("docs.parquet")."""
+        """A binary stream for the file that the marker calls `role`, whose name ends in `suffix` ("docs.parquet")."""
         name = self.name_for(suffix)
         if name in self._opened:
             raise ValueError(f"part {self.key!r} has a file that ends in {suffix!r} already; each needs its own suffix")
@@ -105,7 +105,7 @@ class PartWriter:
 
 @contextmanager
 def commit_part(directory: str, key: str) -> Iterator[PartWriter]:
-    """Write the files of unit `key`; they count only if the block ends without an exception.
+    """Write the files of unit `key`. They count only if the block ends without an exception.
 
     >>> with commit_part(uri, "shard-00003") as part:
     ...     with part.open("documents", "parquet") as sink:
@@ -119,7 +119,7 @@ def commit_part(directory: str, key: str) -> Iterator[PartWriter]:
 
 
 def committed_part(directory: str, key: str) -> CommittedPart | None:
-    """What unit `key` committed, or None."""
+    """What unit `key` committed; None where it did not."""
     try:
         return _parse_marker(key, storage.read_bytes(_marker_uri(directory, key)))
     except FileNotFoundError:
@@ -127,7 +127,7 @@ def committed_part(directory: str, key: str) -> CommittedPart | None:
 
 
 def committed_parts(directory: str) -> dict[str, CommittedPart]:
-    """All committed units of a directory, by key, sorted."""
+    """All units committed in a directory, by key, sorted."""
     markers = [file.uri for file in storage.list_files(storage.join(directory, MARKERS)) if file.uri.endswith(".json")]
     keys = [uri.rsplit("/", 1)[1].removesuffix(".json") for uri in markers]
     if storage.is_local(directory):
@@ -139,7 +139,7 @@ def committed_parts(directory: str) -> dict[str, CommittedPart]:
 
 
 def remove_part(directory: str, key: str) -> None:
-    """Take a unit back: its marker first, so that no reader finds a marker without files."""
+    """Remove a unit: its marker first, so that no reader finds a marker whose files are gone."""
     part = committed_part(directory, key)
     storage.delete_file(_marker_uri(directory, key))
     for file in part.files.values() if part else ():
@@ -147,10 +147,10 @@ def remove_part(directory: str, key: str) -> None:
 
 
 def sweep(directory: str) -> list[str]:
-    """Remove the leftovers of dead attempts directly below `directory`; returns their names.
+    """Remove the files of dead attempts directly below `directory`; returns their names.
 
-    Only call it when no attempt is under way. Files that no marker names but that were not written through
-    `commit_part` (no attempt id in the name) are left alone.
+    It must not be called while an attempt is under way. Files that `commit_part` did not write, whose names have no
+    attempt in them, are left alone.
     """
     kept = {file.name for part in committed_parts(directory).values() for file in part.files.values()}
     removed = []
@@ -163,7 +163,7 @@ def sweep(directory: str) -> list[str]:
 
 
 def check_size(directory: str, file: WrittenFile) -> str:
-    """The URI of a committed file, its size checked. Raises `CorruptArtifact`."""
+    """The URI of a committed file. Raises `CorruptArtifact` where it is missing or of another size."""
     uri = storage.join(directory, file.name)
     try:
         size = storage.stat(uri).size
@@ -175,7 +175,7 @@ def check_size(directory: str, file: WrittenFile) -> str:
 
 
 def check_content(directory: str, file: WrittenFile, *, on_bytes: Callable[[int], None] = lambda count: None) -> str:
-    """The URI of a committed file, size and SHA-256 checked by reading it. Raises `CorruptArtifact`.
+    """The URI of a committed file, which is read. Raises `CorruptArtifact` for another size or SHA-256.
 
     `on_bytes` is called with the size of each chunk that was read.
     """

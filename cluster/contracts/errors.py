@@ -1,9 +1,9 @@
-"""The errors Raymill raises on purpose.
+"""The errors that Raymill raises on purpose.
 
-    RaymillError            anything below; the CLI prints its message without a stack trace
+    RaymillError            any of those below; the CLI prints its message without a stack trace
     ├── SpecError           the job spec is wrong; carries every problem found, not the first
-    ├── InputError          an input is missing, empty or of another kind than the stage takes
-    ├── ResourceError       too little disk, memory or CPUs/GPUs, or a port that is taken
+    ├── InputError          an input is missing, empty or not what the stage takes
+    ├── ResourceError       there is too little disk, memory or CPUs and GPUs, or a port is taken
     ├── StorageError        a store could not be read or written
     │   └── CorruptArtifact a committed file's size or checksum is not the one in its marker
     └── StageFailed         a stage's workers failed; says which stage, rank, shard or row
@@ -18,14 +18,14 @@ from dataclasses import dataclass
 
 
 class RaymillError(Exception):
-    """Base of all deliberate errors. `exit_code` is what `raymill` exits with."""
+    """The base of all errors raised on purpose. `exit_code` is what `raymill` exits with."""
 
     exit_code = 1
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with a job spec."""
+    """One thing that is wrong with a job spec."""
 
     path: str  # where in the spec, dotted: "stages.dpo.beta"
     value: object  # what stood there
@@ -39,7 +39,7 @@ class Problem:
 
 
 class SpecError(RaymillError):
-    """A job spec that can't be run. `problems` holds all that was found."""
+    """A job spec that can't be run. `problems` has all that is wrong with it."""
 
     exit_code = 2
 
@@ -67,13 +67,13 @@ class ResourceError(RaymillError):
 
 
 class StorageError(RaymillError):
-    """A store could not be read or written, retries included."""
+    """A store could not be read or written, although that was tried several times."""
 
     exit_code = 4
 
 
 class CorruptArtifact(StorageError):
-    """A committed file is not the one its marker describes."""
+    """A committed file is not the one that its marker describes."""
 
 
 class StageFailed(RaymillError):

@@ -1,4 +1,4 @@
-"""Row and request types that more than one room handles."""
+"""The rows and requests that more than one room handles, and the rule by which prompts are held out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from cluster.contracts.hashing import is_prompt_drawn
 
-ROW_BITS = 31  # of a doc_id's 63: rows of a part; the other 32 number the part in the shard table
+ROW_BITS = 31  # of the 63 of a doc_id, for the row in a part; the other 32 are the part's number in the shard table
 
 
 class Message(TypedDict):
@@ -31,13 +31,13 @@ class Conversation(TypedDict):
 
 @dataclass(frozen=True)
 class Quarantined:
-    """A record that could not be read: where it is, why, and what was seen. Never a lost row."""
+    """A record that could not be read: where it is, why, and what was seen. None is lost without one of these."""
 
     uri: str
-    offset: int  # byte offset (WARC, text) or record number (row formats) in `uri`; -1 for the whole file
-    reason: str  # a short fixed word, counted in reports: "bad_json", "truncated_gzip"
+    offset: int  # where in the file: a byte (WARC, text) or a row's number (row formats); -1 for the whole file
+    reason: str  # a short fixed word, which reports count: "bad_json", "truncated_gz"
     detail: str = ""
-    url: str | None = None  # what the page was fetched from, where that was known
+    url: str | None = None  # what the page was fetched from, if that is known
 
 
 QUARANTINE_SCHEMA = pa.schema(
@@ -52,22 +52,25 @@ QUARANTINE_SCHEMA = pa.schema(
 
 
 def doc_id(shard: int, row: int) -> int:
-    """The id of a document: its part's number in the shard table and its row in the part, in 63 bits."""
+    """The id of a document, in 63 bits: the number of its part in the shard table, and its row in the part.
+
+    Raises `ValueError` for numbers that don't fit.
+    """
     if not (0 <= shard < 1 << 32 and 0 <= row < 1 << ROW_BITS):
         raise ValueError(f"shard {shard} or row {row} does not fit a doc_id")
     return shard << ROW_BITS | row
 
 
 def shard_and_row(identifier: int) -> tuple[int, int]:
-    """The inverse of `doc_id`."""
+    """(number of the part, row) of the document with an id: the inverse of `doc_id`."""
     return identifier >> ROW_BITS, identifier & (1 << ROW_BITS) - 1
 
 
 def is_heldout(prompt: str, *, fraction: float, seed: int = 0) -> bool:
-    """Whether a prompt belongs to the held-out side of a split.
+    """Whether a prompt is on the held-out side of a split, to which the given `fraction` of all prompts belongs.
 
-    A pure function of the prompt (case and white space aside), so every stage, SFT, preferences, PPO and
-    evaluation, agrees on it without passing lists, and no prompt is on both sides.
+    It depends on the prompt's own text alone, without case and white space. So all stages (SFT, preferences, PPO,
+    evaluation) agree without passing lists, and no prompt is on both sides.
     """
     normalised = " ".join(prompt.casefold().split())
     return is_prompt_drawn(normalised, fraction=fraction, seed=seed)
@@ -75,19 +78,19 @@ def is_heldout(prompt: str, *, fraction: float, seed: int = 0) -> bool:
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How answers are sampled. Temperature 0 takes the likeliest token."""
+    """How answers are sampled. At temperature 0 the likeliest token is taken."""
 
     max_new_tokens: int = 64
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0  # 0: no limit
     stop_token_ids: tuple[int, ...] = ()
-    seed: int | None = None  # None: drawn by the engine; else the answer depends on nothing but the weights
+    seed: int | None = None  # with one, the answer depends on nothing but the weights; None: the engine draws one
 
 
 @dataclass(frozen=True)
 class GenerateRequest:
-    """One prompt to be answered once."""
+    """A prompt, to be answered once."""
 
     prompt_ids: Sequence[int]
     sampling: SamplingParams = field(default_factory=SamplingParams)
@@ -95,30 +98,29 @@ class GenerateRequest:
 
 @dataclass(frozen=True)
 class Rollout:
-    """One sampled answer, exactly as the engine made it: token ids, never text to be tokenised again.
+    """A sampled answer, exactly as the engine made it: token ids, never text that would be tokenised again.
 
-    P and A are the prompt's and the answer's lengths in tokens; the answer includes its end-of-turn token
-    where it has one.
+    P and A are the lengths of prompt and answer in tokens. The answer includes its end-of-turn token, if it has one.
     """
 
     prompt_ids_P: npt.NDArray[np.int32]
     answer_ids_A: npt.NDArray[np.int32]
-    logprobs_A: npt.NDArray[np.float32]  # natural log, of the sampled token, under the sampling temperature
-    versions_A: npt.NDArray[np.int32]  # the policy version that made each token
+    logprobs_A: npt.NDArray[np.float32]  # natural log of each token's probability, at the sampling temperature
+    versions_A: npt.NDArray[np.int32]  # the version of the policy that made each token
     finish_reason: Literal["stop", "length"]
 
 
 class RolloutClient(Protocol):
-    """What online RL needs from servers. Picklable; the training room is handed one and never imports serving."""
+    """What online RL needs from servers. The training room is handed one and never imports serving. Picklable."""
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Rollout]:
-        """Answers in the order of the requests. Blocks."""
+        """The answers, in the order of the requests. Blocks until all are there."""
 
     def score(self, token_ids: Sequence[Sequence[int]]) -> list[float]:
-        """One reward per whole conversation (prompt and answer token ids). Blocks."""
+        """The reward of each conversation, given as the token ids of prompt and answer. Blocks until all are there."""
 
     def publish(self, version: int, state: dict[str, Any]) -> None:
-        """Make the policy's weights (name -> CPU tensor) version `version` on every replica.
+        """Make `state` (name -> CPU tensor) version `version` of the policy's weights on every replica.
 
-        Returns once all live replicas answer with `version`. Raises if one does not in time.
+        Returns when all live replicas answer with that version. Raises if one does not in time.
         """

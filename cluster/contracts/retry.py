@@ -20,7 +20,9 @@ from cluster.contracts.errors import CorruptArtifact, StorageError
 A = TypeVar("A")
 T = TypeVar("T")
 
-_waited_for: ContextVar[bool] = ContextVar("_waited_for", default=False)  # a caller of this one tries again already
+_waited_for: ContextVar[bool] = ContextVar(
+    "_waited_for", default=False
+)  # whether a caller of this one tries again already
 
 _LASTING_ERRORS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 _LASTING_ANSWERS = re.compile(
@@ -31,20 +33,20 @@ _LASTING_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAM
 
 @dataclass(frozen=True)
 class Backoff:
-    """Exponential back-off with jitter: before attempt n + 1, between half and all of `first_wait_s` * 2**(n - 1)."""
+    """Exponential back-off with jitter: half to all of `first_wait_s` x 2^(n - 1) between attempts n and n + 1."""
 
-    attempts: int = 6  # in all; about a minute with the waits below
+    attempts: int = 6  # in all; with the waits below they take about a minute
     first_wait_s: float = 2.0
     max_wait_s: float = 30.0
 
     def wait_s(self, attempt: int) -> float:
-        """How long to wait after attempt n, counted from 1, failed. Random, so that many tasks do not knock at once."""
+        """How long to wait after attempt n, from 1, failed; random, so that many tasks do not come back at once."""
         longest = min(self.max_wait_s, self.first_wait_s * 2 ** (attempt - 1))
         return random.uniform(longest / 2, longest)
 
 
 def is_passing(error: Exception) -> bool:
-    """Whether an error may pass by itself: the store's, but no missing file, refused access, full disk or bad URI."""
+    """Whether an error may pass by itself: one of a store, but no missing file, refused access, full disk or bad URI."""
     if _LASTING_ANSWERS.search(str(error)):
         return False
     if isinstance(error, OSError):

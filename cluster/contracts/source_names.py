@@ -1,7 +1,8 @@
-"""What the sources of tokens are called: short for people, and by patterns in a spec.
+"""What the sources of tokens are called: short names for people, and patterns in a spec.
 
-An index names a source by its URI, which tells `a/part-0.jsonl` from `b/part-0.jsonl` in whatever mixture they meet:
-that of the input file or, for small files that were packed together, of the directory that the spec's input covers.
+An index names a source by its URI, so that `a/part-0.jsonl` and `b/part-0.jsonl` stay apart in whatever mixture they
+meet. It is the URI of the input file; for small files that were packed together, that of the directory which the spec's
+input covers.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ from fnmatch import fnmatchcase
 
 
 def short_names(sources: Iterable[str]) -> dict[str, str]:
-    """Each source without the directories that all of them share; different sources have different names."""
+    """Source -> its name without the directories that all sources share. Different sources have different names."""
     paths = {source: source.split("/") for source in sources}
     shared = _num_shared([path[:-1] for source, path in paths.items() if source])
     return {source: "/".join(path[shared:]) for source, path in paths.items()}
 
 
 def fits(source: str, pattern: str) -> bool:
-    """Whether a pattern is of the source's URI, or of its end from some directory or the file's name on.
+    """Whether a pattern fits a source's URI, or the end of it that begins with a directory or with the file's name.
 
-    "*" stands for a part of one name, "**" for directories, and a "/*" or "/" at the end, as in "books/*", for all that
-    is in a directory, which is a source itself where small files of it were packed together.
+    "*" stands for a part of one name and "**" for any directories. A "/*" or "/" at the end, as in "books/*", stands
+    for all that is in a directory, and for the directory itself, which is a source where its small files were packed.
     """
     steps = pattern.split("/")
     if len(steps) > 1 and steps[-1] in ("", "*"):
@@ -40,9 +41,9 @@ def _fits(path: Sequence[str], steps: Sequence[str]) -> bool:
 
 
 def input_directories(matched: Iterable[Sequence[str]]) -> dict[str, str]:
-    """The URI of each file -> the directory of all files of the first pattern that matches it.
+    """The URI of each file -> the lowest directory that holds all files of the first pattern that it matches.
 
-    `matched`: the files of each pattern.
+    `matched` has the files of each pattern.
     """
     found: dict[str, str] = {}
     for uris in matched:
@@ -59,7 +60,7 @@ def common_directory(uris: Iterable[str]) -> str:
 
 
 def _num_shared(paths: list[list[str]]) -> int:
-    """How many steps from the beginning on all paths have in common."""
+    """How many steps, from the beginning on, all paths share."""
     if not paths:
         return 0
     first, last = min(paths), max(paths)  # what these two share, all between them do

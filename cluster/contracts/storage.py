@@ -1,9 +1,9 @@
-"""Every path in Raymill is a URI; this module is the one place that opens them.
+"""Files by their URI: every path in Raymill is one, and this module is the only place that opens them.
 
-`/data/x`, `file:///data/x` and `s3://bucket/x` (anything `pyarrow.fs` can resolve) are taken alike.
-Credentials and endpoints come from the environment (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, ...), never
-from a spec. A remote store that fails for a while is waited for (`PATIENCE`), as often as each function is called; then
-a `StorageError` says what was asked of it.
+`/data/x`, `file:///data/x` and `s3://bucket/x` (anything that `pyarrow.fs` can resolve) are taken alike. Credentials
+and endpoints come from the environment (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, ...), never from a spec. Where a
+remote store fails for a while, each function tries again (`PATIENCE`); then a `StorageError` says what was asked of the
+store.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 LIST_SUFFIX = ".list"
-PATIENCE = Backoff()  # pyarrow's S3 client has 6 s of its own in each attempt: some 80 s until a store is given up
+PATIENCE = Backoff()  # with 6 s that pyarrow's S3 client tries in each attempt, a store has some 80 s to come back
 _GLOB_CHARACTERS = frozenset("*?[")
-_SHOWN_NAMES = 5  # of files whose names are no text
+_SHOWN_NAMES = 5  # how many files with bad names an error lists
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class FileStat:
 
 
 def _retried(verb: str) -> Callable[[Callable[Concatenate[str, P], T]], Callable[Concatenate[str, P], T]]:
-    """Let a function of a URI wait for a remote store; the local disk's errors come at once."""
+    """Have a function of a URI tried again where a remote store fails; errors of the local disk are raised at once."""
 
     def decorate(function: Callable[Concatenate[str, P], T]) -> Callable[Concatenate[str, P], T]:
         @wraps(function)
@@ -60,7 +60,7 @@ def _retried(verb: str) -> Callable[[Callable[Concatenate[str, P], T]], Callable
 
 
 def is_local(uri: str) -> bool:
-    """Whether `uri` lies on this machine's file system."""
+    """Whether `uri` is on this machine's file system."""
     return "://" not in uri or uri.startswith("file://")
 
 
@@ -92,7 +92,7 @@ def join(uri: str, *parts: str) -> str:
 
 
 def relative_uri(uri: str, *, base: str) -> str:
-    """`uri` as seen from the directory `base`, or as it is where they are on different stores."""
+    """`uri` as seen from the directory `base`; `uri` itself where the two are on different stores."""
     uri_store, uri_path = _split(uri)
     base_store, base_path = _split(base)
     return posixpath.relpath(uri_path, base_path) if uri_store == base_store else uri
@@ -133,7 +133,7 @@ def stat(uri: str) -> FileStat:
 
 
 def file_sizes(uris: Sequence[str]) -> list[int | None]:
-    """The sizes in bytes of many files, None where there is no file; a store is asked about all its files at once."""
+    """The sizes of many files in bytes, None where there is no file. Each store is asked about all its files once."""
     by_store: dict[str, list[int]] = {}
     for number, uri in enumerate(uris):
         by_store.setdefault("" if is_local(uri) else "/".join(uri.split("/")[:3]), []).append(number)
@@ -160,9 +160,9 @@ def _sizes_in_store(first_uri: str, uris: Sequence[str]) -> list[int | None]:
 
 @_retried("list")
 def list_files(uri: str, *, recursive: bool = False) -> list[FileStat]:
-    """The files under a directory, sorted by URI; an absent directory has none.
+    """The files in a directory, sorted by URI; a directory that does not exist has none.
 
-    Raises `InputError` naming those whose name is not UTF-8.
+    Raises `InputError`, which names them, for files whose name is not UTF-8.
     """
     _check_name(uri)
     filesystem, path = locate(uri)
@@ -179,7 +179,7 @@ def list_files(uri: str, *, recursive: bool = False) -> list[FileStat]:
 
 
 def _check_name(uri: str) -> None:
-    """Raise `InputError` for a path that holds bytes which are not UTF-8, as Python escapes them in paths."""
+    """Raise `InputError` for a path with bytes that are not UTF-8, which Python escapes in paths."""
     try:
         uri.encode()
     except UnicodeEncodeError as error:
@@ -187,7 +187,7 @@ def _check_name(uri: str) -> None:
 
 
 def _unreadable_names(path: str, recursive: bool, problem: UnicodeDecodeError) -> str:
-    """What is wrong with the files below a local directory: some have names that are no UTF-8."""
+    """The message for a local directory in which some files have names that are not UTF-8."""
     bad: list[str] = []
     for folder, folders, files in os.walk(path):  # names as Python escapes them
         bad += [_escaped(os.path.join(folder, name)) for name in folders + files if not _is_utf8(name)]
@@ -201,7 +201,7 @@ def _unreadable_names(path: str, recursive: bool, problem: UnicodeDecodeError) -
 
 
 def _escaped(path: str) -> str:
-    """A path for a message, bytes that are no text as `\\xe9`."""
+    """A path as messages show it, with bytes that are no text as `\\xe9`."""
     try:
         return repr(os.fsencode(path)).removeprefix("b")
     except UnicodeEncodeError:  # other surrogates, which stand for no bytes
@@ -218,13 +218,13 @@ def _is_utf8(name: str) -> bool:
 
 @_retried("list")
 def expand(pattern: str) -> list[FileStat]:
-    """The files a path, directory, glob or list stands for, sorted by URI; empty where nothing matches.
+    """The files that a path, directory, glob or list stands for, sorted by URI; none where nothing matches.
 
-    `*`, `?` and `[...]` match within the whole path below the first component that holds one, so
-    `s3://b/crawl/*.warc.gz` also matches in deeper folders. As in a shell, neither a glob nor a directory stands
-    for what is hidden: files and folders below it whose name begins with a dot. A name that ends in `.list` is a
-    text file with one path, directory or glob a line (blank lines and those with `#` in front apart), relative
-    ones relative to the list; raises `InputError` for a line that matches nothing. So does a name that is not UTF-8.
+    `*`, `?` and `[...]` match within the whole path from the first component with one of them on, so
+    `s3://b/crawl/*.warc.gz` also matches in deeper folders. As in a shell, neither a glob nor a directory stands for
+    what is hidden: files and folders below it whose name begins with a dot. A name that ends in `.list` is a text file
+    with a path, directory or glob on each line, relative to the list; blank lines and those that begin with `#` are
+    skipped. Raises `InputError` for a line of a list that matches nothing, and for a name that is not UTF-8.
     """
     _check_name(pattern)
     if pattern.endswith(LIST_SUFFIX):
@@ -252,7 +252,7 @@ def _is_hidden(path: str) -> bool:
 
 
 def _expand_list(uri: str) -> list[FileStat]:
-    """The files that the lines of a list stand for. Plain paths are looked up many at once."""
+    """The files that the lines of a list stand for. Plain paths are looked up all together."""
     try:
         lines = read_bytes(uri).decode().splitlines()
     except FileNotFoundError:
@@ -304,9 +304,9 @@ def open_table(uri: str) -> Iterator[pq.ParquetFile]:
 
 @_retried("read")
 def read_table(uri: str, *, columns: Sequence[str] | None = None, filters: Any = None) -> pa.Table:
-    """A Parquet file, or some of its columns, or the rows that `filters` (as pyarrow's) leave.
+    """A Parquet file as a table: all of it, some columns, or the rows that `filters` (as pyarrow's) leave.
 
-    Raises `FileNotFoundError`, and `CorruptArtifact` for columns that are not there.
+    Raises `FileNotFoundError`, and `CorruptArtifact` for a column that is not there.
     """
     with open_table(uri) as file:
         names = file.schema_arrow.names
@@ -330,9 +330,9 @@ def read_schema(uri: str) -> pa.Schema:
 
 @_retried("write")
 def write_bytes(uri: str, content: bytes) -> None:
-    """Write one small file so that a reader sees the old content or the new, never a part of it.
+    """Write a small file, so that readers see the old content or the new, and never a part of it.
 
-    A local file is renamed into place; an object store's single PUT is atomic by itself.
+    A local file is renamed into place. On an object store one PUT is atomic by itself.
     """
     filesystem, path = locate(uri)
     make_directory(posixpath.dirname(uri))
@@ -349,14 +349,14 @@ def write_bytes(uri: str, content: bytes) -> None:
 
 
 def make_directory(uri: str) -> None:
-    """Create a directory and its parents; nothing to do on an object store."""
+    """Create a directory and its parents. An object store needs none."""
     if is_local(uri):
         locate(uri)[0].create_dir(locate(uri)[1], recursive=True)
 
 
 @_retried("delete")
 def delete_file(uri: str) -> None:
-    """Remove one file; an absent one is no error."""
+    """Remove a file. It is no error if there is none."""
     filesystem, path = locate(uri)
     try:
         filesystem.delete_file(path)
@@ -366,7 +366,7 @@ def delete_file(uri: str) -> None:
 
 @_retried("delete")
 def delete_directory(uri: str) -> None:
-    """Remove a directory and all below it; an absent one is no error."""
+    """Remove a directory and all in it. It is no error if there is none."""
     filesystem, path = locate(uri)
     try:
         filesystem.delete_dir(path)
@@ -399,7 +399,7 @@ def download_file(uri: str, target: Path) -> None:
 
 @contextmanager
 def local_copy(uri: str, scratch: Path) -> Iterator[Path]:
-    """A local directory with the files of `uri`: itself where it is local, else a copy under `scratch`."""
+    """A local directory with the files of the directory `uri`: itself where that is local, else a copy in `scratch`."""
     if is_local(uri):
         yield local_path(uri)
         return

@@ -1,9 +1,12 @@
-"""The token-shard format: memory-mappable Arrow IPC, one row per document, read without copying.
+"""The format of token shards, and of the index over them.
 
-A shard holds one record batch with `input_ids: large_list<uint16 or uint32>` (uint16 where the vocabulary
-fits), `doc_id: int64` and `source: dictionary`. `tokens.parquet` beside the shards is the index. Each of its rows is a
-range of a shard's documents that are of one source, language and class of lengths; a mixture is an index alone, whose
-rows lie in other artifacts' shards and may be repeated. Sequence length is chosen by the reader.
+A shard is an Arrow IPC file that is mapped into memory and read without copying. Its one record batch has a row for
+each document: `input_ids: large_list<uint16 or uint32>` (uint16 where the vocabulary fits), `doc_id: int64` and
+`source: dictionary`. The sequence length is not part of the format; whoever reads chooses it.
+
+The index is `tokens.parquet`, beside the shards. Each of its rows is a range of a shard's documents that are of one
+source, language and class of lengths. A mixture is an index alone: its rows are of other artifacts' shards, and may be
+there several times.
 
 Shape letters: D documents of a shard, T tokens of a shard.
 """
@@ -36,14 +39,14 @@ class ShardEntry:
     name: str
     size: int  # bytes, of the whole shard
     sha256: str
-    num_documents: int  # of the range, as the tokens
-    num_tokens: int
-    heldout: bool = False  # kept out of training; read by evaluation
+    num_documents: int  # of the range
+    num_tokens: int  # of the range
+    heldout: bool = False  # whether it is kept out of training, for evaluation to read
     first_document: int = 0
-    source: str = ""  # URI of the input file or, of small files together, of their directory
+    source: str = ""  # the URI of the input file; of small files that were packed, of their directory
     language: str = ""  # ISO 639 code; "" where it is unknown
-    min_length: int = 0  # tokens that each of its documents has at least: the lower end of its class of lengths
-    directory: str = ""  # where the shard lies, relative to the index; "": beside it
+    min_length: int = 0  # the lower end of its class of lengths: the tokens that each document has at least
+    directory: str = ""  # where the shard lies, relative to the index; "": beside the index
 
     @property
     def file(self) -> WrittenFile:
@@ -68,7 +71,7 @@ _INDEX_SCHEMA = pa.schema(
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
-    """The smallest dtype of the format that holds ids below `vocab_size`."""
+    """The smallest type of the format that holds all ids below `vocab_size`."""
     if vocab_size <= 1 << 16:
         return np.dtype(np.uint16)
     return np.dtype(np.uint32)
@@ -81,9 +84,10 @@ def write_token_shard(
     doc_ids_D: npt.NDArray[np.int64],
     sources_D: Sequence[str] | str,
 ) -> None:
-    """Write one shard. `offsets` has D+1 entries, document d is `tokens_T[offsets[d]:offsets[d+1]]`.
+    """Write one shard. `offsets` has D+1 entries; document d is `tokens_T[offsets[d]:offsets[d+1]]`.
 
-    `sources_D`: the source of each document, or the one of all.
+    `sources_D` is the source of each document, or the one source of all. Raises `ValueError` for offsets that don't
+    fit.
     """
     if len(offsets) != len(doc_ids_D) + 1 or offsets[0] != 0 or offsets[-1] != len(tokens_T):
         raise ValueError("offsets must have one entry more than there are documents and span all tokens")
@@ -104,9 +108,9 @@ def write_token_shard(
 
 
 class TokenShard:
-    """A shard's arrays, as views on the mapped file (or on one read of a remote one).
+    """The arrays of a shard, or of a range of its documents, as views on the mapped file; a remote file is read once.
 
-    With `size`, a local file of another size raises `CorruptArtifact` instead of being mapped.
+    Raises `CorruptArtifact` for a file that is no token shard, and for a local one of another size than `size`.
     """
 
     def __init__(self, uri: str, *, size: int | None = None) -> None:
@@ -119,7 +123,7 @@ class TokenShard:
             batch = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(content))).get_batch(0)
             lists = batch.column("input_ids")
             self.tokens_T: npt.NDArray[Any] = _view(lists.values)
-            # Of the documents of this view; they count from the shard's beginning, so that a view copies none of them.
+            # Of the documents in this view. They count from the shard's beginning, so that a view need not copy them.
             self.stored_offsets: npt.NDArray[np.int64] = _view(lists.offsets)
             self.doc_ids_D: npt.NDArray[np.int64] = _view(batch.column("doc_id"))
             self.sources_D = batch.column("source")
@@ -131,18 +135,18 @@ class TokenShard:
 
     @property
     def offsets(self) -> npt.NDArray[np.int64]:
-        """D+1 offsets into `tokens_T`: a copy in a view that does not begin with the shard's first document."""
+        """[D+1] where documents begin in `tokens_T`; a copy in a view that does not begin with the shard's first."""
         first = self.stored_offsets[0]
         return self.stored_offsets - first if first else self.stored_offsets
 
     def part(self, first: int, count: int) -> TokenShard:
-        """`count` of the documents from number `first` on, as views."""
+        """The `count` documents from number `first` on, as views. Raises `CorruptArtifact` where there are fewer."""
         if (first, count) == (0, len(self)):
             return self
         if not 0 <= first <= first + count <= len(self):
             raise CorruptArtifact(f"{self.uri} has {len(self)} documents; its index names {first} to {first + count}")
         part = copy(self)
-        part._whole = self  # alive as long as a view is, so that whoever keeps views can find the mapping they share
+        part._whole = self  # kept alive as long as the view, so that whoever keeps views finds the mapping they share
         part.stored_offsets = self.stored_offsets[first : first + count + 1]
         start, stop = part.stored_offsets[[0, -1]] - self.stored_offsets[0]
         part.tokens_T = self.tokens_T[start:stop]
@@ -156,12 +160,12 @@ class TokenShard:
         return self.tokens_T[start:stop]
 
     def expect_random_reads(self) -> None:
-        """Have the kernel read no more than what is touched: a sample is far smaller than its usual read-ahead."""
+        """Have the operating system read only what is touched: a sample is far smaller than its usual read-ahead."""
         if self._mapping is not None:
             self._mapping.madvise(mmap.MADV_RANDOM)
 
     def will_need(self, first_token: int, count: int) -> None:
-        """Have the kernel begin to read tokens of this view that are touched soon."""
+        """Have the operating system begin to read `count` tokens of this view that will be touched soon."""
         if self._mapping is None or count <= 0:
             return
         start = self.tokens_T.ctypes.data - self._address + first_token * self.tokens_T.itemsize
@@ -169,13 +173,13 @@ class TokenShard:
         self._mapping.madvise(mmap.MADV_WILLNEED, aligned, start - aligned + count * self.tokens_T.itemsize)
 
     def release_memory(self) -> None:
-        """Unmap the pages touched so far from this process. They stay in the page cache; views stay valid."""
+        """Take pages touched so far out of this process's memory. They stay in the page cache; views stay valid."""
         if self._mapping is not None:
             self._mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def _view(array: pa.Array) -> npt.NDArray[Any]:
-    """Integers without a copy; Arrow's own `to_numpy` would load pandas first, half a second."""
+    """An Arrow array of integers, without a copy. Arrow's own `to_numpy` would load pandas first, for half a second."""
     dtype = np.dtype(array.type.to_pandas_dtype())
     if len(array) == 0:
         return np.zeros(0, dtype)
@@ -194,7 +198,7 @@ def _map_file(uri: str, size: int | None) -> mmap.mmap:
 
 
 def write_token_index(directory: str, entries: Sequence[ShardEntry]) -> bytes:
-    """Write the index of a tokens artifact; returns its bytes."""
+    """Write the index of a tokens artifact or mixture; returns its bytes."""
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist([asdict(e) for e in entries], schema=_INDEX_SCHEMA), sink)
     content = sink.getvalue().to_pybytes()
@@ -203,7 +207,7 @@ def write_token_index(directory: str, entries: Sequence[ShardEntry]) -> bytes:
 
 
 def read_token_index(directory: str) -> list[ShardEntry]:
-    """The index of a tokens artifact or mixture, in order. The shards' sizes are checked against the store."""
+    """The rows of an index, in order. Raises `CorruptArtifact` for a shard that is missing or of another size."""
     entries = list_token_index(directory)
     sizes = {uri: entry.size for uri, entry in zip(shard_uris(directory, entries), entries, strict=True)}
     for (uri, size), found in zip(sizes.items(), storage.file_sizes(list(sizes)), strict=True):
@@ -215,7 +219,7 @@ def read_token_index(directory: str) -> list[ShardEntry]:
 
 
 def list_token_index(directory: str) -> list[ShardEntry]:
-    """The index as it is written, without a look at the shards."""
+    """The rows of an index, in order, without a look at the shards. Raises `InputError` where there is no index."""
     try:
         table = storage.read_table(storage.join(directory, INDEX))
     except FileNotFoundError as error:
@@ -226,7 +230,7 @@ def list_token_index(directory: str) -> list[ShardEntry]:
 
 
 def shard_uris(directory: str, entries: Sequence[ShardEntry]) -> list[str]:
-    """Where the shard of each index row lies; `directory` is the index's."""
+    """The URI of the shard of each row of the index in `directory`."""
     distinct = {(entry.directory, entry.name): entry for entry in entries}
     by_place = {entry.directory: entry for entry in distinct.values()}
     places = {place: shard_directory(directory, entry) for place, entry in by_place.items()}
@@ -235,12 +239,12 @@ def shard_uris(directory: str, entries: Sequence[ShardEntry]) -> list[str]:
 
 
 def shard_directory(directory: str, entry: ShardEntry) -> str:
-    """Where the shard of an index row lies; `directory` is the index's."""
+    """The directory of the shard of a row of the index in `directory`."""
     return storage.absolute_uri(entry.directory, base=directory) if entry.directory else directory
 
 
 def open_shards(directory: str, *, heldout: bool) -> list[TokenShard]:
-    """The training documents of a tokens artifact or mixture, or its held-out ones: one view per row of the index."""
+    """The training documents of a tokens artifact or mixture, or the held-out ones: a view a row of the index."""
     entries = [entry for entry in read_token_index(directory) if entry.heldout == heldout]
     uris = shard_uris(directory, entries)
     shards = {uri: TokenShard(uri) for uri in dict.fromkeys(uris)}

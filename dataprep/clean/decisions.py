@@ -1,6 +1,8 @@
-"""What becomes of a batch of texts: URL, language, the filter families of the language's profile, decontamination.
+"""Decides what becomes of a batch of texts: which are kept, what stays of them, and why the others go.
 
-Each text's first failing rule is its reason. All hashes and signatures see what the families left of the text.
+Texts are judged by their URL, their language, the filter families of the language's profile, the quality classifier and
+decontamination, in this order. The first rule that fails is a text's reason. What is hashed and signed later is what
+the families left of the text.
 
 Shape letters: D texts of the batch, K of them kept.
 """
@@ -28,27 +30,27 @@ from dataprep.filters.url_blocklist import UrlBlocklist
 from dataprep.text.column import TextColumn
 
 EMPTY, LANGUAGE, LANGUAGE_SCORE, CONTAMINATED = "empty_text", "language", "language_score", "contaminated"
-NOTHING_LEFT = "nothing_left"  # of a text whose lines were all cut
+NOTHING_LEFT = "nothing_left"  # a text whose lines were all cut
 
 
 class Passage(NamedTuple):
     """A passage that a text shares with an evaluation set."""
 
-    row: int  # of the batch
+    row: int  # the text's place in the batch
     text: str
     source: EvaluationText
 
 
 @dataclass(frozen=True)
 class Decisions:
-    """The outcome for each text of a batch."""
+    """What is decided about each text of a batch."""
 
-    reasons_D: npt.NDArray[Any]  # object: why it is dropped; "" for keep
+    reasons_D: npt.NDArray[Any]  # object: why a text is dropped; "" for one that is kept
     languages_D: pa.StringArray
-    scores_D: npt.NDArray[np.float32]  # of the language
-    kept: TextColumn  # the K kept texts after their edits
-    annotations: Mapping[str, pa.StructArray] = field(default_factory=dict)  # family -> its K scores
-    passages: Sequence[Passage] = ()  # of evaluation sets, in kept and dropped texts
+    scores_D: npt.NDArray[np.float32]  # how likely the language is, 0 to 1
+    kept: TextColumn  # what stays of the K texts that are kept
+    annotations: Mapping[str, pa.StructArray] = field(default_factory=dict)  # family -> its scores of these
+    passages: Sequence[Passage] = ()  # that they share with evaluation sets, also of dropped texts
 
     @property
     def keep_D(self) -> npt.NDArray[np.bool_]:
@@ -56,10 +58,10 @@ class Decisions:
 
 
 class DocumentFilter:
-    """All rules of a clean stage, with the files they need read once."""
+    """All rules of a clean stage, with the files that they need, which are read once."""
 
     def __init__(self, config: CleanConfig, classifier: Path | None = None) -> None:
-        """`classifier`: the model file of the quality classifier. Raises `InputError` for a file that can't be read."""
+        """`classifier` is the model of the quality classifier. Raises `InputError` for a file that can't be read."""
         self._classifier = None if classifier is None else quality.load(classifier)
         self._config = config
         self._blocklist = None if config.url_blocklist is None else UrlBlocklist(config.url_blocklist)
@@ -70,7 +72,7 @@ class DocumentFilter:
         self._profile_of = {code: n for n, profile in enumerate(profiles, start=1) for code in profile.languages}
 
     def judge(self, texts: pa.LargeStringArray, urls: Sequence[str | None] | None = None) -> Decisions:
-        """The decisions on normalised texts; `urls` [D] says where each is from."""
+        """Decide about texts in normal form; `urls` [D] are the addresses that they are from."""
         config = self._config
         reasons_D = np.full(len(texts), "", object)
         reasons_D[TextColumn(texts).num_chars_D == 0] = EMPTY
@@ -109,7 +111,10 @@ class DocumentFilter:
 def _in_order(
     parts: Sequence[tuple[npt.NDArray[np.int64], FamilyDecisions]],
 ) -> tuple[TextColumn, dict[str, pa.StructArray]]:
-    """What the profiles kept, in the order of the batch; null scores where a profile has no such family."""
+    """(texts, scores by family) that all profiles kept, in the order of the batch.
+
+    Scores are null where the profile of a text has no such family.
+    """
     columns = {name: found.names for _, part in parts for name, found in part.scores.items()}
     if len(parts) == 1:
         ((_, part),) = parts
@@ -133,7 +138,7 @@ def _good_enough(
     classifier: Any,
     settings: QualitySettings,
 ) -> TextColumn:
-    """The kept texts that are good enough; sets the reasons of the others."""
+    """Those of the kept texts that the classifier finds good enough; sets the reasons of the others."""
     judged = quality.judge(kept, classifier, settings)
     if settings.mode == "annotate":
         annotations[quality.NAME] = judged.scores.struct_array()
@@ -148,7 +153,7 @@ def _drop(
     left_K: npt.NDArray[np.bool_],
     reason: str,
 ) -> TextColumn:
-    """The kept texts without some, whose reason this is."""
+    """Those of the kept texts that are left; sets the reason of the others and takes out their annotations."""
     reasons_D[np.flatnonzero(reasons_D == "")[~left_K]] = reason
     for name in annotations:
         annotations[name] = annotations[name].filter(pa.array(left_K))
@@ -162,7 +167,7 @@ def _decontaminate(
     index: EvaluationIndex,
     settings: DecontaminationSettings,
 ) -> tuple[TextColumn, list[Passage]]:
-    """(what is left of the kept texts, the passages found); sets the reasons of those that go."""
+    """(what stays of the kept texts, the passages that were found); sets the reasons of texts that are dropped."""
     hits = index.find(kept)
     rows = np.flatnonzero(reasons_D == "")
     places = np.repeat(np.arange(len(kept)), np.diff(hits.doc_offsets))
@@ -182,5 +187,5 @@ def _decontaminate(
 
 
 def _set(reasons_D: npt.NDArray[Any], fails_D: npt.NDArray[np.bool_], reason: str) -> None:
-    """Give a reason to those that fail and have none."""
+    """Give a reason to those that fail and have none yet."""
     reasons_D[fails_D & (reasons_D == "")] = reason

@@ -1,7 +1,8 @@
-"""One input shard to one part of the documents: read, extract, normalise, judge, sign, write.
+"""What one task of the clean stage does: an input shard becomes a part of the documents.
 
-Everything between reading and writing works on columns of some thousand texts. The sizes of these batches are
-constants, so that a part's bytes depend on its input and the settings alone.
+Records are read and extracted, normalised, judged, rid of personal data, signed and written. Between reading and
+writing all works on columns of some thousand texts. The sizes of these batches are constants, so that the bytes of a
+part depend on its input and the settings alone.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _BATCH_CHARACTERS = 16 << 20
 
 @dataclass
 class Batch:
-    """Records of all fates, in the order in which they were read."""
+    """Records that are worked on together, in the order in which they were read."""
 
     texts: list[PlainText] = field(default_factory=list)
     unwanted: list[Unwanted] = field(default_factory=list)
@@ -60,10 +61,10 @@ class Counts:
     characters_kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     quarantine_reasons: Counter[str] = field(default_factory=Counter)
-    languages: Counter[str] = field(default_factory=Counter)  # of the kept
+    languages: Counter[str] = field(default_factory=Counter)  # of the documents that are kept
     languages_seen: Counter[str] = field(default_factory=Counter)  # of all texts
-    pii: Counter[str] = field(default_factory=Counter)  # kind -> placeholders, in the kept
-    pii_documents: int = 0  # with any
+    pii: Counter[str] = field(default_factory=Counter)  # kind -> placeholders in the documents that are kept
+    pii_documents: int = 0  # documents with a placeholder
     contamination: Counter[str] = field(default_factory=Counter)  # evaluation file's URI -> passages found
 
     def figures(self) -> dict[str, Any]:
@@ -85,8 +86,8 @@ def clean_part(
 ) -> int:
     """Clean what `sources` hold and commit the result as unit `key` of `parts`; returns how many documents are kept.
 
-    The sources are of one format. Rules that are made for prose do not apply to source code. `classifier` is the
-    URI of the quality classifier's model file.
+    The sources are of one format. Source code is spared the rules that are made for prose. `classifier` is the URI of
+    the quality classifier's model. Raises `StageFailed` where a record is unaccounted for.
     """
     if sources[0].format == "code":
         config, classifier = config.for_code(), None
@@ -230,7 +231,7 @@ def _places(places: Sequence[Provenance]) -> dict[str, list[Any]]:
 
 
 def _score_types(config: CleanConfig) -> list[tuple[str, pa.StructType]]:
-    """(name, type) of the columns of scores."""
+    """(name, type) of each column of scores that the documents have."""
     return [(name, SCORE_TYPES[name]) for name in config.annotated_families()]
 
 

@@ -1,7 +1,7 @@
-"""The clean stage: one task per input shard, no shuffle; each leaves a part that other artifacts can share.
+"""The clean stage: one task for each input shard, which leaves a part that other artifacts can share.
 
-A part is named by its input files' URIs, sizes and times, and lies in a directory named by the settings. So one
-more WARC costs one more WARC, and a killed run goes on with the shards that are left.
+A part is named by the URIs, sizes and times of its input files, and lies in a directory named by the settings. So one
+more WARC file costs the work on one more, and a run that was killed goes on with the shards that are left.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dataprep.sources.shards import SourceShard, each_once, matched_files, plan_
 
 
 def run(config: CleanConfig, inputs: Mapping[str, Artifact], output: str, context: StageContext) -> StageResult:
-    """Make the parts that are not there yet, then the artifact's shard table."""
+    """Make the parts that are not there yet, then the shard table. Raises `InputError`, `StageFailed`."""
     matched = matched_files(config.inputs)
     files = each_once(matched)
     directories = input_directories([file.uri for file in each] for each in matched)
@@ -67,9 +67,9 @@ def run(config: CleanConfig, inputs: Mapping[str, Artifact], output: str, contex
 
 
 def _items_left_out(settings: DecontaminationSettings, context: StageContext) -> dict[str, int]:
-    """URI of an evaluation file -> how many of its texts are not looked for; tells of them."""
+    """URI of an evaluation file -> how many of its texts are too short to be looked for; notes that for the user."""
     keep_compiled_kernels()
-    from dataprep.filters.decontamination import items_left_out  # after that: it has kernels
+    from dataprep.filters.decontamination import items_left_out  # imported after that, since it has kernels
 
     found = items_left_out(settings)
     for file, (count, left_out) in found.items():
@@ -102,7 +102,7 @@ def _clean(row: dict[str, Any], *, parts: str, config: CleanConfig, classifier: 
 
 
 def _largest_first(shards: Sequence[SourceShard]) -> list[SourceShard]:
-    """So that no large shard begins when all others are done."""
+    """The shards in an order in which no large one begins when all others are done."""
     return sorted(shards, key=lambda shard: (-shard.num_bytes, shard.key))
 
 
@@ -123,7 +123,7 @@ def _shard(number: int, uri: str, part: CommittedPart, parts: str) -> Shard:
 
 
 def _metrics(parts: Sequence[Mapping[str, Any]], *, bytes_in: int) -> dict[str, Any]:
-    """The sums over all parts. Raises `StageFailed` where a row is unaccounted for."""
+    """The sums over all parts. Raises `StageFailed` where a record is unaccounted for."""
 
     def total(figure: str) -> int:
         return sum(part[figure] for part in parts)

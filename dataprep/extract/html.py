@@ -1,6 +1,7 @@
-"""HTML to a title and the main text, by resiliparse or trafilatura, behind a scan that keeps hopeless pages out of it.
+"""HTML to a title and the main text, by resiliparse or trafilatura.
 
-Either may still hang or crash on a page that nobody foresaw: `extraction.py` calls them where they can be killed.
+A scan (`html_depth.py`) keeps away the pages on which either would never end. Either may still hang or crash on a
+page that nobody foresaw, so `pages.py` calls them in a process that can be killed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _DATE_ATTRIBUTES = (
 
 
 class UnreadablePage(Exception):
-    """A page that can't be extracted within the limits; `reason` is counted, `detail` shown."""
+    """A page that can't be extracted within the limits: `reason` is what metrics count, `detail` what people read."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(reason, detail)
@@ -32,7 +33,7 @@ class UnreadablePage(Exception):
 
 
 class Extracted(NamedTuple):  # crosses from process to process, and dataclasses are slow to pickle
-    """What a page says: its main text, and about itself."""
+    """The main text of a page, and what it says about itself."""
 
     title: str | None
     text: str
@@ -41,9 +42,9 @@ class Extracted(NamedTuple):  # crosses from process to process, and dataclasses
 
 
 def readable_html(body: bytes, charset: str | None, *, max_depth: int, max_attributes: int) -> str:
-    """The characters of a page that a parser can take on.
+    """The characters of a page, if it is one that a parser can take on.
 
-    Raises `UnreadablePage`: "html_too_deep", "html_too_many_attributes".
+    Raises `UnreadablePage` with the reason "html_too_deep" or "html_too_many_attributes".
     """
     html = decode_html(body, charset)
     shape = scan(html.encode(errors="replace"))
@@ -57,7 +58,7 @@ def readable_html(body: bytes, charset: str | None, *, max_depth: int, max_attri
 
 
 def by_resiliparse(html: str) -> Extracted:
-    """The main content of a page as resiliparse sees it. Raises `UnreadablePage`: "html_unparsable"."""
+    """The main content of a page by resiliparse. Raises `UnreadablePage` with the reason "html_unparsable"."""
     try:
         tree = HTMLTree.parse(html)
         text = extract_plain_text(tree, main_content=True)
@@ -68,7 +69,7 @@ def by_resiliparse(html: str) -> Extracted:
 
 
 def by_trafilatura(html: str) -> Extracted:
-    """The main content of a page as trafilatura sees it: slower, and stricter about what is no content."""
+    """The main content of a page by trafilatura, which is much slower, and stricter about what is content."""
     import trafilatura
 
     page = trafilatura.bare_extraction(html, with_metadata=True, include_comments=False)
@@ -84,7 +85,7 @@ EXTRACTORS: dict[ExtractorName, Callable[[str], Extracted]] = {
 
 
 def _first(tree: HTMLTree, places: tuple[tuple[str, str], ...]) -> str | None:
-    """The first attribute of those that is there and not empty."""
+    """The first of some (CSS selector, attribute) that the page has and that is not empty."""
     document = tree.document
     if document is None:
         return None

@@ -1,9 +1,9 @@
-"""A cheap scan of HTML before it is parsed: how deep it nests and how many attributes a tag carries.
+"""A cheap scan of HTML before it is parsed: how deep its elements nest and how many attributes a tag has.
 
-Parsing and main-content extraction take time quadratic in both (40 s for 100,000 nested `div`s, 1 s for
-20,000 attributes), inside native code that no thread can interrupt. The scan is linear and runs at memory
-speed. It overstates rather than understates: a closing tag undoes one opening of its own name and no more, and
-elements whose end HTML implies (`p`, `li`, `td`) do not count, since they can't nest without one that does.
+Parsing and the extraction of the main content take time quadratic in both (40 s for 100,000 nested `div`s, 1 s for
+20,000 attributes), in native code that no thread can interrupt. The scan takes time linear in the page. It may
+overstate the depth, but never understates it: a closing tag closes one open element of its own name and no other.
+Elements whose end HTML implies (`p`, `li`, `td`) do not count, since they can't nest without others that do.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _RAW_TEXT = ("script", "style", "textarea", "title", "xmp", "iframe", "noembed",
 
 @dataclass(frozen=True, slots=True)
 class MarkupShape:
-    """What the scan found."""
+    """What the scan finds in a page."""
 
     depth: int  # the most elements open at once
     attributes: int  # the most attributes of one tag

@@ -1,4 +1,8 @@
-"""Pages to texts, many at a time, in a child process that can be killed (`killable_process.py`)."""
+"""Records with pages become records with texts, many at a time, in a child process that can be killed.
+
+The extractors are native code that may hang, crash or eat memory (`killable_process.py`); a page that makes them do so
+is quarantined, and the others are extracted all the same.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +18,16 @@ from dataprep.killable_process import Failure, KillableMap
 from dataprep.sources.config import ExtractorName, ReadLimits
 from dataprep.sources.records import HtmlPage, PlainText, Provenance, SourceRecord, Unwanted, WikiPage
 
-_BATCH_RECORDS = 256  # that wait for the first page of them at most
+_BATCH_RECORDS = 256  # the most that are extracted together
 _BATCH_SIZE = 4 << 20  # bytes of pages and characters of texts; a batch ends with the record that reaches it
 _SMALL_PAGE = (b"<html><body><p>A page to load all code with.</p></body></html>", None)
 
-Markup = tuple[bytes, str | None] | str  # HTML: body and charset; wiki markup
+Markup = tuple[bytes, str | None] | str  # of HTML the body and the charset; or wiki markup
 
 
 @dataclass(frozen=True)
 class PageExtractor:
-    """What happens to one page, in the child."""
+    """What the child process does with one page; picklable."""
 
     extractor: ExtractorName
     max_depth: int
@@ -45,7 +49,7 @@ class PageExtractor:
 
 
 def _encodable(value: Any) -> Any:
-    """A text without lone surrogates, which character references may name and UTF-8 can't hold; None stays."""
+    """A text with lone surrogates replaced, which character references may name and UTF-8 can't hold; None stays."""
     if value is None or value.isascii():
         return value
     return value.encode(errors="surrogatepass").decode(errors="replace")
@@ -56,17 +60,17 @@ PageExtraction = KillableMap[Markup, Extracted | UnreadablePage]
 
 @lru_cache(maxsize=1)
 def page_extraction(extractor: PageExtractor, timeout_s: float, memory_bytes: int) -> PageExtraction:
-    """The child that serves this process, across shards: it takes longer to start than many a shard has work."""
+    """The child process, kept from shard to shard: to start one takes longer than the work of many a shard."""
     return KillableMap(extractor, warm_up=_SMALL_PAGE, timeout_s=timeout_s, memory_bytes=memory_bytes)
 
 
 def extracted(
     records: Iterable[SourceRecord], extractor_name: ExtractorName, limits: ReadLimits
 ) -> Iterator[PlainText | Unwanted | Quarantined]:
-    """The records in their order, pages turned into texts.
+    """The records in their order, with the pages among them turned into texts.
 
-    A page without a text is quarantined: for what `readable_html` and the extractor refuse, or as "timeout",
-    "memory", "crashed" or "failed" (`killable_process.Failure`).
+    A page that gives no text is quarantined: with the reason of its `UnreadablePage`, or with that of a
+    `killable_process.Failure` ("timeout", "memory", "crashed", "failed").
     """
     extractor = PageExtractor(extractor_name, limits.max_html_depth, limits.max_html_attributes)
     extraction = page_extraction(extractor, limits.extract_timeout_s, int(limits.extract_memory_gib * 2**30))

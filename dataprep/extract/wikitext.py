@@ -1,4 +1,4 @@
-"""Wiki markup to plain text: what a reader of the article reads as prose. The parser is mwparserfromhell."""
+"""Wiki markup to plain text: what a reader of the article reads as prose. Markup is parsed by mwparserfromhell."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _BEHAVIOUR_SWITCH = re.compile(r"__[A-Z]{3,}__")  # __NOTOC__
 
 
 def plain_text(wikitext: str) -> str:
-    """The text without templates, tables, references, pictures, categories and markup; link texts and headings stay.
+    """The prose of an article: texts of links and headings stay; templates, tables, references and pictures go.
 
-    What templates would make is missing: a dump does not hold it.
+    What a template would expand to is missing, since a dump does not hold it.
     """
     import mwparserfromhell
 

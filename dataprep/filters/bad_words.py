@@ -1,8 +1,8 @@
-"""C4's bad-words rule: a page with any word or phrase of a list goes.
+"""C4's rule on bad words: a page with any word or phrase of a list is dropped.
 
-Source: Raffel et al. 2020, section 2.2, and C4's published code; the share that is kept all the same is FineWeb's.
-Entries count as whole words (`phrase_search.py`). Which documents are kept follows from a hash of their text, so it is
-the same in every run and wherever they stand.
+Source: Raffel et al. 2020, section 2.2, and C4's published code. As in FineWeb, a share of such pages may be kept:
+which ones follows from a hash of their text, so it is the same in every run and wherever a page stands. Entries of the
+list count as whole words only (`phrase_search.py`).
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ REASONS: tuple[str, ...] = ("bad_words",)
 
 
 class BadWords:
-    """The list of a spec, read once."""
+    """The rule with the list that it looks for, which is read once."""
 
     def __init__(self, words: Iterable[str]) -> None:
         self._trie = PhraseTrie.of(words)
 
     @classmethod
     def read(cls, settings: BadWordsSettings) -> BadWords:
-        """The list that the settings name. Raises `InputError` where it is missing or has no entry."""
+        """The rule with the list that the settings name. Raises `InputError` for a missing file and an empty list."""
         words = read_word_lists(settings.files)
         if not words:
             raise InputError(f"bad_words: {', '.join(settings.files)} lists no words")
         return cls(words)
 
     def judge(self, column: TextColumn, settings: BadWordsSettings) -> Judged:
-        """Count and judge each document."""
+        """Judge each document by how many entries of the list it has."""
         scores = Scores(SCORES, self._trie.count(column)[None].astype(np.float64))
         codes_D = first_failing(scores, [Limit(REASONS[0], SCORES[0], most=settings.max_bad_words)])
         if settings.keep_fraction > 0:
@@ -51,7 +51,7 @@ class BadWords:
 
 @numba.njit(cache=True)
 def _spare(data_array, offsets, codes_D, fraction, seed):
-    """Set the codes of about this share of the failing documents back to 0."""
+    """Keep about this fraction of the documents that fail, by setting their codes back to 0."""
     data = pointer_to(data_array)
     for d in range(codes_D.size):
         if codes_D[d] and unit_interval(mix(hash_bytes(data, offsets[d], offsets[d + 1]) + seed)) < fraction:

@@ -1,7 +1,7 @@
-"""C4's rules: lines are cut (policy notices, script warnings, fragments), pages are dropped, citations are cut out.
+"""C4's rules: lines are cut (policy notices, warnings of scripts, fragments), citations are cut out, pages are dropped.
 
 Source: Raffel et al. 2020, section 2.2, and C4's published code, in datatrove's order. The kernel reads the words and
-lines of the original and answers in spans over it; `KeptSpans.edited` copies the text once.
+lines of the text as it was and answers with the spans that stay; `KeptSpans.edited` makes the new texts from them.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from dataprep.text.words import ENDS_SENTENCE, IS_PUNCTUATION, IS_UNSPACED, word
 NAME = "c4"  # of the family, in a spec and as a column of scores
 SCORES: tuple[str, ...] = (
     "num_lines",
-    "cut_lines_fraction",  # by the line rules that are on
-    "lorem_ipsum_lines",  # of those not cut before; so for the next
-    "curly_bracket_lines",
-    "num_sentences",  # in the lines kept
+    "cut_lines_fraction",  # of lines that the line rules which are on cut
+    "lorem_ipsum_lines",  # of the lines not cut until then
+    "curly_bracket_lines",  # of the lines not cut until then
+    "num_sentences",  # in the lines that are kept
 )
 _NUM_LINES, _CUT_LINES_FRACTION, _LOREM_IPSUM_LINES, _CURLY_BRACKET_LINES, _NUM_SENTENCES = range(len(SCORES))
 REASONS: tuple[str, ...] = ("lorem_ipsum", "curly_bracket", "too_few_sentences")
 _DROPPED_AS_LOREM_IPSUM, _DROPPED_AS_CURLY_BRACKET, _DROPPED_AS_TOO_FEW_SENTENCES = range(1, len(REASONS) + 1)
 _NUM_SCORES = len(SCORES)
 
-# What a line holds: the category of each phrase, and of "{" and a citation.
+# What a line may hold, as bits: phrases of three categories, a curly bracket, and a bracket that may open a citation.
 _LOREM_IPSUM, _JAVASCRIPT, _POLICY, _CURLY, _CITATION = 1, 2, 4, 8, 16
 _OPEN_BRACKET, _CLOSE_BRACKET, _OPEN_CURLY = 0x5B, 0x5D, 0x7B
 _EDIT = np.frombuffer(b"edit]", np.uint8)
@@ -39,7 +39,7 @@ _CITATION_NEEDED = np.frombuffer(b"citation needed]", np.uint8)
 
 
 def c4(column: TextColumn, settings: C4Settings) -> Judged:
-    """Judge each document and find what is kept of it. A dropped document stays whole.
+    """Judge each document, and find what stays of it. A document that is dropped stays whole.
 
     Raises `ValueError` for a policy phrase of one byte.
     """
@@ -94,6 +94,8 @@ def _c4(
     limits, switches, keep_starts, keep_ends, begins_line, scratch_array, scratch_starts, scratch_ends,
     scratch_hashes, scratch_chars, scratch_kinds,
 ):  # fmt: skip
+    # One long function for speed's sake: all rules are applied in one pass over words and lines, and what they share
+    # (where the line is, what it holds, the counts so far) stays in registers.
     data, flags, abbreviations = pointer_to(data_array), pointer_to(flags_array), pointer_to(abbreviation_array)
     starts_of_words, ends_of_words = pointer_to(word_starts), pointer_to(word_ends)
     chars_of_words, kinds_of_words = pointer_to(word_chars), pointer_to(word_kinds)
@@ -191,9 +193,9 @@ def _c4(
 
 @numba.njit(cache=True)
 def _spaced_words(starts, ends, chars, kinds, first, last):
-    """(words between white space, code points of the longest) among the words first:last of a line.
+    """(how many spaced words the words first:last of a line make, code points of the longest of them).
 
-    In scripts without spaces each letter is a word, as everywhere (`dataprep.text.words`, rule 6).
+    In scripts without spaces each letter counts as one (`dataprep.text.words`, rule 6).
     """
     count = longest = length = 0
     for w in range(first, last):
@@ -208,7 +210,7 @@ def _spaced_words(starts, ends, chars, kinds, first, last):
 
 @numba.njit(cache=True)
 def _find_phrases(data, start, end, phrases):
-    """The categories of all phrases in `data[start:end]`, and whether "{" and "[" occur."""
+    """What `data[start:end]` holds, as bits: the categories of the phrases in it, and whether "{" and "[" occur."""
     first_pairs, phrase_data, phrase_offsets, categories, num_phrases = phrases
     found = 0
     previous = np.int64(0)
@@ -242,9 +244,9 @@ def _find_phrases(data, start, end, phrases):
 
 @numba.njit(cache=True)
 def _cut_citations(data, start, end, flags, keep_starts, keep_ends, n, scratch):
-    """Write what citations leave of `data[start:end]` as spans from index `n` on, and as text into `scratch`.
+    """Write what stays of `data[start:end]` without citations: as spans from index `n` on, and as text into `scratch`.
 
-    Returns (the index of the last span, bytes of the text). A line that is nothing but citations leaves an empty span.
+    Returns (the index of the last span, the bytes of the text). Of a line of nothing but citations stays an empty span.
     """
     length = 0
     first = n
@@ -269,7 +271,7 @@ def _cut_citations(data, start, end, flags, keep_starts, keep_ends, n, scratch):
 
 @numba.njit(cache=True)
 def _citation_width(data, i, end, flags):
-    """Bytes of "[12]", "[]", "[edit]" or "[citation needed]" at byte `i`, or 0."""
+    """The bytes of a citation at byte `i` ("[12]", "[]", "[edit]" or "[citation needed]"), or 0."""
     k = i + 1
     while k < end:
         code, width = decode(data, k, end)
@@ -298,7 +300,7 @@ def _ends_in_terminal(data, start, end):
 
 @numba.njit(cache=True)
 def _count_sentences(kinds, first, last):
-    """Sentences of a line: one, and one more wherever a word other than punctuation follows a sentence's end."""
+    """The sentences of a line: one, and one more for each end of a sentence with a word, not punctuation, behind."""
     count = 1
     ended = False
     for w in range(first, last):

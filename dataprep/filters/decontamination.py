@@ -1,13 +1,13 @@
-"""Passages of evaluation sets in training documents, found by n-grams of terms that both have.
+"""Finds passages of evaluation sets in training documents, by n-grams of terms that both have.
 
-Source: Brown et al. 2020, arXiv:2005.14165, appendix C: 13 words in lower case without punctuation. Terms
-(`dataprep.text.match_terms`) also leave out accents and what number a number is. An evaluation text shorter than that
-is looked for whole, down to `min_terms`; shorter ones occur everywhere and are left out,
-as are n-grams of more numbers than words: any other list of numbers would be found.
+Source: Brown et al. 2020, arXiv:2005.14165, appendix C, which takes 13 words in lower case without punctuation. Terms
+(`dataprep.text.match_terms`) are also without accents, and all numbers are alike. An evaluation text of fewer terms is
+looked for as a whole, if it has `min_terms`. Shorter ones would be found everywhere and are left out; so are n-grams
+with more numbers than words, since any list of numbers would match them.
 
-N-grams are compared by rolling 64-bit hashes: with 10^6 of them in the index and 10^12 in the corpus, about 0.05
-documents are hit by chance. A bit table of a few bits per n-gram answers almost all questions, so the hash table itself
-is hardly ever read.
+N-grams are compared by rolling 64-bit hashes. With 10^6 of them in the index and 10^12 in the corpus, about 0.05
+documents are hit by chance. A table with a few bits for each n-gram rules out almost all others, so the hash table is
+hardly ever read.
 
 Shape letters: D documents, G n-grams of the evaluation sets, H hits.
 """
@@ -39,21 +39,21 @@ SCORES: tuple[str, ...] = ("num_passages", "passage_characters_fraction")
 
 @dataclass(frozen=True)
 class Hits:
-    """Passages that documents share with evaluation texts: n-grams that overlap make one."""
+    """The passages that documents share with evaluation texts; n-grams that overlap are one passage."""
 
     doc_offsets: npt.NDArray[np.int64]  # [D+1] document d has the hits doc_offsets[d]:doc_offsets[d+1]
     starts: npt.NDArray[np.int64]  # [H] first byte in the column's buffer
     ends: npt.NDArray[np.int64]  # [H] one past the last
-    texts: npt.NDArray[np.int32]  # [H] number of the evaluation text that the first n-gram is from
+    texts: npt.NDArray[np.int32]  # [H] the number of the evaluation text that its first n-gram is from
 
     def scores(self, column: TextColumn) -> Scores:
-        """How many passages each document has, and the share of its bytes in them."""
+        """How many passages each document has, and which fraction of its bytes is in them."""
         lengths = np.concatenate([[0], np.cumsum(self.ends - self.starts)])[self.doc_offsets]
         sizes = np.maximum(np.diff(column.offsets), 1)
         return Scores(SCORES, np.stack([np.diff(self.doc_offsets), np.diff(lengths) / sizes]).astype(np.float64))
 
     def without(self, column: TextColumn) -> KeptSpans:
-        """What is left of each document when the passages are cut out."""
+        """What stays of each document when the passages are cut out."""
         num_documents = len(column)
         counts = np.diff(self.doc_offsets)
         kept_offsets = self.doc_offsets + np.arange(num_documents + 1)
@@ -63,9 +63,9 @@ class Hits:
 
 
 def items_left_out(settings: DecontaminationSettings) -> dict[str, tuple[int, int]]:
-    """URI of an evaluation file -> (its texts, how many of them are not looked for).
+    """URI of an evaluation file -> (how many texts it has, how many of these are not looked for).
 
-    Raises `InputError` for a file that can't be read, and where no text of any file is looked for.
+    Raises `InputError` for a file that can't be read, and where no text of any file would be looked for.
     """
     index = EvaluationIndex.read(settings)
     if not index.is_indexed_D.any():
@@ -82,7 +82,7 @@ def items_left_out(settings: DecontaminationSettings) -> dict[str, tuple[int, in
 
 
 class EvaluationIndex:
-    """The n-grams of evaluation sets, but for those of more numbers than words."""
+    """The n-grams of evaluation sets, without those that have more numbers than words."""
 
     def __init__(self, texts: Sequence[EvaluationText], *, ngram: int, min_terms: int) -> None:
         self.texts = list(texts)
@@ -95,7 +95,7 @@ class EvaluationIndex:
         self._owners = np.zeros(len(self._keys), np.int32)
         self._bits = np.zeros(len(self._keys), np.uint8)  # 16 bits an n-gram, since the table is at most half full
         number = TextColumn(pa.array(["0"], pa.large_string())).terms.hashes[0]
-        # Whether any n-gram of a text is in here: short ones have none, nor have those of numbers.
+        # Whether a text has an n-gram in the index: texts that are too short, or lists of numbers, have none.
         self.is_indexed_D = np.zeros(len(texts), np.bool_)
         _index(
             terms.doc_offsets, terms.hashes, lengths_D, min_terms, number, self._keys, self._stamps, self._owners,
@@ -109,7 +109,7 @@ class EvaluationIndex:
         return cls(texts, ngram=settings.ngram, min_terms=settings.min_terms)
 
     def find(self, column: TextColumn) -> Hits:
-        """The passages of each document that evaluation texts have too."""
+        """The passages of each document that some evaluation text has too."""
         terms: Spans = column.terms
         capacity = 64
         while True:
@@ -158,9 +158,9 @@ def _find(
     doc_offsets, term_starts, term_ends, hashes_array, sizes, keys_array, stamps_array, owners, bits_array, starts,
     ends, texts, reach, owner_at,
 ):  # fmt: skip
-    """(offsets of the hits, how many there are); those beyond the arrays' room are counted and not written.
+    """(offsets of each document's hits, number of all hits). Hits that the arrays have no room for are only counted.
 
-    `reach[p]` is one past the last term of the longest n-gram found at the document's term p, or 0.
+    `reach[p]` is one past the last term of the longest n-gram that was found at the document's term p, or 0.
     """
     keys, stamps, bits, hashes = (
         pointer_to(keys_array), pointer_to(stamps_array), pointer_to(bits_array), pointer_to(hashes_array)

@@ -1,4 +1,4 @@
-"""The evaluation files that training data must not contain: JSON Lines or text, plain or compressed."""
+"""Reads evaluation files, which training data must not contain: JSON Lines or text, plain or compressed."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _CODECS: dict[str, Codec] = {".gz": "gz", ".bz2": "bz2", ".zst": "zst"}
 class EvaluationText(NamedTuple):
     """A text of an evaluation set: a string of a JSON row, or a paragraph."""
 
-    file: str  # its URI
-    line: int  # from 1, where it begins
+    file: str  # the URI of the file
+    line: int  # where it begins, from 1
     text: str
 
 
 def read_evaluation_sets(patterns: Sequence[str], fields: Sequence[str] | None) -> list[EvaluationText]:
-    """All texts of all files: the strings of each JSON row (of `fields` alone, where given), the paragraphs of a text.
+    """The texts of all files: of JSON Lines every string in a row (or in its `fields`), of a text its paragraphs.
 
-    Raises `InputError` for a file that is missing or not what its name says.
+    Raises `InputError` for a file that is missing or is not what its name says.
     """
     texts: list[EvaluationText] = []
     for pattern in patterns:

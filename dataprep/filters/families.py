@@ -1,7 +1,7 @@
-"""The filter families one after another, as a profile sets them: which documents stay, in what words, with what scores.
+"""Runs the filter families of one profile, one after another: which documents stay, as what texts, with what scores.
 
-Gopher's rules see the normalised text. C4, then RefinedWeb's corrections, cut lines out of it; all later families see
-what these left. A family that annotates changes nothing: it neither drops nor cuts.
+Gopher's families see the normalised text. C4, and after it RefinedWeb's corrections, cut lines out of the text, and all
+families behind them see what is left. A family in mode "annotate" only stores its scores: it drops and cuts nothing.
 
 Shape letters: D documents, K of them kept.
 """
@@ -53,19 +53,19 @@ _Step = tuple[
 
 @dataclass(frozen=True)
 class FamilyDecisions:
-    """The outcome for D documents."""
+    """What the families of a profile decide about D documents."""
 
-    reasons_D: npt.NDArray[Any]  # object: the first failing rule; "" for keep
-    kept: TextColumn  # the K kept documents after their edits
-    rows_K: npt.NDArray[np.int64]  # their places among the D
-    scores: dict[str, Scores]  # of the K kept ones, by annotating family
+    reasons_D: npt.NDArray[Any]  # object: the reason of the first rule that fails; "" for a document that is kept
+    kept: TextColumn  # the texts of the K documents that are kept, after all cuts
+    rows_K: npt.NDArray[np.int64]  # where these are among the D
+    scores: dict[str, Scores]  # the scores of these, by the name of each family that annotates
 
 
 class Families:
-    """The families of one profile, with the files they need read."""
+    """The families that one profile turns on, with the files that they need read once."""
 
     def __init__(self, settings: FilterFamilies) -> None:
-        """Raises `InputError` for a list that can't be read."""
+        """Raises `InputError` for a list of words that can't be read."""
         self._steps = list(_steps(settings))
 
     def judge(self, column: TextColumn) -> FamilyDecisions:
@@ -107,7 +107,7 @@ _FAMILIES: dict[str, Callable[..., Judged]] = {
 
 
 def _steps(settings: FilterFamilies) -> Iterator[_Step]:
-    """The families that are on, in order."""
+    """The families that are on, in the order in which they run."""
 
     def step(name: str, judge: Callable[..., Judged], family: FamilySettings) -> _Step:
         return name, partial(judge, settings=family), family.mode == "annotate"

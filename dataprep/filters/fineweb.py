@@ -1,6 +1,6 @@
-"""FineWeb's own quality rules: punctuated lines, short lines, repeated lines, line breaks per word.
+"""FineWeb's own quality rules: on punctuated lines, short lines, repeated lines and line breaks per word.
 
-Source: Penedo et al. 2024, arXiv:2406.17557, in datatrove's order. Blank lines do not count as lines.
+Source: Penedo et al. 2024, arXiv:2406.17557, section 3.6, in datatrove's order. Blank lines do not count as lines.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def decide(scores: Scores, settings: FineWebSettings) -> npt.NDArray[np.uint8]:
 
 
 def measure(column: TextColumn, settings: FineWebSettings) -> Scores:
-    """The `SCORES` of each document; NaN but for the number of lines where all of them are blank."""
+    """The `SCORES` of each document. Where all lines are blank, all but the number of lines are NaN."""
     lines = column.lines
     keys, stamps = new_table(int(lines.counts_D().max(initial=0)))
     return Scores(

@@ -1,8 +1,8 @@
-"""Gopher's quality rules: document length, word length, symbols, bullets, ellipses, letters and stop words.
+"""Gopher's quality rules: on document length, word length, symbols, bullets, ellipses, letters and stop words.
 
-Source: Rae et al. 2021, arXiv:2112.11446, appendix A.1, in datatrove's order. All words count, punctuation included,
-except where a rule says "words that are not symbols alone". The word-length and stop-word rules are about scripts
-with spaces: a document most of whose words are letters of unspaced scripts is exempt from them.
+Source: Rae et al. 2021, arXiv:2112.11446, appendix A.1, in datatrove's order. Punctuation counts as words, except where
+a rule says "words that are not symbols alone". The rules on word length and stop words are about scripts with spaces,
+so documents most of whose words are letters of scripts without spaces are exempt from them.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from dataprep.text.words import HAS_ALPHA, IS_SYMBOL, IS_UNSPACED
 
 NAME = "gopher_quality"  # of the family, in a spec and as a column of scores
 SCORES: tuple[str, ...] = (
-    "num_words",  # but for symbols alone
-    "mean_word_length",  # characters, of the same words
+    "num_words",  # that are not symbols alone
+    "mean_word_length",  # of the same words, in characters
     "hash_word_ratio",
     "ellipsis_word_ratio",
     "bullet_lines_fraction",
     "ellipsis_lines_fraction",
     "alpha_words_fraction",
-    "num_stop_words",  # different ones
+    "num_stop_words",  # how many different ones occur
 )
 (
     _NUM_WORDS, _MEAN_WORD_LENGTH, _HASHES_PER_WORD, _ELLIPSES_PER_WORD, _BULLET_LINES, _ELLIPSIS_LINES, _ALPHA_WORDS,
@@ -76,7 +76,7 @@ def decide(scores: Scores, settings: GopherQualitySettings) -> npt.NDArray[np.ui
 
 
 def measure(column: TextColumn, settings: GopherQualitySettings) -> Scores:
-    """The `SCORES` of each document; NaN for a ratio of nothing and where a document is exempt from the rule."""
+    """The `SCORES` of each document; NaN for a ratio to nothing, and for a rule that a document is exempt from."""
     stop_words = np.array([hash_text(word) for word in settings.stop_words], np.uint64)
     stop_keys, stop_stamps = new_table(len(stop_words))
     longest_stop_word = max((len(word) for word in settings.stop_words), default=0)

@@ -1,8 +1,8 @@
-"""Gopher's repetition rules: repeated paragraphs, lines and n-grams of words, by count and by characters.
+"""Gopher's repetition rules: on repeated paragraphs, lines and n-grams of words, by their number and characters.
 
-Source: Rae et al. 2021, arXiv:2112.11446, table A1, in datatrove's order. An n-gram can only occur twice where both its
-(n-1)-grams do, so each n looks at the positions that the one before left over: in ordinary text almost none from
-n = 5 on, which makes one pass for all n = 2 to 10 cost little more than the first.
+Source: Rae et al. 2021, arXiv:2112.11446, table A1, in datatrove's order. An n-gram can only occur twice where the two
+(n-1)-grams in it do. So each n looks only at the positions that the one before left over, which in ordinary text are
+almost none from n = 5 on: one pass for n = 2 to 10 costs little more than n = 2 alone.
 
 In a document most of whose words are letters of scripts without spaces, an n-gram is one of 2n letters: words of
 Chinese and Japanese have about two, and five letters in a row recur in any text on one subject.
@@ -47,7 +47,7 @@ _LAST_TOP, _LAST_DUPLICATE = _TOP_SIZES[-1], _DUPLICATE_SIZES[-1]
 _NUM_CHARACTERS, _DUPLICATE_PARAGRAPHS, _DUPLICATE_PARAGRAPH_CHARS, _DUPLICATE_LINES, _DUPLICATE_LINE_CHARS = range(5)
 _SCORE_OF_2_GRAMS = SCORES.index("top_2_gram_char_fraction")  # that of n-grams is n - 2 rows further down
 _NUM_SCORES = len(SCORES)
-LETTERS_PER_WORD = 2  # in scripts without spaces
+LETTERS_PER_WORD = 2  # in scripts without spaces, about
 
 
 def gopher_repetition(column: TextColumn, settings: GopherRepetitionSettings) -> Judged:
@@ -72,7 +72,7 @@ def decide(scores: Scores, settings: GopherRepetitionSettings) -> npt.NDArray[np
 
 
 def measure(column: TextColumn) -> Scores:
-    """The `SCORES` of each document; NaN but for the number of characters where that is 0."""
+    """The `SCORES` of each document. Of an empty one, all but the number of characters are NaN."""
     words, lines = column.words, column.lines
     most = int(max(words.counts_D().max(initial=0), lines.counts_D().max(initial=0))) + 1
     scratch = (
@@ -147,9 +147,9 @@ def _gopher_repetition(
 
 @numba.njit(cache=True)
 def _duplicate_paragraphs(data, starts, ends, hashes, chars, first, last, flags, keys, stamps, stamp):
-    """(paragraphs, how many occurred before, their characters).
+    """(number of paragraphs, how many of these occurred before, characters in those).
 
-    Paragraphs are parted by empty lines; white space at either end of the document does not count.
+    Paragraphs are parted by empty lines. White space at either end of the document does not count.
     """
     while first < last and _skip_space(data, starts[first], ends[first], flags) == ends[first]:
         first += 1
@@ -188,9 +188,9 @@ def _duplicate_paragraphs(data, starts, ends, hashes, chars, first, last, flags,
 
 @numba.njit(cache=True)
 def _duplicate_lines(starts, ends, hashes, chars, first, last, stop, keys, stamps, stamp):
-    """(lines, how many occurred before, their characters), empty lines apart.
+    """(number of lines, how many of these occurred before, characters in those), without empty lines.
 
-    As in splitting at runs of line breaks, a break at either end of the document leaves one empty line there.
+    A line break at either end of the document counts as one empty line, as it would in splitting at runs of breaks.
     """
     mask = table_mask(last - first)
     leading = 1 if first < last and starts[first] == ends[first] else 0
@@ -225,10 +225,10 @@ def _repeated_ngrams(
     scores_SD,
     d,
 ):
-    """Write the scores of all n-gram rules of document `d`, whose words are `unit` letters or words as split each.
+    """Write the scores of all n-gram rules of document `d`; a word of the rules is `unit` words of the document.
 
-    `positions` are the places, in order, that can still begin an n-gram that occurs twice; `grams[p]` is the
-    polynomial hash of the n words from place p on, `slots` the table slot of each position's n-gram.
+    `positions` are the places, in order, where an n-gram that occurs twice can still begin. `grams[p]` is the
+    polynomial hash of the n words from place p on, and `slots` has the table's slot of each position's n-gram.
     """
     for n in range(2, _LAST_DUPLICATE + 1):
         scores_SD[_SCORE_OF_2_GRAMS + n - 2, d] = 0.0
@@ -280,9 +280,9 @@ def _repeated_ngrams(
 
 @numba.njit(cache=True)
 def _duplicate_chars(n, num_positions, prefix, counts, positions, slots):
-    """Characters in n-grams that occurred before, reading from left to right and stepping over each one found.
+    """Characters in n-grams that occurred before, read from left to right; each one found is stepped over.
 
-    Leaves the counts of n-grams that occur more than once negative where they were met.
+    An n-gram that was met for the first time is marked by making its count negative.
     """
     total = 0
     following = 0

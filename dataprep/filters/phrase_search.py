@@ -1,7 +1,8 @@
-"""Whole words and phrases found in text, whatever their case: a trie of code points, walked from each word's start.
+"""Counts listed words and phrases in texts, whatever their case, by a trie of code points.
 
-An entry is found where it is not part of a longer word: the characters on either side of it must not be letters,
-digits or "_" (Python's `\\w`). Letters of scripts without spaces need no such border, in an entry or beside it.
+The trie is walked from every place where a word begins. An entry counts only where it is not part of a longer word: the
+characters on either side must be no letters, digits or "_" (Python's `\\w`). Letters of scripts without spaces need no
+such border, whether they are in an entry or beside it.
 
 Shape letter: N nodes of the trie.
 """
@@ -22,13 +23,13 @@ from dataprep.text.hash_table import find_slot, insert, new_table
 from dataprep.text.hashing import mix
 from dataprep.text.numba_pointers import pointer_to
 
-_CODE_BITS = 21  # of a code point; a trie's edge is (node << 21 | code point)
+_CODE_BITS = 21  # of a code point; the key of an edge is (node << 21 | code point)
 _ROOT = 0
 
 
 @dataclass(frozen=True)
 class PhraseTrie:
-    """A set of phrases. Edges lie in a hash table: key (mixed), the node it leads to."""
+    """A set of phrases. Its edges are in a hash table, from a mixed key to the node that the edge leads to."""
 
     edge_keys: npt.NDArray[np.uint64]
     edge_stamps: npt.NDArray[np.int64]
@@ -55,7 +56,7 @@ class PhraseTrie:
         return cls(keys, stamps, targets, is_entry_N)
 
     def count(self, column: TextColumn) -> npt.NDArray[np.int64]:
-        """[D] how often any entry occurs in each document; of those that begin at one place, the longest counts."""
+        """[D] how often entries occur in each document. Of those that begin at one place, only the longest counts."""
         return _count(
             column.data, column.offsets, character_flags(), lower_characters(), word_characters(),
             self.edge_keys, self.edge_stamps, self.edge_targets, self.is_entry_N,
@@ -64,7 +65,7 @@ class PhraseTrie:
 
 @lru_cache(maxsize=1)
 def word_characters() -> npt.NDArray[np.uint8]:
-    """1 for each code point below 0x20000 that is one of Python's `\\w`, 0 for the others."""
+    """[0x20000] 1 for each code point that is one of Python's `\\w`, 0 for the others."""
     return np.array([chr(code).isalnum() or chr(code) == "_" for code in range(TABLE_SIZE)], np.uint8)
 
 
@@ -116,7 +117,7 @@ def _count(
 
 @numba.njit(cache=True)
 def _longest_entry(data, i, stop, flags, lower, is_word, keys, stamps, mask, targets, is_entry):
-    """One past the longest entry that begins at byte `i` and ends where a word may end, or `i`."""
+    """Where the longest entry ends that begins at byte `i` and ends where a word may end; `i` where there is none."""
     found = i
     node = np.int64(_ROOT)
     while i < stop:

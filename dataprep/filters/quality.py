@@ -1,8 +1,9 @@
-"""A fastText classifier of good and bad text: the probability it gives a document. `quality_classifier/` trains it.
+"""What a fastText classifier of good and bad text gives documents: the probability that they are good.
 
-Source: Li et al. 2024, DataComp-LM, arXiv:2406.11794, section 4.4: bigrams of words, positive against negative
-documents, a threshold on the probability of the positive label. A model is fastText's own `.bin` file and nothing
-else: that format holds numbers and strings, where a pickle could run code.
+`quality_classifier/stage.py` trains such a classifier. Source: Li et al. 2024, DataComp-LM, arXiv:2406.11794, section
+4.4: bigrams of words, positive against negative documents, and a threshold on the probability of the positive label. A
+model is fastText's own `.bin` file and nothing else: that format holds numbers and strings, where a pickle could run
+code.
 
 Shape letter: D documents.
 """
@@ -33,13 +34,13 @@ POSITIVE, NEGATIVE = f"{_LABEL}positive", f"{_LABEL}negative"
 
 
 def one_line(text: str) -> str:
-    """A text as fastText reads it: one line, in which nothing is a label."""
+    """A text in the form that fastText reads: one line, in which nothing is a label."""
     return " ".join(text.replace(_LABEL, "__label ").split())
 
 
 @lru_cache(maxsize=1)
 def local_model(uri: str) -> Path:
-    """The path of a model file; a remote one is copied once for each process."""
+    """The local path of a model file. A remote one is copied, once in each process."""
     if storage.is_local(uri):
         return storage.local_path(uri)
     target = Path(tempfile.mkdtemp(prefix="raymill-classifier-")) / MODEL_FILE
@@ -49,7 +50,7 @@ def local_model(uri: str) -> Path:
 
 @lru_cache(maxsize=1)
 def load(path: Path) -> Any:
-    """The model in a `.bin` file. Raises `InputError` for anything else."""
+    """The model in a `.bin` file. Raises `InputError` for a file that is none, or has other labels."""
     from fasttext.FastText import _FastText
 
     try:
@@ -62,7 +63,7 @@ def load(path: Path) -> Any:
 
 
 def probabilities(model: Any, texts: Iterable[str]) -> npt.NDArray[np.float64]:
-    """[D] the probability, 0 to 1, that each text is a positive one."""
+    """[D] the probability, 0 to 1, that the model gives the positive label for each text."""
     predict = model.f.predict
     found = ({label: p for p, label in predict(f"{one_line(text)}\n", 2, 0.0, "strict")} for text in texts)
     return np.array([min(1.0, labels.get(POSITIVE, 0.0)) for labels in found])

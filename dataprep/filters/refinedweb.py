@@ -1,8 +1,8 @@
 """RefinedWeb's line-wise corrections: lines that are navigation, counters or calls to act are cut.
 
 Source: Penedo et al. 2023, arXiv:2306.01116, appendix G.2. A document that loses more than a small share of its words
-is dropped: it was mostly such lines. Words are runs between white space; blank lines are left alone. Lines in scripts
-without spaces are exempt from the rule that a line needs two words.
+was mostly such lines, and is dropped. Words are what stands between white space, and blank lines are left alone. A line
+in a script without spaces is exempt from the rule that a line needs two words.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _K, _M, _B = 0x6B, 0x6D, 0x62
 
 
 def refinedweb(column: TextColumn, settings: RefinedWebSettings) -> Judged:
-    """Find what is kept of each document, and judge by how much is not."""
+    """Find what stays of each document, and judge it by how much does not."""
     lists = (settings.counter_words, settings.start_phrases, settings.end_phrases, settings.inner_phrases)
     phrases = [(phrase.lower().strip(), kind) for kind, entries in enumerate(lists) for phrase in entries]
     encoded = [phrase.encode() for phrase, _ in phrases]
@@ -101,7 +101,7 @@ def _refinedweb(
 
 @numba.njit(cache=True)
 def _read_line(data, i, stop, flags, max_uppercase, min_words, cut_numeric, phrases):
-    """(first byte, one past the last, words, whether it is to be cut) of a line without the white space around it."""
+    """(first byte, one past the last, words, whether it is to be cut) of a line, without white space around it."""
     start = end = i
     words = characters = blanks = capitals = digits = unspaced = 0
     in_word = False
@@ -165,7 +165,7 @@ def _is_counter(data, i, end, phrases):
 
 @numba.njit(cache=True)
 def _cut_phrases(data, start, end, flags, phrases):
-    """(start, end, where a gap begins and ends, words cut) of what phrases leave of a line; start = end: nothing."""
+    """(start, end, gap's start, gap's end, words cut) of what phrases leave of a line; start = end: nothing."""
     phrase_data, phrase_offsets, kinds, phrase_words, num_phrases = phrases
     gone = 0
     gap_start = gap_end = start
@@ -216,7 +216,7 @@ def _is_word_byte(byte):
 
 @numba.njit(cache=True)
 def _matches(data, i, phrase_data, begin, length):
-    """Whether the phrase stands at byte `i`, whatever the case of A to Z; the caller knows that there is room."""
+    """Whether the phrase stands at byte `i`, whatever the case of A to Z; the caller makes sure that there is room."""
     for k in range(length):
         byte = np.int64(data[i + k])
         if 0x41 <= byte <= 0x5A:

@@ -1,7 +1,7 @@
-"""What a filter family measures, and the limits that turn it into decisions.
+"""What a filter family measures, and the limits that make decisions of it.
 
-A family measures each document once (`Scores`); its rules are limits on these scores, in order. So filtering and
-annotating are one computation: `mode: annotate` stores the scores instead of applying the limits.
+A family measures each document once (`Scores`). Its rules are limits on these scores, in order. So to filter and to
+annotate are one computation: in mode "annotate" the scores are stored, and the limits are not applied.
 
 Shape letters: D documents, S scores.
 """
@@ -21,7 +21,7 @@ from dataprep.text.edits import KeptSpans
 
 @dataclass(frozen=True)
 class Scores:
-    """One number per document and score. NaN where a score says nothing about a document: no limit applies to it."""
+    """A number for each score and document; NaN, to which no limit applies, where a score says nothing about one."""
 
     names: tuple[str, ...]
     values_SD: npt.NDArray[np.float64]
@@ -41,7 +41,7 @@ class Scores:
         return Scores(self.names, values_SD)
 
     def struct_array(self) -> pa.StructArray:
-        """The scores as a column of the documents table; null for NaN."""
+        """The scores as a column of the table of documents, with null for NaN."""
         return pa.StructArray.from_arrays(
             [pa.array(values_D, pa.float64(), from_pandas=True) for values_D in self.values_SD], list(self.names)
         )
@@ -54,7 +54,7 @@ def struct_type(names: Sequence[str]) -> pa.StructType:
 
 @dataclass(frozen=True)
 class Limit:
-    """A rule: the reason for which a document is dropped whose score is out of bounds. None: no bound."""
+    """A rule: the reason to drop a document whose score is below `least` or above `most`. None: no such bound."""
 
     reason: str
     score: str
@@ -76,19 +76,19 @@ def first_failing(scores: Scores, limits: Sequence[Limit]) -> npt.NDArray[np.uin
 
 @dataclass(frozen=True)
 class Judged:
-    """What a family says of each document."""
+    """What a family finds about each document."""
 
     codes_D: npt.NDArray[np.uint8]  # 0 for keep, else 1 + the index into `reasons` of the first rule that fails
     reasons: tuple[str, ...]
     scores: Scores
-    kept: KeptSpans | None = None  # of a family that edits: what it leaves of each document
+    kept: KeptSpans | None = None  # what stays of each document; None for a family that cuts nothing
 
 
 def at_most(limit: float | None) -> float:
-    """An upper limit; infinity for None."""
+    """An upper limit as a number: infinity for None."""
     return math.inf if limit is None else float(limit)
 
 
 def at_least(limit: float | None) -> float:
-    """A lower limit; minus infinity for None."""
+    """A lower limit as a number: minus infinity for None."""
     return -math.inf if limit is None else float(limit)

@@ -1,4 +1,4 @@
-"""Documents by where they come from: listed domains with their subdomains, and listed words in the URL.
+"""Drops documents by where they come from: listed domains with their subdomains, and listed words in the URL.
 
 RefinedWeb (Penedo et al. 2023, appendix G.1) and FineWeb begin with such lists. A word is a run of ASCII letters and
 digits, so "sex" is found in "/sex-shop/" and not in "/essex/".
@@ -18,7 +18,7 @@ from dataprep.filters.settings import WORD, UrlBlocklistSettings, domain_of
 from dataprep.filters.word_lists import listed
 
 NAME = "url_blocklist"  # of the family, in a spec and as a column of scores
-SCORES: tuple[str, ...] = ("blocked_domain", "blocked_words")  # 0 or 1; how many different ones
+SCORES: tuple[str, ...] = ("blocked_domain", "blocked_words")  # 0 or 1; how many different words
 REASONS: tuple[str, ...] = ("url_domain", "url_word")
 _LIMITS = [Limit(reason, score, most=0) for reason, score in zip(REASONS, SCORES, strict=True)]
 _HOST = re.compile(r"(?:[a-z][a-z0-9+.-]*:)?//(?:[^/?#@]*@)?(\[[^\]]*\]|[^/?#:]*)")
@@ -26,10 +26,10 @@ _BARE_HOST = re.compile(r"((?:[\w-]+\.)+[\w-]+)\.?(?::\d+)?(?=[/?#]|$)")  # as i
 
 
 class UrlBlocklist:
-    """The lists of a spec, read once."""
+    """The rule with its lists, which are read once."""
 
     def __init__(self, settings: UrlBlocklistSettings) -> None:
-        """Raises `InputError` for an entry that is no domain or no word."""
+        """Raises `InputError` for a list that can't be read, and an entry that is no domain or no word."""
         self.domains = frozenset(map(_domain, listed(settings.domains, settings.domain_files)))
         self.words = listed(settings.words, settings.word_files)
         wrong = sorted(word for word in self.words if not WORD.fullmatch(word))
@@ -57,10 +57,10 @@ class UrlBlocklist:
 
 
 def host_of(url: str) -> str:
-    """The host name of a URL in lower case, without user, port and final dot; "" where there is none.
+    """The host name of a URL, in lower case, without user, port and final dot; "" where there is none.
 
-    White space around it is left out, a scheme may be missing, and letters beyond ASCII are in punycode, so that the
-    two ways to write an international name are one.
+    The URL may lack its scheme and have white space around it. Letters beyond ASCII become punycode, so that the two
+    ways to write an international name are one.
     """
     url = url.strip().lower()
     match = _HOST.match(url) or _BARE_HOST.match(url)
@@ -68,7 +68,7 @@ def host_of(url: str) -> str:
 
 
 def _punycode(host: str) -> str:
-    """A host name in ASCII (RFC 3492); as it is where it can't be one."""
+    """A host name in ASCII (RFC 3492), or as it is where that can't be done."""
     if host.isascii():
         return host
     try:

@@ -1,4 +1,4 @@
-"""The lists that a user gives as files: one entry a line, blank lines and what follows a "#" left out."""
+"""Reads the lists of words that a user gives as files: an entry a line, without blank lines and what follows a "#"."""
 
 from __future__ import annotations
 

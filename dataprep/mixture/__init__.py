@@ -1,1 +1,1 @@
-"""The mixture stage: how often each range of documents comes in training."""
+"""The mixture stage: an index that says how often each range of token shards comes in training."""

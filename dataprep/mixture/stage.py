@@ -1,7 +1,10 @@
-"""The mixture stage: an index over token shards that says how often each range of documents comes; no token is copied.
+"""The mixture stage: writes an index over token shards that says how often each range of documents comes in training.
 
-A group that comes 2.3 times has each of its ranges twice in the index, and then the first 0.3 of it: the documents of a
-range are in an order drawn by content (`dataprep.tokenize.part`), so any beginning of it is a fair sample.
+No token is copied. Ranges are grouped by source, language and class of lengths. A group that comes 2.3 times has each
+of its ranges twice in the index, and then the first 0.3 of it. The documents of a range are ordered by a hash of their
+content (`dataprep.tokenize.part`), so any beginning of it is a fair sample.
+
+Shape letter: G groups.
 """
 
 from __future__ import annotations
@@ -28,7 +31,10 @@ _SHOWN_NAMES = 20  # of sources, in an error
 
 
 def run(config: MixtureConfig, inputs: Mapping[str, Artifact], output: str, context: StageContext) -> StageResult:
-    """Write the index; its metrics say how many tokens of what there are."""
+    """Write the index. The metrics say how many tokens there are of each source, language and class of lengths.
+
+    Raises `InputError` for shards of another tokenizer, weights that fit nothing, and a mixture without tokens.
+    """
     tokenizer = inputs["tokenizer"].manifest.fingerprint
     artifacts = [artifact for role, artifact in inputs.items() if role != "tokenizer"]
     for artifact in artifacts:
@@ -58,9 +64,9 @@ def run(config: MixtureConfig, inputs: Mapping[str, Artifact], output: str, cont
 
 
 def _check_weights(entries: Sequence[ShardEntry], config: MixtureConfig, context: StageContext) -> None:
-    """Raise `InputError` for weights of what the shards don't have: one misspelt would leave all as it comes.
+    """Raise `InputError` for a weight that fits no training document: misspelt, it would change nothing and go unseen.
 
-    A weight of 0 leaves out what may not be there anyway, so that is only told.
+    A weight of 0 that fits nothing is only noted, since it leaves out what may well not be there.
     """
     sources = {entry.source for entry in entries}
     languages, lengths = {entry.language for entry in entries}, {entry.min_length for entry in entries}
@@ -83,7 +89,7 @@ def _check_weights(entries: Sequence[ShardEntry], config: MixtureConfig, context
 
 
 def group_epochs(tokens: Mapping[Group, int], config: MixtureConfig) -> dict[Group, float]:
-    """How often each group comes, by its tokens and the settings."""
+    """Group -> how often it comes, from the tokens of each group and the settings."""
     groups = sorted(tokens)
     sizes_G = np.array([tokens[group] for group in groups], float)
     of_language: dict[str, float] = defaultdict(float)
@@ -104,7 +110,7 @@ def group_epochs(tokens: Mapping[Group, int], config: MixtureConfig) -> dict[Gro
 
 
 def tokens_of_what(entries: Sequence[ShardEntry], config: MixtureConfig) -> dict[str, Any]:
-    """Tokens of the training rows in all, by source, by language and by class of lengths."""
+    """The tokens of training rows: of all, and by source, by language and by class of lengths."""
     sums: dict[str, dict[str, int]] = {"by_source": {}, "by_language": {}, "by_min_length": {}}
     for entry in entries:
         source, language, length = _group(entry, config)
@@ -128,18 +134,21 @@ def _name(group: Group) -> str:
 
 
 def _moved(entry: ShardEntry, artifact: str, output: str) -> ShardEntry:
-    """The same range as seen from the mixture's directory."""
+    """The same range, with its directory as seen from the mixture's."""
     return replace(entry, directory=relative_uri(shard_directory(artifact, entry), base=output))
 
 
 def _taken(entries: Sequence[ShardEntry], times: float, output: str) -> Iterator[ShardEntry]:
-    """Each range as often as it comes whole, then the beginning of each whose tokens make up the fraction left."""
+    """The rows of a group that comes so many `times`: each range as often as it comes whole, then beginnings of ranges.
+
+    Beginnings are of whole documents; the tokens that one range falls short by are made up for by the next.
+    """
     for _ in range(int(times)):
         yield from entries
     fraction = times - int(times)
     wanted = 0.0
     for entry in entries:
-        wanted += fraction * entry.num_tokens  # what one range misses by whole documents, the next makes up for
+        wanted += fraction * entry.num_tokens
         if wanted < 1:
             continue
         shard = TokenShard(storage.join(shard_directory(output, entry), entry.name))

@@ -1,5 +1,5 @@
-"""Personal data and secrets in text, replaced by typed placeholders: `<EMAIL_ADDRESS>`, `<PHONE_NUMBER>` and so on.
+"""Replaces personal data and secrets in text by typed placeholders: `<EMAIL_ADDRESS>`, `<PHONE_NUMBER>` and so on.
 
-Compiled loops over the text buffer find spans: `scan.py` says where to look, `addresses.py`, `numbers.py` and
-`secrets.py` what each kind is. Begin with `redact.py`.
+Begin with `redact.py`. Compiled loops over the text buffer find the spans: `scan.py` finds where to look, and
+`addresses.py`, `numbers.py` and `secrets.py` say what each kind looks like.
 """

@@ -1,18 +1,21 @@
-"""E-mail and IP addresses.
+"""What e-mail and IP addresses look like.
 
 **E-mail** (ASCII): a local part of letters, digits and `.!#$%&'*+/=?^_{|}~-` that neither begins nor ends in
 punctuation other than `_`, "@", then a host name whose last label is of two letters or more.
 
-**IP**: addresses that are reachable from the whole internet; private, loopback, link-local, documentation, multicast
-and reserved ranges name no person and stay (the IANA special-purpose registries, RFC 6890). IPv4 is four decimal
-numbers without leading zeros that no digit, letter or further dotted number touches. One of them must be 100 or more,
-since most others are versions and sections ("3.8.11.1"), or a word for addresses ("IP", "DNS", "ping", ...) must
-stand shortly before on the line, with no word for versions after it: "ping 8.8.8.8". "Host" is one where no other word
-stands between ("at", "is", "and" and numbers apart), and "server" where that is not a space alone: "server: 8.8.8.8",
-since programs of that name have versions. IPv6 is any form of RFC 4291,
-section 2.2, but with a final IPv4 part, within 2000::/3, all that is assigned.
+**IP**: an address that is reachable from the whole internet. Private, loopback, link-local, documentation, multicast
+and reserved ranges name no person and stay (the IANA special-purpose registries, RFC 6890).
 
-Each function gives the end of the match that begins at a byte, or -1; `email` gives both its ends.
+*IPv4* is four decimal numbers without leading zeros, with no digit, letter or further dotted number beside them. Most
+of what looks so is a version or a section ("3.8.11.1"). So either one of the numbers must be 100 or more, or a word for
+addresses ("IP", "DNS", "ping", ...) must stand shortly before on the same line, with no word for versions behind it:
+"ping 8.8.8.8". "Host" is such a word only where nothing but numbers, "at", "is" or "and" stands between, and "server"
+only where more than a space does ("server: 8.8.8.8"), since programs of that name have versions.
+
+*IPv6* is any form of RFC 4291, section 2.2, but for those with an IPv4 address at the end, within 2000::/3, which is
+all that is assigned.
+
+Each function gives where the match ends that begins at a byte, or -1; `email` gives both its ends.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from dataprep.pii.bytes import hex_value, is_alnum, is_digit, is_letter, is_word
 _DOT, _DASH, _COLON, _UNDERSCORE, _NEWLINE = 0x2E, 0x2D, 0x3A, 0x5F, 0x0A
 _LINKS = np.frombuffer(b":=\t(>,\"'", np.uint8)
 _LEAST_LARGEST_OCTET = 100
-_CONTEXT_BYTES = 32  # before an address of small numbers, in which a word must tell that it is one
+_CONTEXT_BYTES = 32  # before an address of small numbers, among which a word for addresses is looked for
 _ADDRESS_WORDS, _HOST_WORDS, _SERVER_WORDS, _LINKING_WORDS, _VERSION_WORDS = (
     np.frombuffer(b"".join(b"\0" + word for word in words.encode().split()) + b"\0", np.uint8)
     for words in (
@@ -41,7 +44,7 @@ _MAX_LOCAL_PART, _MAX_HOST = 64, 253  # RFC 5321, section 4.5.3.1
 
 @numba.njit(cache=True)
 def email(data, at, begin, stop):
-    """(start, end) of the address around the "@" at byte `at`, not before byte `begin`; end -1 where there is none."""
+    """(start, end) of the address around the "@" at byte `at`, from byte `begin` on; (..., -1) where there is none."""
     start = at
     while start > begin and at - start < _MAX_LOCAL_PART and _is_local(data[start - 1]):
         start -= 1
@@ -83,7 +86,7 @@ def _is_local(byte):
 
 @numba.njit(cache=True)
 def ipv4(data, i, begin, stop):
-    """The end of a public IPv4 address at byte `i`, or -1."""
+    """Where a public IPv4 address ends that begins at byte `i`, or -1."""
     if i > begin and (is_word(data[i - 1]) or data[i - 1] == _DOT):
         return -1
     start = i
@@ -110,10 +113,10 @@ def ipv4(data, i, begin, stop):
 
 @numba.njit(cache=True)
 def _is_announced(data, i, begin):
-    """Whether of the words before byte `i` the last one that is for addresses or for versions is for addresses."""
+    """Whether the last word before byte `i` that is for addresses or for versions is one for addresses."""
     first = max(begin, i - _CONTEXT_BYTES)
     end = i
-    is_near, is_linked = True, False  # to the number: nothing but links between; a link that is no space
+    is_near, is_linked = True, False  # nothing but links between it and the number; one of these is no space
     while end > first:
         if data[end - 1] == _NEWLINE:
             return False
@@ -144,7 +147,7 @@ def _is_announced(data, i, begin):
 
 @numba.njit(cache=True)
 def _is_listed(data, start, end, words):
-    """Whether `data[start:end]`, in lower case, is one of the words, each of which has a zero byte before and after."""
+    """Whether `data[start:end]`, in lower case, is one of `words`, which zero bytes stand around."""
     length = end - start
     for at in range(1, words.size - length):
         if words[at - 1] == 0 and words[at + length] == 0:
@@ -176,7 +179,7 @@ def _is_public_v4(address):
 
 @numba.njit(cache=True)
 def ipv6(data, i, begin, stop):
-    """The end of a public IPv6 address at byte `i`, or -1."""
+    """Where a public IPv6 address ends that begins at byte `i`, or -1."""
     if i > begin and (is_word(data[i - 1]) or data[i - 1] == _COLON or data[i - 1] == _DOT):
         return -1
     if data[i] != 0x32 and data[i] != 0x33:
@@ -217,7 +220,7 @@ def ipv6(data, i, begin, stop):
 
 @numba.njit(cache=True)
 def _is_public_v6(first_groups):
-    """By the first 32 bits, within 2000::/3."""
+    """Whether an address is public, told by its first 32 bits."""
     if first_groups >> 29 != 1 or first_groups == 0x20010DB8 or first_groups >> 12 == 0x3FFF0:
         return False
     return first_groups >> 9 != 0x20010000 >> 9

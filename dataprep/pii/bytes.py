@@ -1,4 +1,4 @@
-"""Classes of ASCII bytes, for compiled loops."""
+"""Classes of ASCII bytes, for compiled loops over text."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def is_alnum(byte):
 
 @numba.njit(cache=True)
 def is_word(byte):
-    """Whether an ASCII byte belongs to a word. Beyond ASCII none does: Chinese and its quotes touch what they quote."""
+    """Whether a byte belongs to a word. Beyond ASCII none does, since Chinese has no space around what it quotes."""
     return is_alnum(byte) or byte == 0x5F
 
 
 @numba.njit(cache=True)
 def hex_value(byte):
-    """0 to 15, or -1."""
+    """What a hexadecimal digit stands for, 0 to 15; -1 for another byte."""
     if is_digit(byte):
         return byte - 0x30
     lower = byte | 0x20

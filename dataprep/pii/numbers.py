@@ -1,17 +1,17 @@
-"""Phone numbers, payment cards and IBANs.
+"""What phone numbers, payment cards and IBANs look like.
 
-**Phone**: international numbers ("+", a country code, 8 to 15 digits in all as in ITU-T E.164, in groups parted by
-single spaces, dots, dashes or brackets) and North American ones ("(415) 555-2671", "415-555-2671", "1.415.555.2671":
-area code and exchange begin with 2 to 9; parted by spaces alone, "415 555 2671", where no further number stands beside
-it, as it would in a row of a table). Other national forms look like any number and are left alone.
+**Phone**: an international number is "+", a country code and 8 to 15 digits in all (ITU-T E.164), in groups parted by
+single spaces, dots, dashes or brackets. A North American one is "(415) 555-2671", "415-555-2671" or "1.415.555.2671",
+where area code and exchange begin with 2 to 9. Parted by spaces alone, "415 555 2671", it counts only where no further
+number stands beside it, as in a row of a table. Other national forms look like any number and are left alone.
 
-**Card**: 13 to 19 digits, unbroken or in groups of three to six parted alike by spaces or dashes, of the prefix and
-length of a card scheme (ISO/IEC 7812), whose Luhn checksum holds.
+**Card**: 13 to 19 digits, unbroken or in groups of three to six with the same space or dash between all. They have the
+prefix and the length of a card scheme (ISO/IEC 7812), and their Luhn checksum holds.
 
-**IBAN**: of a country in the SWIFT registry and of its length, unbroken or in groups of four parted by spaces, whose
-checksum modulo 97 is 1 (ISO 13616).
+**IBAN**: of a country in the SWIFT registry and of its length, unbroken or in groups of four parted by spaces, with 1
+as its checksum modulo 97 (ISO 13616).
 
-Each function gives the end of the match that begins at a byte, or -1.
+Each function gives where the match ends that begins at a byte, or -1.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _IBAN_LENGTHS = (
     "PT25 QA29 RO24 RS22 RU33 SA24 SC31 SD18 SE24 SI19 SK24 SM27 SO23 ST25 SV28 TL23 TN24 TR26 UA29 VA22 VG24 XK20 "
     "YE30"
 )
-IBAN_LENGTH_OF = np.zeros(26 * 26, np.int64)  # by country: 26 x the first letter and the second
+IBAN_LENGTH_OF = np.zeros(26 * 26, np.int64)  # by country, at 26 x its first letter + its second; 0: no country
 for _entry in _IBAN_LENGTHS.split():
     IBAN_LENGTH_OF[26 * (ord(_entry[0]) - 65) + ord(_entry[1]) - 65] = int(_entry[2:])
 
 
 @numba.njit(cache=True)
 def international_phone(data, i, begin, stop):
-    """The end of an international phone number whose "+" is at byte `i`, or -1."""
+    """Where an international phone number ends whose "+" is at byte `i`, or -1."""
     if i > begin and (is_word(data[i - 1]) or data[i - 1] == _PLUS):
         return -1
     i += 1
@@ -79,7 +79,7 @@ def international_phone(data, i, begin, stop):
 
 @numba.njit(cache=True)
 def american_phone(data, i, begin, stop):
-    """The end of a North American number that begins at byte `i` (a digit or a bracket), or -1."""
+    """Where a North American number ends that begins at byte `i`, with a digit or a bracket, or -1."""
     if i > begin and (is_word(data[i - 1]) or data[i - 1] in (_DOT, _DASH, _PLUS)):
         return -1
     first = i
@@ -128,7 +128,7 @@ def _is_code(data, i):
 
 @numba.njit(cache=True)
 def credit_card(data, i, begin, stop):
-    """The end of a card number that begins at byte `i` (a digit), or -1."""
+    """Where a card number ends that begins at byte `i`, with a digit, or -1."""
     if i > begin and (
         is_word(data[i - 1]) or (data[i - 1] in (_DOT, _DASH) and i - 1 > begin and is_word(data[i - 2]))
     ):
@@ -178,7 +178,7 @@ def credit_card(data, i, begin, stop):
 
 @numba.njit(cache=True)
 def _is_card_length(prefix, digits):
-    """Whether a scheme has cards that begin so and are so long."""
+    """Whether some scheme has cards with these first six digits and so many in all."""
     two, three, four = prefix // 10000, prefix // 1000, prefix // 100
     if prefix // 100000 == 4:  # Visa
         return digits in (13, 16, 19)
@@ -195,7 +195,7 @@ def _is_card_length(prefix, digits):
 
 @numba.njit(cache=True)
 def iban(data, i, begin, stop, length_of):
-    """The end of an IBAN that begins at byte `i`, or -1. `length_of`: `IBAN_LENGTH_OF`."""
+    """Where an IBAN ends that begins at byte `i`, or -1. `length_of` is a pointer to `IBAN_LENGTH_OF`."""
     if i > begin and is_word(data[i - 1]):
         return -1
     if i + 15 > stop or not (_is_capital(data[i]) and _is_capital(data[i + 1])):

@@ -1,4 +1,4 @@
-"""Personal data out of a column of texts, a placeholder of its kind in its place.
+"""Replaces personal data in a column of texts by placeholders of its kind.
 
 Shape letter: D documents.
 """
@@ -20,15 +20,15 @@ from dataprep.text.numba_pointers import pointer_to
 
 @dataclass(frozen=True)
 class Redacted:
-    """The texts without personal data, and how much of it there was."""
+    """Texts in which personal data is replaced, and how much of it there was."""
 
     texts: pa.LargeStringArray
-    counts: dict[str, int]  # kind -> matches; of those that were found
-    num_documents: int  # with any
+    counts: dict[str, int]  # kind -> how many were replaced, for the kinds that were found
+    num_documents: int  # how many documents had any
 
 
 def redact(column: TextColumn, settings: PiiSettings, *, skip_D: npt.NDArray[np.bool_] | None = None) -> Redacted:
-    """Replace what the settings name. Documents of `skip_D` stay as they are; so does the array where all do."""
+    """Replace the kinds that the settings name, except in documents of `skip_D`. Without any, the array stays."""
     if skip_D is not None and skip_D.any():
         rows = np.flatnonzero(~skip_D)
         part = redact(column.filter(~skip_D), settings)
@@ -49,7 +49,7 @@ def redact(column: TextColumn, settings: PiiSettings, *, skip_D: npt.NDArray[np.
 
 
 def placeholder(kind: str) -> str:
-    """What stands for a match by default: "<EMAIL_ADDRESS>"."""
+    """The placeholder of a kind by default, as "<EMAIL_ADDRESS>" for "email_address"."""
     return f"<{kind.upper()}>"
 
 

@@ -1,8 +1,8 @@
-"""Where in a text to look for personal data, so that text without any costs next to nothing.
+"""Finds personal data and secrets in texts, at next to no cost for texts without any.
 
-Everything looked for holds a digit, an "@" or two dashes in a row. A vectorised pass over blocks of bytes finds those
-that have one; only there does the slow loop step from byte to byte. Of what begins at the same place, the kind that is
-checked the most strictly wins: secret, IBAN, IP address, card, phone number.
+All that is looked for holds a digit, an "@" or two dashes in a row. A vectorised pass over blocks of bytes finds the
+blocks that have one of these, and only there does the slow loop go from byte to byte. Where several kinds fit at one
+place, the one that is checked most strictly wins: secret, IBAN, IP address, card, phone number.
 
 Shape letters: D documents, M matches.
 """
@@ -36,12 +36,12 @@ from dataprep.text.numba_pointers import pointer_to
 
 _BLOCK = 128  # bytes looked at together
 _AT, _DASH, _PLUS, _OPEN, _UNDERSCORE = 0x40, 0x2D, 0x2B, 0x28, 0x5F
-_MAX_TOKEN_LEFT = 64  # bytes that a token may begin before its first digit
+_MAX_TOKEN_LEFT = 64  # how many bytes before its first digit a token may begin
 
 
 @dataclass(frozen=True)
 class Matches:
-    """What was found, document after document, without overlaps."""
+    """All matches, document after document, none of which overlap."""
 
     doc_offsets: npt.NDArray[np.int64]  # [D+1] document d has the matches doc_offsets[d]:doc_offsets[d+1]
     starts: npt.NDArray[np.int64]  # [M] first byte
@@ -50,7 +50,7 @@ class Matches:
 
 
 def find(column: TextColumn, wanted: Collection[int]) -> Matches:
-    """All matches of the kinds `wanted` (indices into `KINDS`)."""
+    """All matches of the kinds `wanted`, given as indices into `dataprep.pii.settings.KINDS`."""
     wanted_bits = sum(1 << kind for kind in set(wanted))
     doc_offsets = np.zeros(len(column.offsets), np.int64)
     capacity = 256
@@ -74,7 +74,7 @@ def _find(
     data_array, offsets, wanted, prefix_data, prefix_offsets, prefix_rules, iban_lengths, document, n, doc_offsets,
     starts, ends, kinds,
 ):  # fmt: skip
-    """(document, matches): the number of documents when done, or the document for which there is too little room."""
+    """(document, matches so far): the number of documents when done, else the one that there is no room for."""
     data = pointer_to(data_array)
     prefixes = (
         pointer_to(prefix_data), pointer_to(prefix_offsets), pointer_to(prefix_rules), prefix_offsets.size - 1
@@ -132,9 +132,9 @@ def _has_trigger(data, i, last, stop):
 
 @numba.njit(cache=True)
 def _at_digit(data, i, done, begin, stop, wanted, prefixes, iban_lengths):
-    """(kind, start, end) of the match that the digit at byte `i` is part of; end -1 where there is none.
+    """(kind, start, end) of the match that the digit at byte `i` is in; (-1, ..., -1) where there is none.
 
-    Nothing begins before byte `done`.
+    No match begins before byte `done`, where the last one ended.
     """
     token = i
     while token > done and i - token < _MAX_TOKEN_LEFT and _is_token_byte(data[token - 1]):
@@ -176,7 +176,7 @@ def _at_digit(data, i, done, begin, stop, wanted, prefixes, iban_lengths):
 
 @numba.njit(cache=True)
 def _secret(data, token, i, begin, stop, prefixes):
-    """(start, end) of the secret that the token from byte `token` on is; end -1 where it is none."""
+    """(start, end) of the secret that begins at byte `token`; (..., -1) where there is none."""
     while token < i and not is_alnum(data[token]):
         token += 1
     end = i

@@ -1,11 +1,11 @@
-"""Secrets: keys and tokens of known services, JSON web tokens and private keys.
+"""What secrets look like: keys and tokens of known services, JSON web tokens and private keys.
 
-A key is a known prefix and so many characters of its alphabet, as the services document theirs. Private keys are PEM
-blocks (RFC 7468), JSON web tokens three base64url parts that begin with "eyJ" (RFC 7519). AWS secret access keys have
-no prefix: they are 40 characters of base64, one of them a digit, right after their name (`aws_secret_access_key = "`).
-Passwords without a form of their own can't be told from other words and are left alone.
+A service's key is a prefix and a number of characters of an alphabet, as the service documents it. Private keys are PEM
+blocks (RFC 7468). JSON web tokens are three base64url parts, which begin with "eyJ" (RFC 7519). AWS secret access keys
+have no prefix: they are 40 characters of base64, one of them a digit, right behind their name
+(`aws_secret_access_key = "`). Passwords have no form of their own and can't be told from other words.
 
-Each function gives the end of the match that begins at a byte, or -1.
+Each function gives where the match ends that begins at a byte, or -1.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import numpy as np
 from dataprep.pii.bytes import is_alnum, is_word
 
 _UNDERSCORE, _DASH, _DOT, _NEWLINE, _SPACE = 0x5F, 0x2D, 0x2E, 0x0A, 0x20
-_ALNUM, _DASHED, _UPPER_ALNUM = 0, 1, 2  # alphabets: letters and digits; with "_" and "-"; capitals and digits
+_ALNUM, _DASHED, _UPPER_ALNUM = 0, 1, 2  # alphabets: letters and digits; these, "_" and "-"; capitals and digits
 
 
 @dataclass(frozen=True)
 class KeyFormat:
-    """A service's keys: prefix, then between `least` and `most` characters of an alphabet."""
+    """The form of a service's keys: a prefix, then `least` to `most` characters of an alphabet."""
 
     prefix: str
     least: int
@@ -55,7 +55,7 @@ MIN_TOKEN = min(len(key.prefix) + key.least for key in KEY_FORMATS)  # bytes of 
 
 _BEGIN, _PRIVATE, _END = (np.frombuffer(text, np.uint8) for text in (b"-----BEGIN ", b"PRIVATE KEY", b"-----END "))
 _MAX_LABEL = 60  # bytes of a PEM label
-_MAX_PRIVATE_KEY = 20_000  # bytes up to which an end is looked for
+_MAX_PRIVATE_KEY = 20_000  # bytes within which its end must stand
 _MIN_JWT_PART = 10  # characters
 _AWS_SECRET = 40  # characters
 _AWS_NAME = np.frombuffer(b"secretaccesskey", np.uint8)  # in any case, with "_", "-" or spaces in it or not
@@ -65,7 +65,7 @@ _PLUS, _SLASH = 0x2B, 0x2F
 
 @numba.njit(cache=True)
 def service_key(data, i, begin, stop, prefixes):
-    """The end of a service's key at byte `i`, or -1. `prefixes`: pointers to the tables above, and their number."""
+    """Where a service's key ends that begins at byte `i`, or -1. `prefixes`: pointers to the tables, their length."""
     prefix_data, prefix_offsets, rules, num_prefixes = prefixes
     if i > begin and is_word(data[i - 1]):
         return -1
@@ -93,7 +93,7 @@ def service_key(data, i, begin, stop, prefixes):
 
 @numba.njit(cache=True)
 def aws_secret_key(data, i, done, begin, stop):
-    """(start, end) of the AWS secret access key around the digit at byte `i`, not before `done`; end -1 if none."""
+    """(start, end) of the AWS secret access key around the digit at byte `i`, from `done` on; (..., -1) for none."""
     start = i
     while start > done and i - start <= _AWS_SECRET and _is_base64(data[start - 1]):
         start -= 1
@@ -128,7 +128,7 @@ def _is_in(byte, alphabet):
 
 @numba.njit(cache=True)
 def web_token(data, i, begin, stop):
-    """The end of a JSON web token at byte `i`, or -1."""
+    """Where a JSON web token ends that begins at byte `i`, or -1."""
     if i + 3 > stop or data[i] != 0x65 or data[i + 1] != 0x79 or data[i + 2] != 0x4A:  # eyJ
         return -1
     if i > begin and is_word(data[i - 1]):
@@ -148,7 +148,7 @@ def web_token(data, i, begin, stop):
 
 @numba.njit(cache=True)
 def private_key(data, i, stop):
-    """The end of a PEM private key whose first line begins at byte `i`, or -1; one without an end is no key."""
+    """Where a PEM private key ends whose first line begins at byte `i`, or -1. Without its last line it is none."""
     if not _stands(data, i, stop, _BEGIN):
         return -1
     i += _BEGIN.size

@@ -1,4 +1,5 @@
-"""The quality_classifier stage: trains a fastText model of good and bad documents.
+"""The quality_classifier stage: trains a fastText model that tells good documents from others.
 
-`dataprep/filters/quality.py` applies it.
+`stage.py` reads the documents and measures the model, `training.py` trains it. `dataprep/filters/quality.py` applies it, in a
+clean stage.
 """

@@ -1,4 +1,4 @@
-"""The quality_classifier stage: trains a fastText model that the clean stage's `classifier` applies."""
+"""The quality_classifier stage: trains a fastText model, which a clean stage names as its `classifier`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ def run(
 
 
 def train(config: QualityClassifierConfig, output: str, seed: int) -> tuple[dict[str, Any], list[WrittenFile]]:
-    """Train on what is not held out, measure on what is. Raises `InputError` where either set has no documents."""
+    """Train on the documents that are not held out, and measure on those that are; returns (metrics, files).
+
+    Raises `InputError` where there are no positive or no negative documents.
+    """
     prepare_worker(config.worker.num_threads)
     from dataprep.filters import quality
     from dataprep.quality_classifier import training
@@ -73,7 +76,7 @@ def train(config: QualityClassifierConfig, output: str, seed: int) -> tuple[dict
 
 
 def _documents(config: QualityClassifierConfig) -> Iterator[tuple[str, bool]]:
-    """(text, whether it is positive), from the files in order, read as the clean stage reads inputs by its defaults."""
+    """(text, whether it is positive) of all documents in order, read as a clean stage with default settings does."""
     from dataprep.extract.pages import extracted
     from dataprep.sources.readers import read_sources
     from dataprep.sources.records import PlainText

@@ -1,4 +1,4 @@
-"""Training a fastText classifier of good and bad text, in a process of its own.
+"""Trains a fastText classifier of good and bad text, in a process of its own.
 
 Source: Li et al. 2024, DataComp-LM, arXiv:2406.11794, section 4.4.
 """
@@ -22,16 +22,17 @@ from dataprep.killable_process import child_environment
 from dataprep.quality_classifier.config import QualityClassifierConfig
 
 _TRAIN = "import sys; from dataprep.quality_classifier.training import _train_here; _train_here(*sys.argv[1:])"
-_FRESH_MEMORY = {"MALLOC_MMAP_MAX_": "65536", "MALLOC_MMAP_THRESHOLD_": str(2**25)}  # glibc's own, whatever was set
+# glibc's defaults, whatever the environment says: memory of 32 MiB and more is new, and new memory is zeros.
+_FRESH_MEMORY = {"MALLOC_MMAP_MAX_": "65536", "MALLOC_MMAP_THRESHOLD_": str(2**25)}
 _REFUSED = 3  # the process's exit status
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def train(rows: Iterable[tuple[str, bool]], *, config: QualityClassifierConfig, seed: int, scratch: Path) -> Path:
-    """The file of the model of (text, whether it is a good one) rows. Raises `InputError` where fastText can't.
+    """Train a model on (text, whether it is a good one); returns its file. Raises `InputError` where fastText can't.
 
-    On one thread, since with more no two runs are the same. In a process of its own: fastText fills a tenth of its
-    table on one thread and takes the rest as it comes, and only new memory comes as zeros.
+    It is trained on one thread, since with more no two runs are the same, and in a process of its own: on one thread
+    fastText sets a tenth of its table and takes the rest of the memory as it is, and only new memory is zeros.
     """
     inputs, output = scratch / "train.txt", scratch / MODEL_FILE
     with open(inputs, "w", encoding="utf-8") as file:
@@ -64,7 +65,7 @@ def train(rows: Iterable[tuple[str, bool]], *, config: QualityClassifierConfig, 
 
 
 def _train_here(settings: str, output: str) -> None:
-    """What the process does: train, save and end, or end with its parent."""
+    """What that process does: it trains, saves the model and ends. It ends, too, when its parent does."""
     import fasttext
 
     if sys.platform == "linux":
@@ -77,7 +78,7 @@ def _train_here(settings: str, output: str) -> None:
 
 
 def area_under_curve(scores: npt.NDArray[np.float64], is_positive: npt.NDArray[np.bool_]) -> float:
-    """The probability that a positive document scores above a negative one, ties for half; NaN without both."""
+    """The probability that a positive document scores above a negative one; ties count half. NaN without both kinds."""
     order, ranks = np.unique(scores, return_inverse=True)
     counts = np.bincount(ranks, minlength=len(order))
     mean_ranks = np.cumsum(counts) - (counts - 1) / 2

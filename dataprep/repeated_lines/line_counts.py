@@ -1,12 +1,13 @@
-"""In how many documents a line stands: tables of a part's lines, and those of all parts brought together.
+"""Counts in how many documents each line stands: a table for each part, then the tables of all parts together.
 
-A line counts once for each document, and near copies of a document are not counted on their own: else every line of a
-page that is there seven times would be boilerplate, and all copies would be emptied before deduplication could keep
-one. Documents that agree in one of 8 bands of 3 MinHashes are taken for copies, which at Jaccard similarity s happens
-with probability 1 - (1 - s^3)^8: 1.00 at 0.87, 0.99 at 0.76, 0.66 at 0.5, 0.20 at 0.3. Of a line's documents in their
-order those count that are no copy of an earlier one which counts (its *leaders*). The copies that slip through become
-leaders too and are compared with by all that come after, so a large group of copies counts for hardly more than a small
-one.
+A line counts once for each document, and near copies of a document do not count apart. Else every line of a page that
+is in the corpus seven times would be boilerplate, and all copies be emptied before deduplication could keep one.
+
+Documents are taken for copies if they agree in one of 8 bands of 3 MinHashes. At Jaccard similarity s that happens with
+probability 1 - (1 - s^3)^8, which is 1.00 at 0.87, 0.99 at 0.76, 0.66 at 0.5 and 0.20 at 0.3. Of a line's documents, in
+their order, those count that are no copy of an earlier one that counts: the line's *leaders*. A copy that slips through
+becomes a leader too, and all that come after are compared with it. So a large group of copies counts for hardly more
+than a small one.
 
 Shape letters: N rows of (line, scope, copies), G different (line, scope), B bands, D documents, L lines.
 """
@@ -28,43 +29,43 @@ from dataprep.signatures.minhash import band_hashes, signatures
 from dataprep.text.hash_table import find_slot, insert, new_table
 from dataprep.text.spans import Spans
 
-CORPUS, SITE = 0, 1  # scopes: a line anywhere, and a line of one site; their keys differ
+CORPUS, SITE = 0, 1  # the scopes of a line: the whole corpus, or one site; its keys in the two differ
 NUM_BANDS, BAND_ROWS = 8, 3  # see above
 COUNT_SCHEMA = pa.schema(
     [
-        ("line", pa.uint64()),  # a key; see `dataprep.repeated_lines.line_keys`
+        ("line", pa.uint64()),  # the line's key, of `dataprep.repeated_lines.line_keys`
         ("scope", pa.uint8()),
-        ("copies", pa.list_(pa.uint32(), NUM_BANDS)),  # of a document that counts; see `copy_keys`
-        ("documents", pa.uint32()),  # a line's add up to all its documents
+        ("copies", pa.list_(pa.uint32(), NUM_BANDS)),  # the `copy_keys` of a document that counts
+        ("documents", pa.uint32()),  # summed over the rows of a line: how many documents have it
     ]
 )
-_COLLAPSE_ROWS = 1 << 21  # a part's rows at least, before those that add nothing are taken out
+_COLLAPSE_ROWS = 1 << 21  # how many rows a part gathers at least, before those that add nothing are taken out
 REPEATED_SCHEMA = pa.schema([("line", pa.uint64()), ("scope", pa.uint8()), ("documents", pa.uint64())])
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """When a line is repeated: `None` turns a scope off."""
+    """When a line counts as repeated. `None` turns a scope off."""
 
-    min_documents: int | None  # different documents with it; see above
-    min_site_documents: int | None  # different documents of one site
-    least_documents: float = 0.0  # and documents of any kind, for a line of the corpus
+    min_documents: int | None  # different documents of the corpus that have it; see above
+    min_site_documents: int | None  # different documents of one site that have it
+    least_documents: float = 0.0  # and documents, copies included, for the scope of the corpus
 
     @property
     def most_copies(self) -> int:
-        """How many different documents of a part need to be told apart for a line."""
+        """How many different documents need to be told apart for a line: more change nothing."""
         return max(self.min_documents or 0, self.min_site_documents or 0)
 
 
 def copy_keys(terms: Spans) -> npt.NDArray[np.uint32]:
-    """[D, B] of which near copies share at least one, in its place."""
+    """[D, B] a key for each band of a document; near copies have at least one in common, at the same place."""
     bands_DB = band_hashes(signatures(terms, num_hashes=NUM_BANDS * BAND_ROWS), bands=NUM_BANDS, rows=BAND_ROWS)
     return (bands_DB >> np.uint64(32)).astype(np.uint32)
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Rows of `COUNT_SCHEMA`, those of a line in the order of their documents."""
+    """Rows of `COUNT_SCHEMA` as arrays; those of a line are in the order of their documents."""
 
     lines_N: npt.NDArray[np.uint64]
     scopes_N: npt.NDArray[np.uint8]
@@ -88,11 +89,11 @@ class _Rows:
         return _Rows(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
 
     def by_line(self) -> _Rows:
-        """Sorted by line and scope; `np.lexsort` is stable, so documents stay in order."""
+        """The rows sorted by line and scope. `np.lexsort` is stable, so documents stay in order."""
         return self.take(np.lexsort((self.scopes_N, self.lines_N)))
 
     def collapsed(self, most_copies: int) -> _Rows:
-        """The leaders alone, at most so many for each line; all its other documents are added to the first."""
+        """The rows of leaders alone, at most so many for each line; its other documents are added to the first row."""
         if len(self) == 0:
             return self
         rows = self.by_line()
@@ -111,10 +112,10 @@ _NO_ROWS = _Rows.of(COUNT_SCHEMA.empty_table())
 
 
 class LineCounter:
-    """Gathers the lines of one part, some documents at a time, and counts them.
+    """Counts the lines of one part, which it is given some documents at a time.
 
-    Of a line's leaders it keeps `most_copies`. Rows that add nothing are taken out whenever the rows have doubled, so
-    what is held grows with the different lines.
+    It keeps up to `most_copies` leaders of each line. Whenever its rows have doubled it takes out those that add
+    nothing, so that what it holds grows with the number of different lines.
     """
 
     def __init__(self, *, most_copies: int) -> None:
@@ -129,7 +130,11 @@ class LineCounter:
         documents_L: npt.NDArray[np.int64],
         copies_DB: npt.NDArray[np.uint32],
     ) -> None:
-        """The next D documents: by scope, the keys [L] of their lines; which document each line is in; their copies."""
+        """Take the next D documents.
+
+        `keys` has, by scope, the key [L] of each of their lines, `documents_L` says which document a line is in, and
+        `copies_DB` are their `copy_keys`.
+        """
         for scope, keys_L in keys.items():
             order = np.lexsort((documents_L, keys_L))
             lines, documents = keys_L[order], documents_L[order]
@@ -147,15 +152,15 @@ class LineCounter:
         self._collapsed = rows.collapsed(self._most_copies)
 
     def table(self) -> pa.Table:
-        """`COUNT_SCHEMA`, sorted by line and scope, the documents of a line in their order."""
+        """The counts (`COUNT_SCHEMA`), sorted by line and scope; the rows of a line are in the order of documents."""
         self._collapse()
         return self._collapsed.table()
 
 
 def repeated(table: pa.Table, thresholds: Thresholds) -> pa.Table:
-    """`REPEATED_SCHEMA`, sorted by line: which of the lines in N rows of `COUNT_SCHEMA` are repeated.
+    """Which of the lines in N rows of `COUNT_SCHEMA` are repeated (`REPEATED_SCHEMA`), sorted by line.
 
-    Rows come in any order; where copies are alike by halves, who of them counts depends on it.
+    The rows may come in any order. Where documents are only partly alike, which of them lead depends on that order.
     """
     if table.num_rows == 0:
         return REPEATED_SCHEMA.empty_table()
@@ -177,7 +182,7 @@ def repeated(table: pa.Table, thresholds: Thresholds) -> pa.Table:
 def _leaders_of(
     rows: _Rows, begins_G: npt.NDArray[np.int64], most: int
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
-    """([N] which of the rows lead, [G] how many do), at most so many for each line."""
+    """([N] whether a row is a leader, [G] how many leaders a line has), with at most `most` leaders for each line."""
     bounds = np.append(begins_G, len(rows))
     most = min(most, int(np.diff(bounds).max()))
     return _leaders(bounds, rows.copies_NB, most, *new_table(most * rows.copies_NB.shape[1]))
@@ -207,7 +212,7 @@ def _leaders(bounds, copies_NB, most, keys, stamps):
 
 
 def _changes(*columns: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
-    """[N] whether a row differs from the one before it in any column."""
+    """[N] whether a row differs in any column from the row before it; the first does."""
     changes = np.ones(len(columns[0]), bool)
     if len(changes):
         changes[1:] = np.any([column[1:] != column[:-1] for column in columns], axis=0)
@@ -215,7 +220,7 @@ def _changes(*columns: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
 
 
 def key_ranges(num_rows: int, *, rows_per_range: int) -> Sequence[tuple[int, int]]:
-    """[first, last] keys of ranges that each hold about so many of `num_rows` rows, keys being evenly spread."""
+    """(first, last) key of ranges that hold about `rows_per_range` of all rows each, since keys are spread evenly."""
     count = max(1, -(-num_rows // rows_per_range))
     bounds = [(1 << 64) * k // count for k in range(count + 1)]
     return [(first, last - 1) for first, last in pairwise(bounds)]

@@ -1,11 +1,11 @@
-"""Lines that say the same have the same key: the pure core of cutting boilerplate across a corpus.
+"""Keys of lines: lines that say the same have the same key. And what stays of documents when lines are cut.
 
-A line is its terms (`text/match_terms.py`): runs of letters and numbers in lower case, without accents and
-punctuation, each number as "0". CCNet's normal form of a paragraph (Wenzek et al. 2019, arXiv:1911.00359,
-section 3.1) is close to it: there each digit is a "0", punctuation is deleted instead of parting words. A key is a
-64-bit hash of it.
+The key of a line is a 64-bit hash of its terms (`dataprep.text.match_terms`): runs of letters and numbers in lower
+case, without accents and punctuation, each number as "0". That is close to CCNet's normal form of a paragraph (Wenzek
+et al. 2019, arXiv:1911.00359, section 3.1), in which each digit is a "0" and punctuation is deleted instead of parting
+words.
 
-Shape letters: D documents, L lines of them, S spans that stay, B bytes.
+Shape letters: D documents, L lines of them, S spans that stay.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from dataprep.text.column import TextColumn
 from dataprep.text.edits import KeptSpans
 from dataprep.text.hashing import NGRAM_BASE, hash_text, mix
 
-NO_KEY = np.uint64(0)  # of a line that is left alone
+NO_KEY = np.uint64(0)  # stands for the key of a line that is left alone
 
 
 def line_keys(column: TextColumn, *, min_characters: int = 0) -> npt.NDArray[np.uint64]:
-    """[L] the key of each of `column.lines`; `NO_KEY` for one without terms or of fewer than `min_characters`."""
+    """[L] the key of each line; `NO_KEY` for one without terms, and one of fewer than `min_characters`."""
     lines, terms = column.lines, column.terms
     return _line_keys(lines.starts, lines.ends, lines.num_chars, terms.starts, terms.hashes, min_characters)
 
 
 def site_keys(keys_L: npt.NDArray[np.uint64], sites_L: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """[L] keys that are equal where both the line and the site are."""
+    """[L] keys that are equal where both the lines and the sites they are on are."""
     return np.where(keys_L == NO_KEY, NO_KEY, mix64(keys_L ^ mix64(sites_L)))
 
 
 def site_hashes(urls: Sequence[str | None]) -> npt.NDArray[np.uint64]:
-    """[D] a hash of each URL's site; documents without a URL share one."""
+    """[D] a hash of each URL's site; documents without a URL are of one site."""
     return np.array([hash_text(site(url or "")) for url in urls], np.uint64)
 
 
 def is_among(keys_L: npt.NDArray[np.uint64], listed: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-    """[L] whether each key is in `listed`, which is sorted; `NO_KEY` never is."""
+    """[L] whether each key is in `listed`, which is sorted. `NO_KEY` never counts as listed."""
     if len(listed) == 0:
         return np.zeros(len(keys_L), bool)
     places = np.minimum(np.searchsorted(listed, keys_L), len(listed) - 1)
@@ -50,7 +50,7 @@ def is_among(keys_L: npt.NDArray[np.uint64], listed: npt.NDArray[np.uint64]) -> 
 
 
 def listed_among(own: npt.NDArray[np.uint64], listed: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Those of `own` that are in `listed`, both sorted. Only what lies between the ends of `listed` is looked up."""
+    """Those of the keys `own` that are in `listed`; both are sorted. Keys beyond the ends of `listed` cost nothing."""
     if len(listed) == 0:
         return own[:0]
     begin, end = np.searchsorted(own, listed[0]), np.searchsorted(own, listed[-1], side="right")
@@ -61,7 +61,7 @@ def listed_among(own: npt.NDArray[np.uint64], listed: npt.NDArray[np.uint64]) ->
 def without_lines(column: TextColumn, cut_L: npt.NDArray[np.bool_]) -> KeptSpans:
     """What stays of each document without the lines in `cut_L`.
 
-    Blank lines that a cut brings together become one; other blank lines stay.
+    Blank lines that come together by a cut become one; all others stay.
     """
     lines = column.lines
     spans = _kept_lines(lines.doc_offsets, lines.starts, lines.ends, lines.num_chars, cut_L)
@@ -75,7 +75,7 @@ def sums_D(values_L: npt.NDArray[np.int64], doc_offsets: npt.NDArray[np.int64]) 
 
 @numba.njit(cache=True)
 def _line_keys(starts, ends, num_chars, term_starts, term_hashes, min_characters):
-    """Both kinds of spans ascend, and no term reaches beyond its line."""
+    """The positions of lines and of terms ascend, and no term reaches beyond its line."""
     keys = np.zeros(starts.size, np.uint64)
     term = 0
     for line in range(starts.size):

@@ -1,7 +1,7 @@
-"""One part of a clean artifact through the repeated-lines stage: its lines counted, then its documents without them.
+"""What a task of the repeated-lines stage does with a part: it counts lines, or writes the documents without some.
 
 Row groups are read one by one, as the clean stage wrote them, so memory is bounded as it is there. Source code is left
-alone: its lines recur by nature.
+alone, since its lines recur by nature.
 """
 
 from __future__ import annotations
@@ -39,28 +39,28 @@ from dataprep.signatures.config import MinHashSettings
 from dataprep.sources.code_languages import CODE_LANGUAGES
 from dataprep.text.column import TextColumn
 
-REASON = "repeated_lines"  # of a document of which too little is left
-SCORES = "repeated_lines"  # the column of annotations
+REASON = "repeated_lines"  # why a document is dropped of which too little is left
+SCORES = "repeated_lines"  # the column of scores, in mode "annotate"
 SCORE_TYPE = pa.struct([("cut_lines_fraction", pa.float64()), ("cut_characters_fraction", pa.float64())])
 CUT_SCHEMA = pa.schema(
     [
         ("line", pa.uint64()),
         ("scope", pa.uint8()),
-        ("documents", pa.uint32()),  # of this part, that have it
-        ("text", pa.string()),  # its first characters, as the first of them has it
+        ("documents", pa.uint32()),  # how many documents of this part have it
+        ("text", pa.string()),  # its first characters, as the first of these has it
     ]
 )
-_COUNT_ROW_GROUP = 1 << 14  # rows; what a range of keys reads beyond itself at most
+_COUNT_ROW_GROUP = 1 << 14  # rows; whoever reads a range of keys reads so many too many at most
 
 
 def thresholds(config: RepeatedLinesConfig, *, num_documents: int = 0) -> Thresholds:
-    """When a line is repeated in a corpus of so many documents."""
+    """When a line counts as repeated in a corpus of so many documents."""
     least = config.min_documents_fraction * num_documents
     return Thresholds(config.min_documents, config.min_site_documents, least_documents=least)
 
 
 def count_part(artifact: str, shard: Shard, *, counts: str, key: str, config: RepeatedLinesConfig) -> int:
-    """Count the lines of a shard's documents and commit the table as unit `key` of `counts`; returns its rows."""
+    """Count the lines of a shard's documents and commit the table as unit `key` of `counts`; returns the documents."""
     counter = LineCounter(most_copies=thresholds(config).most_copies)
     for _, documents in document_groups(artifact, shard, ["text", "url", "language"]):
         column = TextColumn(documents.column("text"))
@@ -81,10 +81,10 @@ class Counts:
     documents: int = 0
     kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
-    lines: int = 0  # with characters
-    cut_lines: int = 0  # in mode annotate: that would be cut; so for those below
+    lines: int = 0  # that are not empty
+    cut_lines: int = 0  # in mode "annotate", here and below: that would be cut
     cut_characters: int = 0
-    cut_documents: int = 0  # that lose a line
+    cut_documents: int = 0  # that lose a line or more
     characters_kept: int = 0
     languages: Counter[str] = field(default_factory=Counter)  # of the kept
 
@@ -105,7 +105,7 @@ def rewrite_part(
 ) -> None:
     """Write a shard's documents without the lines whose keys are in `hits` (sorted), as unit `key` of `parts`.
 
-    What clean dropped and quarantined is copied, so that the part tells the whole story of its input.
+    What the clean stage dropped and quarantined is copied, so that the part says what became of all of its input.
     """
     counts, cut = Counts(), _CutLines()
     with commit_part(parts, key) as part:
@@ -194,7 +194,7 @@ def _write_dropped(documents: pa.Table, table: pq.ParquetWriter) -> None:
 
 
 class _CutLines:
-    """Which lines a part loses: each with its number of documents and what it looks like."""
+    """The lines that a part loses, each with how many documents have it and what it looks like (`CUT_SCHEMA`)."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[int, int], list[Any]] = {}  # (line, scope) -> [documents, text]
@@ -220,7 +220,7 @@ class _CutLines:
 def keys_of_lines(
     column: TextColumn, documents: pa.Table, config: RepeatedLinesConfig
 ) -> dict[int, npt.NDArray[np.uint64]]:
-    """By scope that is on, the key of each line; `NO_KEY` in source code."""
+    """Scope -> [L] the keys of the lines, for the scopes that are on; `NO_KEY` for lines of source code."""
     of_lines = _documents_of_lines(column)
     is_code_D = pc.is_in(documents.column("language"), pa.array(sorted(CODE_LANGUAGES))).to_numpy()
     keys_L = line_keys(column, min_characters=config.min_line_characters)

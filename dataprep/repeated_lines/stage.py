@@ -1,10 +1,12 @@
 """The repeated-lines stage: lines that stand in many documents (menus, notices, footers) are cut from all of them.
 
-Three passes over the parts of a clean artifact. The first counts each part's lines, the second brings the counts
-together, a range of lines after another, the third writes each part without the lines that proved to be repeated,
-and signs it again. A part is named by what it is made of and by those of its lines that are cut. So one more
-input costs its own counting, adding up all counts, and writing the parts that hold a line which it made repeated; a
-killed stage goes on with the parts and ranges that are left.
+It goes over the parts of a clean artifact three times. First each part's lines are counted. Then the counts of all
+parts are added up, one range of lines after another. Last, each part is written without the lines that proved to be
+repeated, and signed again.
+
+A part is named by what it is made of and by those of its lines that are cut. So one more input costs its own counting,
+adding up all counts, and writing the parts that have a line which it made repeated. A stage that was killed goes on
+with the parts and ranges that are missing.
 """
 
 from __future__ import annotations
@@ -35,17 +37,18 @@ from dataprep.repeated_lines.config import RepeatedLinesConfig
 from dataprep.signatures.config import MinHashSettings
 
 # Kernels are imported in the functions that tasks run, after `prepare_worker` has said where they are kept compiled.
-# Arguments are unpickled before, so nothing of the kernels' modules is among them.
+# A task's arguments are unpickled before that, so none of them is of a module with kernels.
 
-_ROWS_PER_RANGE = 1_500_000  # counts of lines: 68 MB, and three times as much while they are sorted
+_ROWS_PER_RANGE = 1_500_000  # rows of counts, of 68 MB; three times as much while they are sorted
 _READER_THREADS = 16
-_LISTED_AT_ONCE = 1 << 20  # repeated lines a task holds
-_EXAMPLES = 50  # of the most repeated lines, in the metrics
-_COUNTS, _LISTS, _CHOSEN = "counts", "repeated", "chosen"  # directories: of the parts' counts; below the artifact
+_LISTED_AT_ONCE = 1 << 20  # how many repeated lines a task holds at a time
+_EXAMPLES = 50  # how many of the most repeated lines are in the metrics
+_COUNTS = "counts"  # below the directory of parts: the counts of each part
+_LISTS, _CHOSEN = "repeated", "chosen"  # below the artifact: the repeated lines; which part was made of each shard
 
 
 def run(config: RepeatedLinesConfig, inputs: Mapping[str, Artifact], output: str, context: StageContext) -> StageResult:
-    """Make a clean artifact's parts without the repeated lines, and the artifact's shard table."""
+    """Make the parts of a clean artifact without the repeated lines, then the shard table."""
     keep_compiled_kernels()
     clean = inputs["parts"]
     minhash = MinHashSettings.model_validate(clean.manifest.config["minhash"])
@@ -93,7 +96,7 @@ def _over(
     *,
     unit: str = "shards",
 ) -> None:
-    """Run `task` on the descriptions of the units that `directory` does not have yet."""
+    """Run `task` on the units (key -> description) that are not committed in `directory` yet."""
     todo = [row for key, row in units.items() if committed_part(directory, key) is None]
     run_shard_tasks(
         task,
@@ -108,12 +111,15 @@ def _over(
 
 
 def _count_key(shard: Shard) -> str:
-    """Counts depend on the documents alone. Two parts share it only if both are empty, since rows name their input."""
+    """The key of a part's counts, which depend on its documents alone.
+
+    Two parts have the same key only if both are empty, since rows name the input that they are from.
+    """
     return shard.documents.sha256[:32]
 
 
 def _source_key(shard: Shard) -> str:
-    """All that a part is made from; the old signatures stand for the settings of the new ones."""
+    """A key for all that a new part is made from; the old signatures stand for the settings of the new ones."""
     files = " ".join(file.sha256 for file in shard.part_files())
     return hashlib.sha256(files.encode()).hexdigest()[:32]
 
@@ -128,7 +134,7 @@ def _count(row: dict[str, Any], *, output: str, counts: str, config: RepeatedLin
 def _find_repeated(
     shards: Sequence[Shard], counts: str, lists: str, config: RepeatedLinesConfig, context: StageContext
 ) -> list[CommittedPart]:
-    """Bring the counts together; the repeated lines of each range of keys are one unit of `lists`."""
+    """Add up the counts of all parts; the repeated lines of each range of keys are one unit of `lists`."""
     from dataprep.repeated_lines.line_counts import key_ranges
 
     keys = sorted({_count_key(shard) for shard in shards})
@@ -164,7 +170,7 @@ def _add_up(
     config: RepeatedLinesConfig,
     num_documents: int,
 ) -> int:
-    """Find the repeated lines in one range of keys, in the counts of all parts."""
+    """Add up the counts of all parts in one range of keys, and commit the lines there that are repeated."""
     from dataprep.repeated_lines.line_counts import COUNT_SCHEMA, SITE, repeated
     from dataprep.repeated_lines.part import thresholds
 
@@ -202,7 +208,7 @@ def _rewrite(
     config: RepeatedLinesConfig,
     minhash: MinHashSettings,
 ) -> int:
-    """Write a shard's part, unless it is there with the same lines cut; then note which part it is."""
+    """Write a shard's part, unless one with the same lines cut is there, and commit which part it is."""
     from dataprep.repeated_lines.line_keys import listed_among
     from dataprep.repeated_lines.part import rewrite_part
 
@@ -221,7 +227,7 @@ def _rewrite(
 
 
 def _listed(lists: str, names: Sequence[str]) -> Iterator[npt.NDArray[np.uint64]]:
-    """The keys of the repeated lines, some at a time, each time ascending."""
+    """The keys of all repeated lines, some at a time; those that come together are sorted."""
     for name in names:
         part = committed_part(lists, name)
         assert part is not None
@@ -249,7 +255,7 @@ def _shard(shard: Shard, part: CommittedPart, parts: str) -> Shard:
 def _most_repeated(
     listed: Sequence[CommittedPart], lists: str, parts: Sequence[CommittedPart], directory: str
 ) -> list[dict[str, Any]]:
-    """The lines in the most documents, as they look in the first part that has them."""
+    """The lines that are in the most documents, as they look in the first part that has them."""
     from dataprep.repeated_lines.line_counts import SITE
 
     tables = [_read(lists, part.files["lines"]) for part in listed]

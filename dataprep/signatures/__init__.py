@@ -1,4 +1,5 @@
-"""What documents are compared by: a hash of the exact text, a normal form of the URL, MinHash signatures.
+"""What documents are compared by, computed once and stored beside them: a signature each.
 
-`table.py` computes all of them for a column of documents.
+`table.py` makes the signatures of a column of documents: `exact.py` hashes the text, `minhash.py` makes MinHashes.
+`url.py` gives URLs a normal form, and `bit_sketch.py` shortens MinHashes to estimate similarities by.
 """

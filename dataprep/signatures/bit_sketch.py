@@ -1,9 +1,9 @@
-"""One bit of each MinHash: a document's signature in a few words, from which its similarity to another is estimated.
+"""Sketches: one bit of each MinHash, a document in a few words, from which its similarity to another is estimated.
 
-Two documents of Jaccard similarity J agree in a bit with probability (1 + J) / 2: their hashes are equal with J, and
-where they are not, their lowest bits are so by chance (Li and König 2010, "b-Bit Minwise Hashing", with b = 1). So
-2 x agreeing / H - 1 estimates J, with standard deviation sqrt((1 - J^2) / H): 0.07 at J = 0.55 with 160 hashes, in 24
-bytes.
+Two documents of Jaccard similarity J agree in a bit with probability (1 + J) / 2: their hashes are equal with
+probability J, and where they are not, the lowest bits are equal in half of the cases (Li and König 2010, "b-Bit Minwise
+Hashing", with b = 1). So 2 x agreeing / H - 1 estimates J, with standard deviation sqrt((1 - J^2) / H). With 160
+hashes, 24 bytes a document, that is 0.07 at J = 0.55.
 
 Shape letters: D documents, H hashes, W words of 64 bits.
 """
@@ -18,7 +18,7 @@ _WORD_BITS = 64
 
 
 def sketches(signatures_DH: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint64]:
-    """[D, W] the lowest bits of each signature; those beyond H are 0."""
+    """[D, W] the lowest bits of each document's H hashes; the bits beyond H are 0."""
     num_documents, num_hashes = signatures_DH.shape
     num_words = -(-num_hashes // _WORD_BITS)
     bits = np.zeros((num_documents, num_words * _WORD_BITS), np.uint8)
@@ -35,13 +35,13 @@ def similarities(
 
 
 def most_differing(similarity: float, num_hashes: int) -> int:
-    """How many bits may differ where the estimate is to be at least `similarity`."""
+    """How many bits may differ at most for the estimate to be `similarity` or more."""
     return int((1 - similarity) * num_hashes / 2 + 1e-9)
 
 
 @numba.njit(cache=True)
 def num_differing(first_W, second_W):
-    """The number of differing bits of two sketches."""
+    """In how many bits two sketches differ."""
     count = 0
     for w in range(first_W.size):
         x = first_W[w] ^ second_W[w]

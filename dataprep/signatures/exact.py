@@ -1,8 +1,8 @@
-"""A 128-bit hash of each document's normalised text: equal hashes are taken as equal texts.
+"""A 128-bit hash of each document's text: documents with equal hashes are taken for equal.
 
-Normalised means in lower case, each run of white space as one space, none at the ends; all else counts. The hash is
-BLAKE2b, so that no page can be made to collide with another; at 10^12 documents a chance collision has probability
-10^-15.
+Two texts count as equal that differ in case and white space alone: the hash is of the text in lower case, with each run
+of white space as one space and none at the ends. It is BLAKE2b, so that no page can be made to collide with another. At
+10^12 documents the probability of a collision by chance is 10^-15.
 
 Shape letter: D documents.
 """
@@ -20,7 +20,7 @@ from dataprep.text.characters import SPACE, TABLE_SIZE, character_flags, decode,
 from dataprep.text.column import TextColumn
 from dataprep.text.numba_pointers import pointer_to
 
-_BATCH_BYTES = 16 << 20  # of text normalised at a time
+_BATCH_BYTES = 16 << 20  # of text folded at a time
 
 
 def text_hashes(column: TextColumn) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
@@ -29,7 +29,7 @@ def text_hashes(column: TextColumn) -> tuple[npt.NDArray[np.uint64], npt.NDArray
 
 
 def _folded_texts(column: TextColumn) -> Iterator[memoryview]:
-    """The normalised bytes of each document, valid until the next is asked for."""
+    """What is hashed of each document, in lower case and so on; the bytes are valid until the next are asked for."""
     first = 0
     while first < len(column):
         limit = column.offsets[first] + _BATCH_BYTES
@@ -48,7 +48,7 @@ def _folded_texts(column: TextColumn) -> Iterator[memoryview]:
 
 @numba.njit(cache=True)
 def _fold(data_array, offsets, flags_array, lower_array, out_array):
-    """Write the normalised documents one after another; returns where each ends."""
+    """Write what is hashed of each document, one after another; returns where each ends."""
     data, flags, lower = pointer_to(data_array), pointer_to(flags_array), pointer_to(lower_array)
     out = pointer_to(out_array)
     ends = np.empty(offsets.size - 1, np.int64)

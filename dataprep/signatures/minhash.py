@@ -1,13 +1,13 @@
 """MinHash signatures of word shingles, and their bands for locality-sensitive hashing.
 
-A document's shingles are its n-grams of terms (`dataprep.text.match_terms`). For a random hash function the least
-hash over the shingles is the same for two documents with probability equal to their Jaccard similarity (Broder 1997),
-so the share of equal rows in two signatures estimates it, with standard deviation sqrt(J (1 - J) / H).
+The shingles of a document are its n-grams of terms (`dataprep.text.match_terms`). Of a random hash function, the least
+value over the shingles is the same for two documents with a probability that is their Jaccard similarity J (Broder
+1997). So the share of equal hashes in two signatures estimates J, with standard deviation sqrt(J (1 - J) / H).
 
-The hash functions are h(x) = floor((a x + b mod 2^64) / 2^32) on 32-bit x with random 64-bit a and b: Dietzfelbinger's
-multiply-add-shift, strongly universal for 32-bit keys and values when computed in 63 bits or more (Thorup 2015,
-"High Speed Hashing for Integers and Strings", theorem 4.2). Wrapping modulo 2^64 is part of the function, so nothing
-is lost to overflow, unlike in the common `(a x + b) % p` with a p near 2^61, whose product doesn't fit 64 bits.
+The hash functions are h(x) = floor((a x + b mod 2^64) / 2^32) of 32-bit x, with random 64-bit a and b: Dietzfelbinger's
+multiply-add-shift, which is strongly universal for 32-bit keys and values when it is computed in 63 bits or more
+(Thorup 2015, "High Speed Hashing for Integers and Strings", theorem 4.2). To wrap modulo 2^64 is part of the function.
+The common `(a x + b) % p` with a p near 2^61 is spoilt by overflow instead, since its product doesn't fit 64 bits.
 
 Shape letters: D documents, H hash functions, B bands of R rows each.
 """
@@ -24,14 +24,15 @@ from dataprep.text.numba_pointers import pointer_to
 from dataprep.text.spans import Spans
 
 DTYPE = np.dtype(np.uint32)  # of signatures
-NO_SHINGLES = np.uint32(0xFFFFFFFF)  # every row of the signature of a document without terms
-NO_BAND = np.uint64(0)  # the band hash of such a document; it is no duplicate of anything and no band of a document
+NO_SHINGLES = np.uint32(0xFFFFFFFF)  # every hash in the signature of a document without terms
+NO_BAND = np.uint64(0)  # every band hash of such a document, which is no duplicate of anything; no other has it
 
 
 def signatures(terms: Spans, *, num_hashes: int = 112, ngram: int = 5, seed: int = 1) -> npt.NDArray[np.uint32]:
-    """[D, H] the MinHash signature of each document; equal across runs, machines and versions for equal arguments.
+    """[D, H] the MinHash signature of each document. Equal arguments give equal ones, whatever machine and version.
 
-    A document of fewer than `ngram` terms has one shingle: all its terms. One without terms gets `NO_SHINGLES`.
+    A document of fewer than `ngram` terms has one shingle, of all its terms. One without terms has `NO_SHINGLES`
+    throughout.
     """
     if num_hashes < 1 or ngram < 1:
         raise ValueError(f"num_hashes and ngram must be at least 1; got {num_hashes} and {ngram}")
@@ -41,10 +42,10 @@ def signatures(terms: Spans, *, num_hashes: int = 112, ngram: int = 5, seed: int
 
 
 def band_hashes(signatures_DH: npt.NDArray[np.uint32], *, bands: int, rows: int) -> npt.NDArray[np.uint64]:
-    """[D, B] one 64-bit hash per band of `rows` rows; equal in two documents where the band's rows are.
+    """[D, B] a 64-bit hash of each band of `rows` MinHashes, which two documents share where they share all of these.
 
-    The band's number enters the hash, so hashes of different bands can share one table. A document without shingles
-    has `NO_BAND` everywhere: leave those out, or all such documents become one cluster.
+    The number of the band enters its hash, so that hashes of different bands can be in one table. A document without
+    shingles has `NO_BAND` throughout: leave such documents out, or they all become one cluster.
     """
     if bands < 1 or rows < 1 or bands * rows > signatures_DH.shape[1]:
         raise ValueError(
@@ -56,9 +57,10 @@ def band_hashes(signatures_DH: npt.NDArray[np.uint32], *, bands: int, rows: int)
 
 
 def optimal_bands(threshold: float, num_hashes: int) -> tuple[int, int]:
-    """(bands, rows) that split documents best at Jaccard similarity `threshold`, by datasketch's optimiser.
+    """(bands, rows) that best tell documents above the Jaccard similarity `threshold` from those below.
 
-    It weighs false positives and false negatives alike; bands x rows may be less than `num_hashes`.
+    By datasketch's optimiser, with equal weights for false positives and false negatives. bands x rows may be less than
+    `num_hashes`.
     """
     from datasketch import MinHashLSH
 
@@ -76,7 +78,7 @@ def _hash_functions(num_hashes: int, seed: int) -> tuple[npt.NDArray[np.uint64],
 
 @numba.njit(cache=True)
 def _shingle_hashes(term_hashes, ngram, out):
-    """Fill `out` with the hashes of the n-grams of one document's terms; returns their number."""
+    """Write the hashes of a document's shingles to `out`; returns their number."""
     num_terms = term_hashes.size
     if num_terms == 0:
         return 0

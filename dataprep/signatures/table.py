@@ -1,4 +1,4 @@
-"""The signatures of a column of documents, as they lie beside a part's documents row by row."""
+"""The signatures of a column of documents as a table: a row a document, as they lie beside a part's documents."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from dataprep.text.column import TextColumn
 
 
 def schema(settings: MinHashSettings) -> pa.Schema:
-    """The schema of `signatures`."""
+    """The schema of the table that `signatures` makes."""
     return signature_schema(settings.num_hashes, pa.from_numpy_dtype(minhash.DTYPE))
 
 
 def signatures(column: TextColumn, settings: MinHashSettings) -> pa.Table:
-    """One row per document: the hash of its text, its length, its MinHash."""
+    """A row for each document: the hash of its text, its length and its MinHash signature."""
     values_DH = minhash.signatures(
         column.terms, num_hashes=settings.num_hashes, ngram=settings.ngram, seed=settings.seed
     )

@@ -1,9 +1,9 @@
-"""What two URLs must share to count as the same page: a normal form, by rules that hardly ever join different pages.
+"""The normal form of a URL: two URLs with the same one count as the same page, and hardly ever are two.
 
-RFC 3986, section 6.2.2 and 6.2.3 (case of scheme and host, default port, empty path), and beyond it what crawls differ
-in: http or https, a leading `www.`, the fragment (but for `#!`, which names a page of its own), a slash at the end, and
-parameters that only track the visitor. The path's case and the order of other parameters stay, since servers may tell
-them apart.
+By RFC 3986, sections 6.2.2 and 6.2.3, neither the case of scheme and host counts, nor a default port, nor an empty
+path. Beyond that, what crawls differ in does not count: http or https, a leading `www.`, the fragment (but for `#!`,
+which names a page of its own), a slash at the end, and parameters that only track the visitor. The case of the path and
+the order of other parameters do count, since servers may tell them apart.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _DEFAULT_PORTS = (":80", ":443")
 
 
 def normal_url(url: str) -> str:
-    """`host/path?query` in normal form; a URL that can't be parsed as it is, white space at its ends apart."""
+    """`host/path?query` in normal form. A URL that can't be parsed stays as it is, but for white space at its ends."""
     try:
         parts = urlsplit(url.strip())
     except ValueError:
@@ -36,7 +36,7 @@ def normal_url(url: str) -> str:
 
 
 def site(url: str) -> str:
-    """The host of a URL as in its normal form; "" where it has none or can't be parsed."""
+    """The host of a URL, as in its normal form; "" for a URL that has none or can't be parsed."""
     try:
         urlsplit(url.strip())
     except ValueError:
@@ -47,6 +47,6 @@ def site(url: str) -> str:
 def url_hashes(
     urls: Sequence[str | None],
 ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
-    """(high [D], low [D], known [D]): a 128-bit BLAKE2b hash of each normal form in halves, and which have a URL."""
+    """(high [D], low [D], known [D]): a 128-bit BLAKE2b hash of each normal form in halves; whether there is a URL."""
     known = np.array([bool(url and url.strip()) for url in urls], bool)
     return *blake2b_128(normal_url(url or "").encode("utf-8", "surrogatepass") for url in urls), known

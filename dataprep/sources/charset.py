@@ -1,4 +1,4 @@
-"""Bytes to characters: by what is declared where the bytes agree, else as they look."""
+"""Bytes to characters: by the encoding that is declared, or, where the bytes contradict it, the one they look like."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
 
 def decode_html(body: bytes, charset: str | None) -> str:
-    """The characters of a page: by the server's charset or its own `<meta>`, or as its bytes look.
+    """The characters of a page, by the charset that the server named, or its own `<meta>`, or the one it looks like.
 
-    A declared encoding that the bytes contradict gives way to the detected one; bytes that are no characters
-    of either become U+FFFD.
+    A declared encoding that the bytes contradict gives way to the one that is detected. Bytes that are no characters in
+    either become U+FFFD.
     """
     return _decode(body, charset or detect_encoding(body, from_html_meta=True) or "utf-8")
 
 
 def decode_text(content: bytes) -> str:
-    """The characters of a text without a declaration: UTF-8, or as its bytes look; U+FFFD for what is no character."""
+    """The characters of a text that declares nothing: UTF-8, or what its bytes look like; U+FFFD for other bytes."""
     return _decode(content, "utf-8")
 
 

@@ -1,4 +1,4 @@
-"""The languages of a source tree's files, by their names."""
+"""The programming language of a file, told by its name."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ _EXTENSIONS = {
     "zig": "zig",
 }
 _BY_EXTENSION = {extension: language for language, listed in _EXTENSIONS.items() for extension in listed.split()}
-CODE_LANGUAGES = frozenset(_EXTENSIONS) | {"dockerfile"}  # all that `code_language` gives; none is a code of lid.176
+CODE_LANGUAGES = frozenset(_EXTENSIONS) | {"dockerfile"}  # what `code_language` gives; no natural language's code
 _BY_NAME = {"makefile": "makefile", "gnumakefile": "makefile", "dockerfile": "dockerfile", "cmakelists.txt": "cmake"}
 
 
 def code_language(uri: str) -> str | None:
-    """The language of a file, in lower case ("python", "c++"); None: its name does not tell."""
+    """The language of a file, in lower case ("python", "c++"); None where its name does not tell."""
     name = uri.rsplit("/", 1)[-1].lower()
     return _BY_NAME.get(name) or (_BY_EXTENSION.get(name.rsplit(".", 1)[1]) if "." in name else None)

@@ -1,9 +1,9 @@
 """Decompression in chunks of bounded size, which tells a truncated stream from a damaged one.
 
-The library readers either stop silently where a stream is cut off (zstandard) or hold whatever one read
-expands to (a few kilobytes of bzip2 can hold gigabytes). Here no chunk exceeds about `CHUNK_BYTES` (zstd: 128 MiB
-from one feed, its format's bound), the end of the compressed stream is seen, and a stream that expands beyond all
-measure is cut off: what any file can cost is bounded by its size.
+The readers of the libraries won't do: zstandard's stops silently where a stream is cut off, and bz2's holds whatever
+one read expands to, which for a few kilobytes can be gigabytes. Here no chunk is longer than about `CHUNK_BYTES` (with
+zstd 128 MiB, which its format allows a frame to make of a few bytes), the end of the compressed stream must be seen,
+and a stream that expands beyond all measure is cut off. So what a file can cost is bounded by its size.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import zstandard
 from dataprep.sources.formats import Codec
 
 CHUNK_BYTES = 1 << 20
-MAX_EXPANSION = 250  # times the compressed size; text gets to 20, the deflate format ends at 1032
-FREE_BYTES = 64 << 20  # may be expanded from anything, so that short and very regular files pass
-READ_BYTES = 1 << 16  # compressed; small, since what follows the end of a member is copied
+MAX_EXPANSION = 250  # times the compressed size; text reaches 20, and the deflate format 1,032 at most
+FREE_BYTES = 64 << 20  # may be expanded whatever the ratio, so that short and very regular files pass
+READ_BYTES = 1 << 16  # compressed bytes at a time; few, since what follows the end of a member is copied
 _ZSTD_FEED_BYTES = 1 << 12  # a zstd block of 4 bytes can expand to 128 KiB
 _GZIP_WINDOW = 31  # zlib's wbits for the gzip format with the largest window
 
 
 class DamagedStream(Exception):
-    """Compressed data that can't be read on. `reason` is "truncated_gz", "corrupt_zst" and so on."""
+    """Compressed data that can't be read any further. `reason` is "truncated_gz", "corrupt_zst" and so on."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -34,7 +34,7 @@ class DamagedStream(Exception):
 
 
 class Decompressor(Protocol):
-    """Takes one compressed stream (a gzip member, a zstd frame) chunk by chunk."""
+    """Decompresses one stream (a gzip member, a zstd frame), which it is fed bit by bit."""
 
     ended: bool  # whether the end of the stream was seen
     rest: bytes  # what was fed beyond that end
@@ -88,7 +88,7 @@ class _Bzip2Stream:
 
 
 class ZstdFrame:
-    """One frame of a zstd file, by a shared dictionary where there is one."""
+    """One frame of a zstd file, read with the dictionary that its frames share, if there is one."""
 
     def __init__(self, dictionary: zstandard.ZstdCompressionDict | None = None) -> None:
         self._decompress = zstandard.ZstdDecompressor(dict_data=dictionary).decompressobj()
@@ -112,11 +112,11 @@ _DECOMPRESSORS: dict[Codec, type[Decompressor]] = {"gz": GzipMember, "bz2": _Bzi
 
 
 def decompressed(stream: BinaryIO, codec: Codec | None) -> Iterator[bytes]:
-    """The decompressed content of `stream` in chunks; members and frames one after the other are one content.
+    """The decompressed content of `stream` in chunks; members or frames one after another are one content.
 
-    `None` passes plain content through. Raises `DamagedStream` once all that could be read has been yielded:
-    "truncated_gz", "corrupt_gz" and their like, and "decompression_bomb" for more than `FREE_BYTES` that are
-    more than `MAX_EXPANSION` times what they were expanded from.
+    With no codec, the content is passed through. Raises `DamagedStream` after all that could be read was yielded, with
+    the reason "truncated_gz", "corrupt_gz" (or zst, bz2), or "decompression_bomb": over `FREE_BYTES` that are more than
+    `MAX_EXPANSION` times what they were expanded from.
     """
     if codec is None:
         while chunk := stream.read(CHUNK_BYTES):

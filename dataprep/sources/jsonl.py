@@ -1,4 +1,4 @@
-"""JSON Lines: one document a line, plain or compressed (.gz, .zst, .bz2)."""
+"""JSON Lines: a document is a line, an object with a field of text. Files are plain or compressed (.gz, .zst, .bz2)."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def read_jsonl(
 ) -> Iterator[SourceRecord]:
     """The documents of a JSON Lines file, or of the lines that begin in bytes [start, end) of a plain, seekable one.
 
-    Blank lines are no records. Quarantined, with the line's byte offset in the decompressed content: "bad_json"
-    (invalid UTF-8 and lone surrogates too), "not_an_object", "missing_text", "text_not_a_string",
-    "record_too_large", and for the rest of a file that can't be decompressed "truncated_gz", "corrupt_zst",
-    "decompression_bomb" and their like.
+    Blank lines are skipped. A line is quarantined, with its byte offset in the decompressed content, as "bad_json"
+    (also for invalid UTF-8 and lone surrogates), "not_an_object", "missing_text", "text_not_a_string" or
+    "record_too_large". The rest of a file that can't be decompressed is quarantined with the reason of its
+    `DamagedStream`.
     """
     offset = 0
     if start:
@@ -87,14 +87,14 @@ def _shown(line: bytes) -> str:
 def _lines(
     chunks: Iterator[bytes], max_bytes: int, start: int, end: int | None
 ) -> Iterator[tuple[int, bytes | None, int]]:
-    """(offset, line without its newline, offset of the next) of each line that begins in [start, end).
+    """(offset, line without its newline, offset of the next line) of each line that begins in bytes [start, end).
 
-    `chunks` begin one byte before `start`, or with the file. There is no line where it is over `max_bytes`, and
-    its end is looked for in the range alone. A damaged stream loses the line it was cut off in: the damage is
-    quarantined in its stead.
+    `chunks` begin one byte before `start`, or with the file. A line over `max_bytes` is None, and its end is looked for
+    in the range alone. A stream that is damaged loses the line that it breaks off in; the damage is quarantined
+    instead.
     """
     offset = max(start - 1, 0)
-    foreign = start > 0  # inside a line that begins before the range
+    foreign = start > 0  # whether this is inside a line that begins before the range
     pending, skipped = bytearray(), 0
     for chunk in chunks:
         begin = 0

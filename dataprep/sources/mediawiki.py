@@ -1,7 +1,8 @@
-"""MediaWiki XML dumps, streamed: the latest text of each article, still in wiki markup.
+"""MediaWiki XML dumps, read as a stream: the latest text of each article, still in wiki markup.
 
-Framing is our own and each page is parsed by itself, so damage costs one page, and what a document type declares
-(entities that expand to gigabytes) is never read: a page that uses such an entity does not parse.
+Pages are cut out of the stream by their tags and each is parsed by itself. So damage costs one page, and the document
+type, which may declare entities that expand to gigabytes, is never read: a page that uses such an entity is
+quarantined.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ _ARTICLES = "0"  # the namespace
 
 
 def read_mediawiki(stream: BinaryIO, uri: str, *, codec: Codec | None, max_record_bytes: int) -> Iterator[SourceRecord]:
-    """The articles of a dump, with the byte offset of their page in the decompressed content.
+    """The articles of a dump; their offset is that of their page, in bytes of the decompressed content.
 
-    Unwanted: "namespace" (talk, templates, categories ...), "redirect", "content_model" (not wikitext). Quarantined:
-    "bad_xml", "record_too_large", "not_mediawiki" (no page in the file), and for the rest of a file that can't be
-    decompressed "truncated_bz2", "decompression_bomb" and their like.
+    Pages that are no articles are unwanted: "namespace" (talk, templates, categories, ...), "redirect", "content_model"
+    (not wikitext). Quarantined are pages as "bad_xml" or "record_too_large", a file without any as "not_mediawiki", and
+    the rest of a file that can't be decompressed with the reason of its `DamagedStream`.
     """
     base_url: str | None = None
     offset = 0
@@ -53,7 +54,7 @@ def read_mediawiki(stream: BinaryIO, uri: str, *, codec: Codec | None, max_recor
 
 
 def _contents(chunks: Iterator[bytes], max_bytes: int) -> Iterator[tuple[int, bytes | None]]:
-    """(offset, content) of what stands before the first page, and of each page up to the next; None: over the limit."""
+    """(offset, content) of what stands before the first page, and of each page; None for one over `max_bytes`."""
     start, skipped, buffer = 0, 0, b""
     for chunk in chunks:
         buffer += chunk

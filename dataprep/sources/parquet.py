@@ -1,4 +1,4 @@
-"""Parquet files: a row is a document. Only the mapped columns are read, one row group after another."""
+"""Parquet files: a document is a row. Only the columns that are mapped are read, one row group after another."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dataprep.sources.records import PlainText, Provenance, SourceRecord
 
 _BATCH_ROWS = 512
 _BATCH_BYTES = 32 << 20  # about; rows of long texts come in smaller batches
-_UNKNOWN_BYTES = 1 << 20  # of a value, where nothing tells: it may be the one before it and a byte more
+_UNKNOWN_BYTES = 1 << 20  # assumed of a value where nothing tells: it may be all of the one before and a byte more
 _BUFFER_BYTES = 4 << 20  # of one column; a request to a remote store
 _PROBE_BYTES = 16 << 20
 
@@ -29,11 +29,12 @@ def read_parquet(
     start: int = 0,
     end: int | None = None,
 ) -> Iterator[SourceRecord]:
-    """The documents of the row groups that begin in [start, end) bytes; their offset is the row's number in the file.
+    """The documents of the row groups that begin in bytes [start, end); their offset is the row's number in the file.
 
-    Quarantined as a whole (offset -1): "bad_parquet", and a file of another schema as "missing_column" or
-    "text_not_a_string". By row: "missing_text" (null), "bad_utf8", "record_too_large". The rest of a row group that
-    can't be decoded: "bad_row_group", at its first unread row. Raises `OSError` where the store fails.
+    A file is quarantined as a whole (offset -1) as "bad_parquet", or, where its schema is another, as "missing_column"
+    or "text_not_a_string". A row is quarantined as "missing_text" (null), "bad_utf8" or "record_too_large". A row group
+    that can't be decoded is quarantined from its first unread row on, as "bad_row_group". Raises `OSError` where the
+    store fails.
     """
     deadly = footer_problem(file)
     if deadly is not None:
@@ -63,7 +64,7 @@ def read_parquet(
 
 
 def _schema_problem(schema: pa.Schema, columns: Columns) -> tuple[str, str] | None:
-    """(reason, detail) where the text is not to be had from such a file."""
+    """(reason, detail) of the quarantine of a file whose schema has no column of text; None where it has one."""
     if columns.text not in schema.names:
         return "missing_column", f"no column {columns.text!r}; the file has {', '.join(schema.names)}"
     kind = schema.field(columns.text).type
@@ -83,7 +84,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def _mapped(schema: pa.Schema, columns: Columns) -> dict[str, str]:
-    """What a column holds -> its name, of those that the file has."""
+    """What a column holds ("text", "url", ...) -> its name, for those of the mapped columns that the file has."""
     mapped = {"text": columns.text, "url": columns.url, "date": columns.date, "title": columns.title}
     return {role: name for role, name in mapped.items() if name is not None and name in schema.names}
 
@@ -124,16 +125,16 @@ def _row_group(
 
 
 def _batch_rows(group: pq.RowGroupMetaData, longest_bytes: int) -> int:
-    """How many rows of a group to hold at once, each of which may have values of so many bytes from dictionaries."""
+    """How many rows of a group to read at once, where dictionaries may give each up to `longest_bytes` more."""
     bytes_per_row = max(1, group.total_byte_size // max(1, group.num_rows)) + longest_bytes
     return max(1, min(_BATCH_ROWS, _BATCH_BYTES // bytes_per_row))
 
 
 def _longest_in_dictionaries(file: pa.NativeFile, parquet: pq.ParquetFile, number: int, read: Sequence[str]) -> int:
-    """The bytes of the longest values in the dictionaries of a row group's columns, summed up over these.
+    """The bytes of the longest value in the dictionary of each of a row group's columns, summed over the columns.
 
-    What stands once in a dictionary may be in every row. The footer doesn't tell how long it is, so a single row is
-    read with its dictionaries, which as a rule are of a megabyte at most.
+    A value that stands once in a dictionary may be in every row. The footer doesn't tell how long it is, so a single
+    row is read together with the dictionaries, which as a rule have a megabyte at most.
     """
     kinds = {name: parquet.schema_arrow.field(name).type for name in read}
     names = [n for n, kind in kinds.items() if _is_binary(kind.value_type if pa.types.is_dictionary(kind) else kind)]
@@ -167,7 +168,7 @@ def _document(
 
 
 def _strings(column: pa.Array) -> list[str | None]:
-    """A column as text, timestamps as ISO 8601; null for each value that is no UTF-8."""
+    """The values of a column as text, timestamps as ISO 8601; None for each that is no UTF-8."""
     column = _decoded(column)
     try:
         if pa.types.is_timestamp(column.type):
@@ -195,9 +196,9 @@ def _text(value: bytes | None) -> str | None:
 
 
 def _raise_if_unreadable(file: pa.NativeFile, offset: int, size: int) -> None:
-    """Tell a store that fails from bytes that make no sense, which Arrow reports alike: the bytes are read as they are.
+    """Read some bytes as they are: Arrow reports a store that fails and bytes that make no sense by the same errors.
 
-    Raises `OSError` where they can't be.
+    Raises `OSError` where the store fails.
     """
     file.seek(max(offset, 0))
     while size > 0 and (chunk := file.read(min(size, _PROBE_BYTES))):

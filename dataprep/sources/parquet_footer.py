@@ -1,8 +1,9 @@
-"""A Parquet file's footer, tried in a child process first: on some damaged ones Arrow ends its process (`killable.py`).
+"""The footer of a Parquet file is tried in a child process first (`killable_process.py`): some damaged ones kill Arrow.
 
-Its C++ code throws where Python's bindings let nothing through, so no `except` helps. Of 8,000 files with up to four
-bytes of the footer changed, some five are such: the size of a column's histogram is wrong. Of 2,000 with such changes
-in the data, none is. So the footer alone is tried, once for a file or range: 0.1 ms, and 0.2 s for the first.
+Arrow's C++ code throws an exception where Python's bindings let none through, so the process ends and no `except`
+helps. Of 8,000 files with up to four bytes of the footer changed some five did that, for a wrong size of a column's
+histogram; of 2,000 with such changes in the data none did. So the footer alone is tried, once for each file or range. A
+trial takes 0.1 ms, the first one 0.2 s.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _MEMORY_BYTES = 4 << 30
 
 
 def footer_problem(file: pa.NativeFile) -> str | None:
-    """Why this process should not open the file's footer; None where it may, if only to be told what is wrong.
+    """Why this process must not open the footer of a file; None where it may, if only to be told what is wrong with it.
 
     Raises `OSError` where the store fails, `StageFailed` where the child can't be started.
     """
@@ -43,7 +44,7 @@ def footer_problem(file: pa.NativeFile) -> str | None:
 
 @lru_cache(maxsize=1)
 def footer_trial() -> KillableMap[bytes, None]:
-    """The child that tries footers for this process."""
+    """The child process that tries footers, kept from file to file."""
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table({"text": ["x"]}), sink)
     small = sink.getvalue().to_pybytes()
@@ -53,7 +54,7 @@ def footer_trial() -> KillableMap[bytes, None]:
 
 
 def _open(footer: bytes) -> None:
-    """Ask of a file without data all that a reader asks of its footer; errors are the reader's to tell."""
+    """Ask a file without data all that a reader asks of its footer. Errors are the reader's to report."""
     whole = b"".join((_MAGIC, footer, len(footer).to_bytes(4, "little"), _MAGIC))
     try:
         parquet = pq.ParquetFile(pa.BufferReader(whole))

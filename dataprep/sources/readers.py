@@ -1,4 +1,4 @@
-"""From a source to its records, by the reader of its format."""
+"""From a source to its records: opens the file and picks the reader of its format."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FETCHED_AT_ONCE = 16  # files; each is at most a record of the allowed size
 
 
 def read_sources(sources: Sequence[Source], *, columns: Columns, max_record_bytes: int) -> Iterator[SourceRecord]:
-    """All records of a shard's sources, in order. Remote files of one record are fetched some at a time.
+    """All records of a shard's sources, in order. Remote files of one record each are fetched several at a time.
 
     Raises `OSError` where the store fails, and for nothing else.
     """

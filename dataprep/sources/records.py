@@ -1,4 +1,8 @@
-"""What the readers yield: one of five things for every record they meet, so that none gets lost."""
+"""What readers yield: for every record that they meet one of five things, so that none gets lost.
+
+An `HtmlPage` and a `WikiPage` are still to be extracted, a `PlainText` is a document, an `Unwanted` record is none, and
+a `Quarantined` one could not be read.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,9 @@ class Provenance:
     """Where a document comes from."""
 
     uri: str  # the input file
-    offset: (
-        int  # bytes: of the (compressed) record in a WARC, of the line or page in decompressed content; Parquet: rows
-    )
+    # Where in the file: the byte at which a WARC's (compressed) record begins, or a line or page in the decompressed
+    # content; in Parquet the number of the row.
+    offset: int
     url: str | None = None  # what the page was fetched from
     date: str | None = None  # as the source gives it; ISO 8601 in a WARC
     title: str | None = None
@@ -22,11 +26,11 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class HtmlPage:
-    """A fetched page, still to be extracted."""
+    """A page as it was fetched, still to be extracted."""
 
     provenance: Provenance
     body: bytes
-    charset: str | None  # as the server said; None: to be detected
+    charset: str | None  # that the server named; None: it is to be detected
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,7 @@ class PlainText:
 
 @dataclass(frozen=True, slots=True)
 class Unwanted:
-    """A sound record that is no document: counted as dropped."""
+    """A record that is sound but no document; it is counted as dropped."""
 
     provenance: Provenance
     reason: str  # a short fixed word: "http_status"

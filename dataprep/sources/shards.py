@@ -1,12 +1,14 @@
-"""How input files become shards, the units of work and of caching: a file, a range of one, or a pack of small ones.
+"""How input files become shards: what one task of the clean stage reads, and what is cached as one part.
 
-- A file of many records (WARC, compressed JSON Lines) is a shard.
-- Plain JSON Lines and Parquet can be entered anywhere, so a large file becomes ranges of `RANGE_BYTES`: a record
-  belongs to the range in which its first byte (its row group's) lies, and ranges in order hold the records in order.
-- Files that are one document each are packed. Where a pack ends follows from the names in it, so one more file
-  changes one pack and not all that come after it.
+- A file of many records that can't be entered in the middle (WARC, compressed JSON Lines) is one shard.
+- Plain JSON Lines and Parquet can be entered anywhere, so a large file becomes ranges of `RANGE_BYTES`. A record
+belongs
+  to the range in which its first byte lies (in Parquet, that of its row group), so the ranges in their order hold the
+  records in their order.
+- Files that are one document each are packed together. Where a pack ends follows from a hash of the names in it, so one
+  more file changes one pack and not all those behind it.
 
-The sizes are constants and no settings: shard and row make a document's id, and ids must not depend on tuning.
+The sizes are constants, not settings: a document's id is made of its shard and row, and must not depend on tuning.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ _NAME_CHARACTERS = 80  # of a part's key, for people; the hash behind it is what
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file, or a range of one, as a reader takes it."""
+    """What a reader takes: a file, or a range of one."""
 
     uri: str
     format: Format
@@ -47,36 +49,36 @@ class Source:
 class SourceShard:
     """What one task reads and one part holds."""
 
-    key: str  # of the part's commit: another one for another file, range or version of a file
+    key: str  # of the part's commit; it differs for another file, another range and another version of a file
     sources: tuple[Source, ...]  # of one format
     num_bytes: int
-    source: str  # what its tokens are counted under: the file's URI or, of a pack, that of the input's directory
+    source: str  # what its tokens are counted under: the file's URI; of a pack, the URI of the input's directory
 
     @property
     def uri(self) -> str:
-        """The input file; of a pack, the first."""
+        """The URI of the input file; of a pack, that of the first."""
         return self.sources[0].uri
 
     @property
     def label(self) -> str:
-        """For messages."""
+        """What messages call it."""
         first = self.sources[0]
         if len(self.sources) > 1:
             return f"{first.uri} and {len(self.sources) - 1} files more"
         return first.uri if first.end is None else f"{first.uri} (bytes {first.start} to {first.end})"
 
     def to_row(self) -> dict[str, Any]:
-        """Plain values, as a task gets them."""
+        """Its description in plain values, which a task gets."""
         return {"uri": self.label, "key": self.key, "sources": [asdict(source) for source in self.sources]}
 
 
 def sources_of(row: dict[str, Any]) -> list[Source]:
-    """What a task reads: the inverse of `SourceShard.to_row`."""
+    """The sources in a shard's description, as `SourceShard.to_row` gives it."""
     return [Source(**source) for source in row["sources"]]
 
 
 def whole_file(uri: str, forced: Format | None = None) -> Source:
-    """A file from its beginning to its end. Raises `InputError` for an unknown format."""
+    """A file from beginning to end, of the format `forced` or that of its name. Raises `InputError` for no format."""
     return Source(uri, *format_of(uri, forced))
 
 
@@ -87,10 +89,10 @@ def plan_shards(
     directories: Mapping[str, str] | None = None,
     range_bytes: int = RANGE_BYTES,
 ) -> list[SourceShard]:
-    """The shards of some files, in the order of their URIs. Raises `InputError` for an unknown format.
+    """The shards of some files, in the order of the files' URIs. Raises `InputError` for an unknown format.
 
-    `directories`: the URI of each file -> that of the directory that its input covers; None: one input for all. Files
-    of different directories are never packed together.
+    `directories` maps the URI of each file to that of the directory that its input covers, since files of different
+    inputs are never packed together; None: all are of one input.
     """
     if directories is None:
         directories = dict.fromkeys(

@@ -1,4 +1,7 @@
-"""WARC files (ISO 28500), plain or compressed record by record (gzip, zstd): crawls (WARC) and their texts (WET)."""
+"""WARC files (ISO 28500): crawls (WARC) and the texts that were extracted from them (WET).
+
+A file is plain, or compressed record by record (gzip, zstd). `warc_frames.py` cuts it into records.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from dataprep.sources.formats import Codec
 from dataprep.sources.records import HtmlPage, PlainText, Provenance, SourceRecord, Unwanted
 from dataprep.sources.warc_frames import Frame, compressed_frames, plain_frames
 
-# About the crawl, not what was crawled.
+# Record types that are about the crawl and hold nothing that was crawled.
 _WITHOUT_CONTENT = (WarcRecordType.warcinfo, WarcRecordType.request, WarcRecordType.metadata)
 HTML_TYPES = frozenset({"text/html", "application/xhtml+xml"})
 _MAX_CONTENT_TYPE = 1024  # characters of the header that are looked at
@@ -23,10 +26,10 @@ _CHARSET = re.compile(r""";\s*charset\s*=\s*["']?([A-Za-z0-9._:-]+)""", re.IGNOR
 def read_warc(stream: BinaryIO, uri: str, *, codec: Codec | None, max_record_bytes: int) -> Iterator[SourceRecord]:
     """The pages (responses, resources) and texts (conversions) of a WARC file; `stream` must be seekable.
 
-    Records about the crawl (warcinfo, request, metadata) are no documents. Unwanted: "http_status" (not 200),
-    "content_type" (not HTML), "empty_body", "record_type" (revisits and the like). Quarantined, with the byte offset
-    in the file: "truncated_gz", "corrupt_gz" (or zst), "truncated_record", "bad_warc_header", "bad_content_length",
-    "bad_http", "bad_utf8" (of a text), "record_too_large".
+    Records about the crawl (warcinfo, request, metadata) are skipped. Those that are no pages are unwanted:
+    "http_status" (not 200), "content_type" (not HTML), "empty_body", "record_type" (revisits and the like).
+    Quarantined, with their byte offset in the file, are "truncated_gz", "corrupt_gz" (or zst), "truncated_record",
+    "bad_warc_header", "bad_content_length", "bad_http", "bad_utf8" (of a text) and "record_too_large".
     """
     frames = plain_frames(stream, max_record_bytes)
     if codec is not None:
@@ -56,7 +59,7 @@ def _parse(frame: Frame, uri: str, max_record_bytes: int) -> SourceRecord | None
 
 
 def _conversion(record: WarcRecord, place: Provenance, max_record_bytes: int) -> SourceRecord:
-    """A WET record: its text is UTF-8 by definition."""
+    """A record of a WET file, whose text is UTF-8 by definition."""
     body = record.reader.read(max_record_bytes + 1)
     if len(body) > max_record_bytes:
         return Quarantined(
@@ -69,7 +72,7 @@ def _conversion(record: WarcRecord, place: Provenance, max_record_bytes: int) ->
 
 
 def _resource(record: WarcRecord, place: Provenance, max_record_bytes: int) -> SourceRecord:
-    """What was had without HTTP, or without its headers: the record's own type says what it is."""
+    """What was fetched without HTTP, or is kept without its headers: the record's own type says what it is."""
     body = record.reader.read(max_record_bytes + 1)
     if len(body) > max_record_bytes:
         return Quarantined(

@@ -1,7 +1,7 @@
-"""Cutting WARC records out of a file, before anything parses them.
+"""Cuts the records out of a WARC file before anything parses them.
 
-A record is cut out by its compressed member and its Content-Length, so a damaged record or a wrong length costs that
-record and never reaches into the next one. After damage, reading goes on at the next place where a record begins.
+The bounds of a record are its compressed member and its Content-Length. So damage, or a wrong length, costs the record
+that it is in and never reaches into the next. After damage, reading goes on at the next place where a record begins.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from dataprep.sources.compression import READ_BYTES, DamagedStream, Decompressor
 from dataprep.sources.formats import Codec
 
 _MAX_HEADER_BYTES = 1 << 16
-_OTHER_HEADERS_BYTES = 1 << 17  # room for the WARC and HTTP headers beside a body of the allowed size
-_SKIPPED_RECORDS = 64  # a record of up to this many times the allowed size is read over
+_OTHER_HEADERS_BYTES = 1 << 17  # room for WARC and HTTP headers, beside a body of the allowed size
+_SKIPPED_RECORDS = 64  # a record of up to so many times the allowed size is skipped, not taken for damage
 _HEADER_END, _TRAILER = b"\r\n\r\n", b"\r\n\r\n"
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r\n", re.IGNORECASE)
 _GZIP_MAGIC, _ZSTD_MAGIC = b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd"
@@ -44,8 +44,8 @@ class Frame:
 def compressed_frames(stream: BinaryIO, codec: Codec, max_record_bytes: int) -> Iterator[Frame]:
     """The records of each gzip member or zstd frame; `stream` must be seekable.
 
-    A member usually is one record, but may be the whole file. After damage, goes on at the next member that begins
-    with a record.
+    A member is usually one record, but may be the whole file. After damage, reading goes on at the next member that
+    begins with a record.
     """
     limit = max_record_bytes + _OTHER_HEADERS_BYTES
     start, unread = 0, b""
@@ -96,9 +96,9 @@ def compressed_frames(stream: BinaryIO, codec: Codec, max_record_bytes: int) -> 
 
 
 def _leading_frames(content: bytes, offset: int, max_record_bytes: int) -> tuple[list[Frame], int]:
-    """(records, how many bytes of `content` they take) at the head of a member that is longer than a record may be.
+    """(records, the bytes that they take) at the beginning of a member that is longer than a record may be.
 
-    The bytes taken may go beyond `content`: the rest of a record that is too large. Raises `DamagedStream` where no
+    The bytes may be more than `content` has, by the rest of a record that is too large. Raises `DamagedStream` where no
     record can be told from the next.
     """
     limit = max_record_bytes + _OTHER_HEADERS_BYTES
@@ -125,7 +125,7 @@ def _leading_frames(content: bytes, offset: int, max_record_bytes: int) -> tuple
 
 
 def plain_frames(stream: BinaryIO, max_record_bytes: int) -> Iterator[Frame]:
-    """Records one after the other, uncompressed. After damage, goes on at the next "WARC/" behind an end of record."""
+    """The records of an uncompressed file. After damage, reading goes on at the next "WARC/" behind a record's end."""
     end = stream.seek(0, io.SEEK_END)
     start = 0
     while start < end:
@@ -160,7 +160,7 @@ def _frame_at(stream: BinaryIO, start: int, end: int, max_record_bytes: int) -> 
 
 
 def _record_size(header: bytes) -> int | None:
-    """The bytes of a record, header and content, that the first bytes of it announce; None: they are no WARC header."""
+    """The bytes of a record, header and content, that its first bytes announce; None where they are no WARC header."""
     header_size = header.find(_HEADER_END) + len(_HEADER_END)
     length = _CONTENT_LENGTH.search(header, 0, header_size)
     if not header.startswith(b"WARC/") or header_size < len(_HEADER_END) or length is None:
@@ -175,7 +175,7 @@ def _too_large(offset: int, size: int, max_record_bytes: int) -> Frame:
 def _zstd_dictionary(stream: BinaryIO) -> tuple[zstandard.ZstdCompressionDict | None, int]:
     """The dictionary that the records of a .warc.zst file share, and where the first of them begins.
 
-    It lies in a skippable frame in front, plain or compressed (https://iipc.github.io/warc-specifications/).
+    It lies in a skippable frame at the beginning, plain or compressed (https://iipc.github.io/warc-specifications/).
     """
     head = stream.read(8)
     if len(head) < 8:

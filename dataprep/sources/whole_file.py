@@ -1,4 +1,4 @@
-"""Files that are one document each: a page of HTML, a plain text, source code."""
+"""Files that are one document each: a page of HTML, a text, or source code."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff")  # UTF-16 and UTF-32 hold zero by
 
 
 def read_html_file(stream: BinaryIO, uri: str, *, codec: Codec | None, max_record_bytes: int) -> SourceRecord:
-    """The page that a file is. Quarantined: what `_content` refuses."""
+    """The page that a file is; quarantined for what `_content` refuses."""
     content = _content(stream, uri, codec, max_record_bytes)
     return content if isinstance(content, Quarantined) else HtmlPage(Provenance(uri, 0), content, charset=None)
 
 
 def read_text_file(stream: BinaryIO, uri: str, *, codec: Codec | None, max_record_bytes: int) -> SourceRecord:
-    """The text that a file is: UTF-8, or as its bytes look. Quarantined: "binary", and what `_content` refuses."""
+    """The text that a file is, UTF-8 or what it looks like; quarantined as "binary" and for what `_content` refuses."""
     content = _content(stream, uri, codec, max_record_bytes)
     if isinstance(content, Quarantined):
         return content
@@ -32,7 +32,7 @@ def read_text_file(stream: BinaryIO, uri: str, *, codec: Codec | None, max_recor
 
 
 def read_code_file(stream: BinaryIO, uri: str, *, max_record_bytes: int) -> SourceRecord:
-    """The source code that a file is, with its language. Unwanted: "unknown_language". Quarantined as a text is."""
+    """The source code that a file is, with its language; unwanted as "unknown_language", quarantined as texts are."""
     record = read_text_file(stream, uri, codec=None, max_record_bytes=max_record_bytes)
     if not isinstance(record, PlainText):
         return record
@@ -48,7 +48,7 @@ def _is_binary(content: bytes) -> bool:
 
 
 def _content(stream: BinaryIO, uri: str, codec: Codec | None, max_bytes: int) -> bytes | Quarantined:
-    """All of a file, or, with reason "record_too_large", "truncated_gz" or "corrupt_gz" (zst, bz2), none of it."""
+    """All of a file, or a record that quarantines it: "record_too_large", or the reason of its `DamagedStream`."""
     content = bytearray()
     try:
         for chunk in decompressed(stream, codec):

@@ -1,7 +1,7 @@
-"""Character classes for the compiled text loops: one flag word and one folded form per code point.
+"""Character classes for compiled loops over text: for each code point a word of flags, and its form in lower case.
 
-The tables cover planes 0 and 1 and are built once per process from `unicodedata`. Planes 2 and 3 hold
-ideographs only and are answered without a table; anything above has no class.
+The tables cover planes 0 and 1 of Unicode, and each process makes them once from `unicodedata`. Planes 2 and 3 hold
+nothing but ideographs, which need no table; code points above have no class.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ UPPER = 1 << 3  # a letter that is not lower case: upper or title case, or witho
 DIGIT = 1 << 4  # decimal digits of any script (Nd)
 PUNCTUATION = 1 << 5  # categories P*
 SYMBOL = 1 << 6  # punctuation, symbols and control characters: what "symbol words" are made of
-EDGE = 1 << 7  # peeled off either end of a word
-INFIX = 1 << 8  # may split the inside of a word, by its neighbours
+EDGE = 1 << 7  # split off either end of a spaced word
+INFIX = 1 << 8  # splits the inside of a spaced word, where its neighbours are such
 UNSPACED = 1 << 9  # letters of scripts written without spaces: each is a word
 SENTENCE_END = 1 << 10  # Unicode's Sentence_Terminal
 MARK = 1 << 11  # combining marks (M*), which join the character before them
@@ -58,7 +58,7 @@ AAF0-AAF1 ABEB FE12 FE15-FE16 FE52 FE56-FE57 FF01 FF0E FF1F FF61 10A56-10A57 10F
 
 @lru_cache(maxsize=1)
 def character_flags() -> npt.NDArray[np.uint32]:
-    """The flag word of each code point below 0x20000."""
+    """[0x20000] the flags of each code point."""
     characters = [chr(code) for code in range(TABLE_SIZE)]
     categories = np.array([unicodedata.category(c) for c in characters])
     major = categories.astype("U1")
@@ -91,10 +91,10 @@ def character_flags() -> npt.NDArray[np.uint32]:
 
 @lru_cache(maxsize=1)
 def folded_characters() -> npt.NDArray[np.uint32]:
-    """Each code point below 0x20000 in lower case and without its accents; 0 where it is a mark to be left out.
+    """[0x20000] each code point in lower case and without accents; 0 for a mark, which is to be left out.
 
-    The rest of a character that decomposes into several letters is left out too, so "ǆ" matches "d". Hangul
-    syllables stay whole.
+    Of a character that decomposes into several letters the first stands for all, so "ǆ" matches "d". Hangul syllables
+    stay whole.
     """
     folded = np.arange(TABLE_SIZE, dtype=np.uint32)
     for code in range(0x41, TABLE_SIZE):
@@ -108,13 +108,13 @@ def folded_characters() -> npt.NDArray[np.uint32]:
 
 @lru_cache(maxsize=1)
 def lower_characters() -> npt.NDArray[np.uint32]:
-    """Each code point below 0x20000 in lower case (the first character, where lower case has several)."""
+    """[0x20000] each code point in lower case; the first character of those whose lower case has several."""
     return np.array([ord(chr(code).lower()[0]) for code in range(TABLE_SIZE)], np.uint32)
 
 
 @numba.njit(cache=True)
 def decode(data, i, end):
-    """(code point, length in bytes) of the UTF-8 character at `data[i]`; U+FFFD, 1 for a byte out of place."""
+    """(code point, length in bytes) of the UTF-8 character at `data[i]`; (U+FFFD, 1) for a byte out of place."""
     lead = data[i]
     if lead < 0x80:
         return np.int64(lead), 1
@@ -130,7 +130,7 @@ def decode(data, i, end):
 
 @numba.njit(cache=True)
 def previous_start(data, i, begin):
-    """Where the character that ends before byte `i` starts; `begin` at the least."""
+    """Where the character starts that ends before byte `i`, though not before `begin`."""
     i -= 1
     while i > begin and data[i] & 0xC0 == 0x80:
         i -= 1
@@ -139,7 +139,7 @@ def previous_start(data, i, begin):
 
 @numba.njit(cache=True)
 def flags_of(code, flags):
-    """The flag word of any code point."""
+    """The flags of any code point; `flags` is a pointer to `character_flags`."""
     if code < TABLE_SIZE:
         return flags[code]
     if code < _IDEOGRAPH_END:
@@ -149,7 +149,7 @@ def flags_of(code, flags):
 
 @numba.njit(cache=True)
 def encode(code, out, n):
-    """Write a code point as UTF-8 at `out[n]`; returns the next index."""
+    """Write a code point as UTF-8 at `out[n]`; returns the index behind it."""
     if code < 0x80:
         out[n] = code
         return n + 1

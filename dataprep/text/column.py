@@ -1,4 +1,4 @@
-"""A column of documents as one UTF-8 buffer and offsets, with its words, terms and lines split once.
+"""A column of documents as one UTF-8 buffer with offsets. Its words, terms and lines are split once, when asked for.
 
 Shape letters: D documents, L lines.
 """
@@ -23,16 +23,16 @@ from dataprep.text.words import Words, split_words
 
 @dataclass(frozen=True)
 class Lines(Spans):
-    """The lines of each document as `str.splitlines` gives them, line breaks left out; hashes are of exact bytes."""
+    """The lines of each document as `str.splitlines` gives them, without line breaks, with hashes of their bytes."""
 
     num_chars: npt.NDArray[np.int32]  # [L] length in code points
 
 
 class TextColumn:
-    """Documents as views on an Arrow array's own buffers; slices are not copied.
+    """Documents as views on the buffers of an Arrow array; of a slice nothing is copied.
 
-    Document d is `data[offsets[d]:offsets[d+1]]`; all spans made from the column are absolute positions in `data`.
-    Raises `ValueError` for nulls and for anything that is not text.
+    Document d is `data[offsets[d]:offsets[d+1]]`, and all spans of the column are positions in `data`. Raises
+    `ValueError` for nulls, and for an array of anything but text.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class TextColumn:
         texts: pa.LargeStringArray | pa.StringArray | pa.ChunkedArray,
         num_words_D: npt.NDArray[np.int64] | None = None,
     ) -> None:
-        """`num_words_D`: the documents' numbers of words, where a filter counted them already."""
+        """`num_words_D`: how many words each document has, where a filter has counted them already."""
         self.texts = _single_array(texts)
         self._num_words_D = num_words_D
         _, offsets, data = self.texts.buffers()
@@ -50,13 +50,13 @@ class TextColumn:
             first = self.texts.offset
             self.offsets = np.frombuffer(offsets, np.int64)[first : first + len(self.texts) + 1]
         self.data: npt.NDArray[np.uint8] = np.frombuffer(b"" if data is None else data, np.uint8)
-        self.data.flags.writeable = self.offsets.flags.writeable = False  # one type for the compiled loops
+        self.data.flags.writeable = self.offsets.flags.writeable = False  # so that kernels are compiled for one type
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def filter(self, keep_D: npt.NDArray[np.bool_]) -> TextColumn:
-        """The documents where `keep_D` holds; the column itself where that is all."""
+        """The documents where `keep_D` holds; the column itself where that is all of them."""
         if keep_D.all():
             return self
         counted = self._num_words_D is not None or "words" in self.__dict__
@@ -65,22 +65,22 @@ class TextColumn:
 
     @property
     def num_bytes(self) -> int:
-        """UTF-8 bytes of all documents."""
+        """The UTF-8 bytes of all documents."""
         return int(self.offsets[-1] - self.offsets[0])
 
     @cached_property
     def words(self) -> Words:
-        """What the filters count; see `dataprep.text.words`."""
+        """The words of each document, which filters count; see `dataprep.text.words`."""
         return split_words(self.data, self.offsets)
 
     @property
     def num_words_D(self) -> npt.NDArray[np.int64]:
-        """Words of each document; `words` is split for it only where the number isn't known."""
+        """[D] how many words each document has; texts are split for it only where that isn't known."""
         return self.words.counts_D() if self._num_words_D is None else self._num_words_D
 
     @cached_property
     def terms(self) -> Spans:
-        """What duplicates and overlaps are matched on; see `dataprep.text.match_terms`."""
+        """The terms of each document, which duplicates are matched on; see `dataprep.text.match_terms`."""
         return split_terms(self.data, self.offsets)
 
     @cached_property
@@ -90,7 +90,7 @@ class TextColumn:
 
     @cached_property
     def num_chars_D(self) -> npt.NDArray[np.int64]:
-        """Code points of each document."""
+        """[D] the code points of each document."""
         return _count_chars(self.data, self.offsets)
 
 
@@ -136,7 +136,7 @@ def _split_lines(data_array, offsets):
 
 @numba.njit(cache=True)
 def _line_break_width(data, i, stop):
-    """Bytes of the line break at byte `i` (those of `str.splitlines`), or 0."""
+    """The bytes of the line break at byte `i` (one of those of `str.splitlines`), or 0."""
     byte = data[i]
     if byte > 0x1E and byte != 0xC2 and byte != 0xE2:
         return 0
@@ -153,7 +153,7 @@ def _line_break_width(data, i, stop):
 
 @numba.njit(cache=True)
 def count_chars(data, start, end):
-    """Code points of `data[start:end]`: bytes that do not continue a character."""
+    """The code points of `data[start:end]`: its bytes that do not continue a character."""
     n = 0
     for i in range(start, end):
         n += data[i] & 0xC0 != 0x80

@@ -1,4 +1,4 @@
-"""What an editing step leaves of each document: spans over the column's buffer, copied into new texts once.
+"""What an editing filter leaves of each document, as spans of the column's buffer; new texts are made once, at its end.
 
 Shape letters: D documents, S spans.
 """
@@ -24,12 +24,12 @@ class KeptSpans:
     doc_offsets: npt.NDArray[np.int64]  # [D+1] document d keeps the spans doc_offsets[d]:doc_offsets[d+1]
     starts: npt.NDArray[np.int64]  # [S] first byte
     ends: npt.NDArray[np.int64]  # [S] one past the last byte
-    begins_line: npt.NDArray[np.bool_]  # [S] whether a line break goes before it (but for a document's first)
-    whole_D: npt.NDArray[np.bool_]  # documents that stay as they are, whatever their spans
-    num_words_D: npt.NDArray[np.int64] | None = None  # words in what is kept, where they were counted
+    begins_line: npt.NDArray[np.bool_]  # [S] whether a line break comes before it, unless it is a document's first
+    whole_D: npt.NDArray[np.bool_]  # whether a document stays as it is, whatever its spans
+    num_words_D: npt.NDArray[np.int64] | None = None  # how many words are in what stays, where they were counted
 
     def edited(self, column: TextColumn) -> TextColumn:
-        """The documents after the cuts, white space at their ends stripped."""
+        """The documents without what was cut, stripped of white space at their ends."""
         if len(column) == 0 or self.whole_D.all():
             return column
         offsets, data = _materialise(
@@ -79,7 +79,7 @@ def _materialise(data_array, offsets, doc_offsets, starts, ends, begins_line, wh
 
 @numba.njit(cache=True)
 def _copy(data, start, end, out, position):
-    """Copy `data[start:end]` to `out[position:]`; returns the next position."""
+    """Copy `data[start:end]` to `out[position:]`; returns the position behind it."""
     for k in range(start, end):
         out[position + k - start] = data[k]
     return position + end - start

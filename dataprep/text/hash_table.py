@@ -1,7 +1,8 @@
-"""Open-addressed hash tables in arrays, for compiled loops that need a fresh table per document.
+"""Open-addressed hash tables in arrays, for compiled loops that need an empty table for each document.
 
-A table is `keys` (uint64) and `stamps` (int64) of one size; a slot is in use if its stamp is the current one,
-so a new table costs nothing but the next stamp. Linear probing; sizes are powers of two, at most half full.
+A table is two arrays of one size, `keys` (uint64) and `stamps` (int64). A slot is in use if its stamp is the current
+one, so to empty the table is to go on to the next stamp. Probing is linear. Sizes are powers of two, and a table is at
+most half full.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 
 def new_table(count: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
-    """(keys, stamps) with room for up to `count` keys at a time; stamps from 1 on are free."""
+    """(keys, stamps) of a table with room for `count` keys at a time; no stamp from 1 on is in use."""
     size = int(table_mask(max(count, 1))) + 1
     return np.empty(size, np.uint64), np.zeros(size, np.int64)
 
@@ -28,7 +29,7 @@ def table_mask(count):
 
 @numba.njit(cache=True)
 def find_slot(keys, stamps, mask, key, stamp):
-    """The slot of `key`, or the free one it goes to (its stamp is then another)."""
+    """The slot of `key`, or the free slot that it would go to, which has another stamp."""
     slot = key & mask
     while stamps[slot] == stamp and keys[slot] != key:
         slot = (slot + np.uint64(1)) & mask
@@ -37,7 +38,7 @@ def find_slot(keys, stamps, mask, key, stamp):
 
 @numba.njit(cache=True)
 def insert(keys, stamps, mask, key, stamp):
-    """Put `key` into the table; whether it is new."""
+    """Put `key` into the table; returns whether it is new."""
     slot = find_slot(keys, stamps, mask, key, stamp)
     if stamps[slot] == stamp:
         return False

@@ -24,7 +24,7 @@ unit_interval = numba.njit(cache=True)(hashing.unit_interval)
 
 @numba.njit(cache=True)
 def hash_bytes(data, start, end):
-    """The hash of `data[start:end]`."""
+    """The hash of the bytes `data[start:end]`."""
     h = FNV_OFFSET
     for i in range(start, end):
         h = (h ^ np.uint64(data[i])) * FNV_PRIME
@@ -32,7 +32,7 @@ def hash_bytes(data, start, end):
 
 
 def hash_text(text: str) -> int:
-    """What `hash_bytes` gives for the UTF-8 bytes of `text`; for the words that a setting lists."""
+    """What `hash_bytes` gives for the UTF-8 bytes of `text`; for words that a setting lists."""
     h = int(FNV_OFFSET)
     for byte in text.encode():
         h = (h ^ byte) * int(FNV_PRIME) & (1 << 64) - 1

@@ -1,8 +1,8 @@
-"""Text to terms, which duplicates, overlaps and repeated lines are matched on, as offsets and 64-bit hashes.
+"""Text to terms, which duplicates, overlaps and repeated lines are matched on, as positions and 64-bit hashes.
 
-Terms are maximal runs of letters, marks and numbers, in lower case, without accents, each number (with its inner `.`
-and `,`) as a single "0". In scripts without spaces each letter with its marks is a term, as it is a word (rule 6 of
-`dataprep.text.words`). So neither case, accents, digits nor punctuation keeps two copies apart.
+A term is a run of letters, marks and numbers, in lower case and without accents; a number, with the dots and commas
+inside it, is a single "0". In scripts without spaces each letter with its marks is a term, as it is a word (rule 6 of
+`dataprep.text.words`). So neither case, accents, digits nor punctuation keep two copies of a text apart.
 
 Shape letter: D documents.
 """
@@ -32,7 +32,7 @@ _DOT, _COMMA = 0x2E, 0x2C
 
 
 def split_terms(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> Spans:
-    """The terms of D documents; hashes are of their folded form."""
+    """The terms of D documents, with hashes of their folded form (lower case, without accents, numbers as "0")."""
     tables = (character_flags(), folded_characters())
     return Spans(*filled(_fill_terms, data, offsets, tables, (np.int64, np.int64, np.uint64), bytes_per_span=5))
 
@@ -80,7 +80,7 @@ def _fill_terms(
 
 @numba.njit(cache=True)
 def _end_of_number(data, i, stop, flags):
-    """One past digits that may be joined by single dots and commas."""
+    """One past the number at byte `i`: digits, which single dots and commas may join."""
     while i < stop:
         code, width = decode(data, i, stop)
         if flags_of(code, flags) & DIGIT:

@@ -1,4 +1,4 @@
-"""Texts in one normal form, so that later rules need to know one kind of space and one kind of line break.
+"""The normal form of texts, so that all later rules need to know one kind of space and one kind of line break only.
 
 1. Every line break that `str.splitlines` knows becomes "\\n".
 2. Control characters other than tab, and the invisible U+00AD, U+200B, U+2060, U+FEFF, are removed. Joiners and
@@ -31,7 +31,7 @@ _TAB, _SPACE_BYTE, _NEWLINE, _RETURN = 0x09, 0x20, 0x0A, 0x0D
 
 
 def normalise(texts: pa.LargeStringArray | pa.ChunkedArray) -> pa.LargeStringArray:
-    """The texts in normal form; the very array that came in where nothing changes. Idempotent."""
+    """The texts in normal form; the array that came in where nothing changes. Idempotent."""
     column = TextColumn(texts)
     if len(column) == 0:
         return column.texts
@@ -44,14 +44,14 @@ def normalise(texts: pa.LargeStringArray | pa.ChunkedArray) -> pa.LargeStringArr
 
 
 def repair_mojibake(texts: pa.LargeStringArray) -> pa.LargeStringArray:
-    """The texts with characters repaired that were decoded by the wrong charset ("schÃ¶n"), as ftfy tells them."""
+    """The texts with characters repaired that were decoded by the wrong charset ("schÃ¶n"), as ftfy detects them."""
     import ftfy
 
     return pa.array([ftfy.fix_encoding(text) for text in texts.to_pylist()], pa.large_string())
 
 
 def _composed(column: TextColumn) -> pa.LargeStringArray:
-    """The texts in NFC. Python looks only at those with a character from U+0300 on: all below are NFC by themselves."""
+    """The texts in NFC. Only those with a character from U+0300 on can be otherwise, so Python looks at these alone."""
     candidates = np.flatnonzero(_reaches_combining(column.data, column.offsets))
     changed = np.zeros(len(column), np.bool_)
     replacements: list[str] = []
@@ -67,7 +67,7 @@ def _composed(column: TextColumn) -> pa.LargeStringArray:
 
 @lru_cache(maxsize=1)
 def _classes() -> npt.NDArray[np.uint8]:
-    """What becomes of each code point below U+10000."""
+    """[0x10000] what becomes of each code point: it is removed, a blank, a line break or content."""
     flags = character_flags()[:_NUM_CLASSES]
     classes = np.zeros(_NUM_CLASSES, np.uint8)
     classes[:0x20] = classes[0x7F:0xA0] = _REMOVED
@@ -79,9 +79,9 @@ def _classes() -> npt.NDArray[np.uint8]:
 
 @numba.njit(cache=True)
 def _tidy(data_array, offsets, classes_array, out_array):
-    """Steps 1 to 4 into `out_array`; returns (offsets of the results, whether anything changed).
+    """Write the texts after steps 1 to 4 to `out_array`; returns (their offsets, whether anything changed).
 
-    `solid` is one past the last content character written; blanks and breaks behind it may yet be taken back.
+    `solid` is one past the last character of content written; blanks and breaks behind it may yet be taken back.
     """
     data, classes, out = pointer_to(data_array), pointer_to(classes_array), pointer_to(out_array)
     out_offsets = np.zeros(offsets.size, np.int64)

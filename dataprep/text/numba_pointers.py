@@ -1,8 +1,8 @@
-"""Bare pointers for the compiled text loops.
+"""Bare pointers for compiled loops over text.
 
-An array argument costs a compiled Numba function atomic reference counts at every call, which is several times the
-work of decoding one character. A pointer has none, so small functions (`decode`, `flags_of`) inline to nothing. The
-outermost loop holds the arrays and takes their addresses; what it calls gets pointers and never keeps them.
+An array that is passed to a compiled Numba function costs atomic reference counts at every call, which take several
+times as long as decoding one character. A pointer costs nothing, so small functions (`decode`, `flags_of`) are inlined.
+The outermost loop holds the arrays and takes their addresses; what it calls gets pointers and never keeps them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Spans of a text buffer in flat arrays, and how a compiled splitter fills these without knowing their number.
+"""Spans of a text buffer in flat arrays, and how a compiled splitter fills such arrays.
 
 Shape letters: D documents, W spans.
 """
@@ -36,14 +36,16 @@ def filled(
     *,
     bytes_per_span: int,
 ) -> list[npt.NDArray[Any]]:
-    """Run a splitter, with larger arrays from where it stopped whenever it runs out of room.
+    """The columns that a compiled splitter `fill` makes of the texts, whose number of spans is not known before.
 
-    It can't grow them itself: an array that a compiled loop assigns to is reference-counted at every turn.
+    It is given arrays of a likely size. Where it runs out of room, it stops, and is called again from there with larger
+    ones. It can't make them larger itself: an array variable that a compiled loop assigns to is reference-counted at
+    every turn.
     """
     doc_offsets = np.zeros(len(offsets), np.int64)
     capacity = max(64, int(offsets[-1] - offsets[0]) // bytes_per_span)
     columns: list[npt.NDArray[Any]] = [np.empty(capacity, dtype) for dtype in dtypes]
-    state = (0, int(offsets[0]), 0)  # document, byte, spans so far
+    state = (0, int(offsets[0]), 0)  # where to go on: document, byte, number of spans
     while True:
         document, position, num_spans, room = fill(data, offsets, *tables, doc_offsets, *columns, *state)
         if document == len(offsets) - 1:

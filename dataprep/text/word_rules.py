@@ -47,9 +47,9 @@ def is_cannot(data, start, end):
 
 @numba.njit(cache=True)
 def split_spaced_word(data, lo, hi, seen, flags, abbreviations, starts, ends, n):
-    """Rules 2 to 6 on `data[lo:hi]`, which has no white space. Writes spans from index `n` on; returns the next one.
+    """Write the words of the spaced word `data[lo:hi]` as spans from index `n` on; returns the index behind them.
 
-    What is peeled off the right waits, last first, in the slots that a spaced word of this length can take at most.
+    What is split off on the right waits, last first, at the far end of the slots that so many bytes can take at most.
     """
     bottom = n + (hi - lo)
     waiting = bottom
@@ -77,7 +77,7 @@ def split_spaced_word(data, lo, hi, seen, flags, abbreviations, starts, ends, n)
 
 @numba.njit(cache=True)
 def _leading_width(data, lo, hi, flags):
-    """Bytes to peel off the left of `data[lo:hi]`, or 0."""
+    """How many bytes are split off the left of `data[lo:hi]` as one word, or 0."""
     code, width = decode(data, lo, hi)
     char_flags = flags_of(code, flags)
     if char_flags & (UNSPACED | ALPHA | DIGIT):
@@ -98,7 +98,7 @@ def _leading_width(data, lo, hi, flags):
 
 @numba.njit(cache=True)
 def _trailing_width(data, lo, hi, flags, abbreviations):
-    """Bytes to peel off the right of `data[lo:hi]`, or 0."""
+    """How many bytes are split off the right of `data[lo:hi]` as one word, or 0."""
     at = previous_start(data, hi, lo)
     code, width = decode(data, at, hi)
     char_flags = flags_of(code, flags)
@@ -146,7 +146,7 @@ def _trailing_dots(data, lo, hi, flags, abbreviations):
 
 @numba.njit(cache=True)
 def _is_initialism(data, lo, hi, flags):
-    """Whether `data[lo:hi]` is single letters, each with its dot: "e.g.", "U.S.", "a."."""
+    """Whether `data[lo:hi]` is single letters with a dot behind each: "e.g.", "U.S.", "a."."""
     i = lo
     while i < hi:
         code, width = decode(data, i, hi)
@@ -191,7 +191,7 @@ def _trailing_contraction(data, lo, hi, flags):
 
 @numba.njit(cache=True)
 def _split_inside(data, lo, hi, seen, flags, starts, ends, n):
-    """Rules 5 and 6."""
+    """Write what rules 5 and 6 make of `data[lo:hi]`, whose ends are split off already."""
     if is_cannot(data, lo, hi):
         starts[n], ends[n], starts[n + 1], ends[n + 1] = lo, lo + 3, lo + 3, hi
         return n + 2
@@ -298,10 +298,10 @@ def _is_label_byte(byte):
 
 @numba.njit(cache=True)
 def _is_host(data, i, hi):
-    """Whether dotted labels, the last in lower case or all numeric, begin at `i`, at most a port or path behind."""
+    """Whether dotted labels begin at `i`, the last in lower case or all digits, with a port or path behind at most."""
     dots = 0
     label = i
-    lower = digits = True  # of the label under way
+    lower = digits = True  # of the label that is being read
     while i < hi:
         byte = data[i]
         if byte == _DOT:

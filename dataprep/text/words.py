@@ -1,7 +1,7 @@
-"""Text to words, as offsets and 64-bit hashes in flat arrays over the UTF-8 buffer: no Python object per word.
+"""Text to words, which filters count, as positions in the UTF-8 buffer and 64-bit hashes: no word is a Python object.
 
-Words are what the filters count. Punctuation counts, as in Gopher's and FineWeb's published thresholds, which were set
-on spaCy's English tokens:
+Punctuation counts as words, since the published thresholds of Gopher and FineWeb were set on spaCy's English tokens.
+The rules are near to spaCy's:
 
 1. White space (`str.isspace`) separates; every other character belongs to exactly one word.
 2. Punctuation and pictographs at either end of a spaced word (what stands between white space) are words of their own,
@@ -17,7 +17,7 @@ on spaCy's English tokens:
    whatever stands around it, and so is each punctuation character beside them. Filters exempt such words where a
    rule is about word length or stop words.
 
-What duplicates are matched on are terms (`dataprep.text.match_terms`).
+Duplicates are matched on something else, terms (`dataprep.text.match_terms`).
 
 Shape letters: D documents, W words.
 """
@@ -62,7 +62,7 @@ _PLAIN = ALPHA | LOWER | UPPER | DIGIT | TERM | MARK
 
 @dataclass(frozen=True)
 class Words(Spans):
-    """The words of each document; hashes are of their exact bytes."""
+    """The words of each document, with hashes of their exact bytes."""
 
     num_chars: npt.NDArray[np.int32]  # [W] length in code points
     kinds: npt.NDArray[np.uint8]  # [W] HAS_ALPHA and the other bits above
@@ -93,10 +93,10 @@ def _fill_words(
 
 @numba.njit(cache=True)
 def words_between(data, i, stop, flags, abbreviations, columns, capacity, n):
-    """Write the words of `data[i:stop]` into `columns` (pointers to those of `Words`) from index `n` on.
+    """Write the words of `data[i:stop]` into `columns`, pointers to those of `Words`, from index `n` on.
 
-    Returns (`stop`, the index after the last word, 0), or, where `capacity` is too small, (the byte where it stopped,
-    the index so far, how many more words may need room).
+    Returns (`stop`, the index behind the last word, 0). Where `capacity` is too small, returns (the byte where it
+    stopped, the index behind the words so far, how many more words may need room).
     """
     starts, ends, hashes, num_chars, kinds = columns
     while i < stop:

@@ -1,8 +1,9 @@
-"""One part of the documents to one part of the tokens: a training and a held-out shard.
+"""What one task of the tokenize stage does: one part of the documents becomes a training and a held-out token shard.
 
-A shard's documents are ordered by language, then class of lengths, then the hash of their text. So each group of them
-is one range, which a mixture can weigh without touching the shard, and any beginning of a range is a fair sample of it.
-However large the part, one batch of its documents is in memory (`token_spool`).
+The documents of a shard are ordered by language, then by class of lengths, then by the hash of their text. So the
+documents of one language and class are one range of it, which a mixture can weigh without touching the shard, and any
+beginning of a range is a fair sample of it. However large the part, one batch of its documents is in memory at a time
+(`token_spool.py`).
 """
 
 from __future__ import annotations
@@ -45,9 +46,9 @@ def end_of_text_id(tokenizer: Tokenizer, token: str) -> int:
 def tokenize_part(
     shard: Shard, *, documents: str, tokenizer: str, output: str, key: str, config: TokenizeConfig, num_threads: int
 ) -> int:
-    """Encode the kept documents of a shard and commit them as unit `key`; returns how many there were.
+    """Encode the kept documents of a shard and commit them as unit `key` of `output`; returns how many there were.
 
-    `documents` is the URI of the dedupe artifact, `tokenizer` that of a tokenizer.json.
+    `documents` is the URI of the dedupe artifact, `tokenizer` that of a `tokenizer.json`.
     """
     model, candidates = _open_tokenizer(storage.read_bytes(tokenizer), num_threads)
     separator = end_of_text_id(model, config.end_of_text)
@@ -77,7 +78,7 @@ def tokenize_part(
 
 @lru_cache(maxsize=1)
 def _open_tokenizer(content: bytes, num_threads: int) -> tuple[Tokenizer, list[Encoder]]:
-    """The tokenizer and its encoders, once per process: building their tables takes as long as a thousand documents."""
+    """The tokenizer and its encoders, kept by each process: to build their tables takes as long as 1,000 documents."""
     model = Tokenizer.from_buffer(content)
     return model, encoders(model, num_threads=num_threads)
 
@@ -88,7 +89,7 @@ def source_name(shard: Shard) -> str:
 
 
 class _Side:
-    """The documents of one side of the split, gathered."""
+    """The documents of one side of the split, training or held-out, as they are gathered."""
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self._spool = TokenSpool(dtype)
@@ -106,7 +107,7 @@ class _Side:
         rows_D: npt.NDArray[np.int64],
         languages_D: pa.Array,
     ) -> None:
-        """Take the documents of this side, each with the separator behind it."""
+        """Take those documents that are of this side, each with the separator behind it."""
         counts_D = np.diff(encoded.offsets)
         lengths = counts_D[is_mine_D] + 1
         tokens = np.full(int(lengths.sum()), separator, self._dtype)
@@ -130,7 +131,7 @@ class _Side:
         hashes: npt.NDArray[np.uint64],
         length_classes: Sequence[int],
     ) -> None:
-        """Write the shard and count; `hashes`: of all rows of the part."""
+        """Write the shard, unless it is empty, and its counts. `hashes` has one for every row of the part."""
         lengths, rows = self._spool.lengths_D, np.concatenate(self._rows)
         part.metrics[role] = {"documents": len(rows), "tokens": int(lengths.sum()), "bytes": self.num_bytes}
         if not len(rows):
@@ -158,7 +159,7 @@ def _groups(
     classes_D: npt.NDArray[np.int64],
     lengths_D: npt.NDArray[np.int64],
 ) -> list[dict[str, Any]]:
-    """The ranges of equal language and class of lengths, as fields of `ShardEntry`; `names`: of the languages."""
+    """The ranges of equal language and class of lengths, as fields of `ShardEntry`; `names` are the languages'."""
     changes = (languages_D[1:] != languages_D[:-1]) | (classes_D[1:] != classes_D[:-1])
     firsts = np.concatenate([[0], np.flatnonzero(changes) + 1])
     tokens = np.add.reduceat(lengths_D, firsts)

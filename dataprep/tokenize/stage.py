@@ -1,4 +1,4 @@
-"""The tokenize stage: what dedupe left, as token shards; one task and one commit per input part."""
+"""The tokenize stage: the documents that dedupe left become token shards; each part is one task and one commit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dataprep.tokenize.part import HELDOUT, TRAIN, end_of_text_id, source_name, 
 
 
 def run(config: TokenizeConfig, inputs: Mapping[str, Artifact], output: str, context: StageContext) -> StageResult:
-    """Write a training and a held-out shard for each part; parts that an earlier attempt committed are kept."""
+    """Write a training and a held-out shard for each part, then the index. What is committed already is kept."""
     documents = inputs["documents"].uri
     tokenizer = inputs["tokenizer"].path("tokenizer.json")
     model = _open_tokenizer(tokenizer)
@@ -100,7 +100,7 @@ def _finish(
 
 
 def _tokens_by(entries: Sequence[ShardEntry], figure: str) -> dict[str, int]:
-    """Training tokens by a field of the index, most first."""
+    """Training tokens by the values of a field of the index, most first."""
     counts: Counter[str] = Counter()
     for entry in entries:
         if not entry.heldout:

@@ -1,9 +1,10 @@
-"""The documents of a token shard, kept in a temporary file until their order is known, and written from there.
+"""The documents of a token shard in a temporary file, until their order is known and they can be written.
 
-A shard's order is known only when its last document has been encoded, and its format is one record batch. So tokens go
-to a file as they come and are gathered, some at a time, into a second one in the shard's order, which is mapped and
-written in chunks. In memory are one batch, and some 40 bytes a document of where it lies and what it is. The files lie
-in the temporary directory (`TMPDIR`) without a name, so that a killed process leaves nothing.
+The order of a shard is known only when its last document has been encoded, and its format is one record batch. So
+tokens are appended to a file as they come. At the end they are copied, document by document, into a second file in the
+shard's order; that is mapped and written in chunks. In memory are one batch, and some 40 bytes a document of where it
+lies and what it is. The files lie in the temporary directory (`TMPDIR`) without a name, so a process that is killed
+leaves none.
 
 Shape letters: D documents of the spool, T tokens.
 """
@@ -37,15 +38,15 @@ class TokenSpool:
         return np.concatenate(self._lengths)
 
     def add(self, tokens_T: npt.NDArray[Any], lengths_D: npt.NDArray[np.int64]) -> None:
-        """Append documents whose tokens lie one after another."""
+        """Append documents, whose tokens lie one after another in `tokens_T`."""
         self._file.write(np.ascontiguousarray(tokens_T, self._dtype).data.cast("B"))
         self._lengths.append(lengths_D)
 
     @contextmanager
     def in_order(self, order_D: npt.NDArray[np.int64]) -> Iterator[tuple[npt.NDArray[Any], mmap.mmap | None]]:
-        """All tokens with the documents in this order, as a view on a mapped file, and the mapping (None: no tokens).
+        """All tokens, the documents in the order `order_D`, as a view on a mapped file; and that mapping.
 
-        The view must not be used after the block.
+        There is no mapping where there are no tokens. The view must not be used after the block.
         """
         lengths = self.lengths_D
         if not lengths.sum():
@@ -73,7 +74,7 @@ class TokenSpool:
 
 
 class ChunkedSink(io.RawIOBase):
-    """A write-only stream that hands what it gets to `sink` in chunks, and lets go of `mapping` after each."""
+    """A write-only stream that hands what it gets to `sink` in chunks, and frees the memory of `mapping` after each."""
 
     def __init__(self, sink: BinaryIO, mapping: mmap.mmap | None) -> None:
         self._sink, self._mapping = sink, mapping

@@ -1,4 +1,4 @@
-"""Training a byte-level BPE vocabulary, and the tokenizer directory around it."""
+"""Trains a byte-level BPE vocabulary by the Hugging Face library, and saves the tokenizer directory around it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from dataprep.tokenizer.chat_template import chat_template
 from dataprep.tokenizer.config import SpecialTokens
-from dataprep.tokenizer.pretokenizer import PIECE_PATTERN
+from dataprep.tokenizer.pretokenizer import PRE_TOKEN_PATTERN
 
 _TRAINING_BATCH = 256  # texts handed to the trainer at once
 
@@ -17,14 +17,15 @@ _TRAINING_BATCH = 256  # texts handed to the trainer at once
 def train_bpe(texts: Iterable[str], *, vocab_size: int, min_frequency: int, special_tokens: SpecialTokens) -> Tokenizer:
     """A byte-level BPE tokenizer (Sennrich et al., 2016; Radford et al., 2019) of at most `vocab_size` tokens.
 
-    Ids: the 256 bytes, the merges in the order they were learnt, the special tokens. It never fails on a text and
-    decodes to exactly what was encoded. The result depends on the texts alone, neither on their order nor on threads.
-    Fewer tokens come out where the texts hold fewer pairs that occur `min_frequency` times.
+    Its ids are those of the 256 bytes, then of the merges in the order they were learnt, then of the special tokens. It
+    never fails on a text, and decodes to exactly what was encoded. It depends on the texts alone, neither on their
+    order nor on the number of threads. Where the texts hold too few pairs that occur `min_frequency` times, it has
+    fewer tokens.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(PIECE_PATTERN), behavior="isolated"),
+            pre_tokenizers.Split(Regex(PRE_TOKEN_PATTERN), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

@@ -1,4 +1,4 @@
-"""The chat format: ChatML, with the assistant's turns marked so that the loss can be on them alone."""
+"""The chat format: ChatML, in which the assistant's turns are marked, so that the loss can be on them alone."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataprep.tokenizer.config import SpecialTokens
 def chat_template(tokens: SpecialTokens) -> str:
     """The Jinja template of a tokenizer directory.
 
-    A turn is `<start>role\\ncontent<end>\\n`. `{% generation %}` spans what the assistant writes, its end-of-turn token
-    included, which `apply_chat_template(return_assistant_tokens_mask=True)` and TRL's `assistant_only_loss` read.
+    A turn is `<start>role\\ncontent<end>\\n`. `{% generation %}` goes around what the assistant writes, its end-of-turn
+    token included: `apply_chat_template(return_assistant_tokens_mask=True)` and TRL's `assistant_only_loss` read that.
     """
     start, end = (_jinja_string(token) for token in (tokens.start_of_turn, tokens.end_of_turn))
     return (

@@ -1,9 +1,9 @@
-"""Text to token ids by the fastest path that gives the tokenizer's own ids.
+"""Text to token ids by the fastest encoder that gives exactly the ids of the Hugging Face tokenizer.
 
-Three encoders, fastest first: our compiled one for byte-level BPE over the pieces of GPT-4 and Llama 3; tiktoken, about
-four times as fast as the Hugging Face library; that library itself. The first is taken that can express the tokenizer's
-parts and whose ids agree on a sample. None ever makes a control token of text: `<|im_end|>` in a page is encoded as
-the characters it consists of.
+There are three, fastest first: our compiled one (`compiled_bpe.py`), for byte-level BPE over the pre-tokens of GPT-4
+and Llama 3; tiktoken, about four times as fast as the Hugging Face library; and that library itself. The first is taken
+that can express the parts of the tokenizer and whose ids agree with the library's on a sample of texts. None ever makes
+a control token of text: `<|im_end|>` in a page is encoded as the characters it consists of.
 
 Shape letters: D documents, T tokens.
 """
@@ -22,14 +22,14 @@ from tokenizers import Tokenizer
 
 from dataprep.text.column import TextColumn
 from dataprep.tokenizer.compiled_bpe import BpeEncoder, bpe_encoder
-from dataprep.tokenizer.pretokenizer import PIECE_PATTERN
+from dataprep.tokenizer.pretokenizer import PRE_TOKEN_PATTERN
 
 _GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # ByteLevel's own
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """The ids of a column of documents; iterating gives each document's, as views."""
+    """The token ids of a column of documents. Iterating over it gives those of each document, as views."""
 
     ids_T: npt.NDArray[np.uint32]
     offsets: npt.NDArray[np.int64]  # [D+1]: document d is ids_T[offsets[d]:offsets[d+1]]
@@ -43,7 +43,7 @@ class Encoded:
 
     @classmethod
     def from_lists(cls, documents: Sequence[Sequence[int] | npt.NDArray[np.uint32]]) -> Encoded:
-        """One column out of a list of ids per document."""
+        """One column, made from a list of ids per document."""
         offsets = np.zeros(len(documents) + 1, np.int64)
         np.cumsum([len(ids) for ids in documents], out=offsets[1:])
         ids_T = np.empty(offsets[-1], np.uint32)
@@ -53,16 +53,16 @@ class Encoded:
 
 
 class Encoder(Protocol):
-    """Encodes documents."""
+    """Turns a column of texts into token ids."""
 
-    name: str  # for the record: "compiled", "tiktoken", "tokenizers"
+    name: str  # as the metrics record it: "compiled", "tiktoken", "tokenizers"
 
     def encode(self, texts: TextColumn) -> Encoded:
         """The ids of each text; no special token among them."""
 
 
 class HuggingFaceEncoder:
-    """The tokenizer itself."""
+    """The Hugging Face tokenizer itself, with control tokens in texts read as text."""
 
     name = "tokenizers"
 
@@ -78,9 +78,10 @@ class HuggingFaceEncoder:
 
 
 class TiktokenEncoder:
-    """The same merges in tiktoken.
+    """The tokenizer's merges, applied by tiktoken.
 
-    Its regular expressions overflow their stack on a run of some 100,000 spaces; such a text is left to `fallback`.
+    tiktoken's regular expressions overflow their stack on a run of some 100,000 spaces. A text that makes it panic is
+    encoded by `fallback`.
     """
 
     name = "tiktoken"
@@ -102,7 +103,7 @@ class TiktokenEncoder:
 
 
 class CompiledEncoder:
-    """The same merges in `dataprep.tokenizer.compiled_bpe`; documents with very long pieces are left to `fallback`."""
+    """The tokenizer's merges, applied by `compiled_bpe.py`; documents with a very long pre-token go to `fallback`."""
 
     name = "compiled"
 
@@ -142,12 +143,12 @@ def fastest_of(candidates: Sequence[Encoder], sample: TextColumn) -> Encoder:
 
 
 def encoders(tokenizer: Tokenizer, *, num_threads: int) -> list[Encoder]:
-    """Those that can express the tokenizer, fastest first; the last is the tokenizer itself."""
+    """The encoders that can express the tokenizer, fastest first; the last is the tokenizer itself."""
     own = HuggingFaceEncoder(tokenizer)
     found: list[Encoder] = []
     byte_level = byte_level_bpe(tokenizer)
     if byte_level is not None:
-        compiled = bpe_encoder(byte_level.vocab, byte_level.merges) if byte_level.pattern == PIECE_PATTERN else None
+        compiled = bpe_encoder(byte_level.vocab, byte_level.merges) if byte_level.pattern == PRE_TOKEN_PATTERN else None
         encoding = tiktoken_encoding(byte_level) if compiled is None else None
         if compiled is not None:
             found.append(CompiledEncoder(compiled, own))
@@ -158,15 +159,15 @@ def encoders(tokenizer: Tokenizer, *, num_threads: int) -> list[Encoder]:
 
 @dataclass(frozen=True)
 class ByteLevelBpe:
-    """A tokenizer that is nothing but byte-level BPE."""
+    """The parts of a tokenizer that is byte-level BPE and nothing more."""
 
-    pattern: str  # cuts text into pieces
+    pattern: str  # cuts text into pre-tokens
     vocab: dict[bytes, int]
-    merges: list[tuple[bytes, bytes]]  # first learnt first
+    merges: list[tuple[bytes, bytes]]  # in the order they were learnt
 
 
 def byte_level_bpe(tokenizer: Tokenizer) -> ByteLevelBpe | None:
-    """The tokenizer's parts; None where it has others: a normalizer, dropout, unknown tokens, prefixes, added words."""
+    """The parts of a tokenizer; None where it has others: a normalizer, dropout, unknown tokens, prefixes, words."""
     spec = json.loads(tokenizer.to_str())
     model = spec["model"]
     pattern = _pattern(spec["pre_tokenizer"])
@@ -193,7 +194,7 @@ def byte_level_bpe(tokenizer: Tokenizer) -> ByteLevelBpe | None:
 
 
 def tiktoken_encoding(parts: ByteLevelBpe) -> tiktoken.Encoding | None:
-    """The tokenizer as a tiktoken encoding, whose ids are ranks; None where ids don't follow the merges' order."""
+    """The tokenizer as a tiktoken encoding. None where ids don't follow the merges' order, as tiktoken's do."""
     merged_ids = [parts.vocab.get(left + right, -1) for left, right in parts.merges]
     if merged_ids != sorted(merged_ids) or -1 in merged_ids or any(bytes([b]) not in parts.vocab for b in range(256)):
         return None

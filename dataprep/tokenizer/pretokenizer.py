@@ -1,9 +1,18 @@
-"""Cuts text into the pieces that byte-level BPE merges within, by the pattern of GPT-4 and Llama 3, compiled.
+"""Cuts text into pre-tokens, within which byte-level BPE merges, by the pattern of GPT-4 and Llama 3.
 
-The pattern's alternatives, in order: a contraction; letters with one character before them that is neither letter,
-number nor line break; up to three numbers; a space and what is neither space, letter nor number, with the line breaks
-behind it; space up to its last line break; space but for its last character; space. Which characters `\\p{L}`, `\\p{N}`
-and `\\s` stand for is asked of the Hugging Face library's own regular expressions, since versions of Unicode differ.
+`PRE_TOKEN_PATTERN` is that pattern as a regular expression, `pre_token_end` the same in compiled code. A pre-token is
+the first of these that fits:
+
+1. a contraction, from its apostrophe on ("'s", "'ll"),
+2. letters, with at most one character before them that is neither a letter, a number nor a line break,
+3. up to three numbers,
+4. characters that are neither space, letters nor numbers, with at most one space before and all line breaks after them,
+5. white space up to its last line break,
+6. white space without its last character, which joins the word behind it,
+7. white space.
+
+Which characters `\\p{L}`, `\\p{N}` and `\\s` stand for depends on the version of Unicode, so the Hugging Face library's
+own regular expressions are asked.
 """
 
 from __future__ import annotations
@@ -16,8 +25,8 @@ import numpy.typing as npt
 
 from dataprep.text.characters import decode
 
-# What `piece_end` does, as a regular expression.
-PIECE_PATTERN = (
+# What `pre_token_end` does.
+PRE_TOKEN_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -30,8 +39,8 @@ _LONG_S = 0x17F  # "ſ", which is an "s" where case is ignored
 
 
 @lru_cache(maxsize=1)
-def piece_classes() -> npt.NDArray[np.uint8]:
-    """The class of every code point."""
+def character_classes() -> npt.NDArray[np.uint8]:
+    """[0x110000] the class of every code point: letter, number, line break, other white space, or none of these."""
     from tokenizers import Regex, pre_tokenizers
 
     codes = [code for code in range(_FIRST_PLANES) if not _SURROGATES[0] <= code < _SURROGATES[1]]
@@ -48,8 +57,8 @@ def piece_classes() -> npt.NDArray[np.uint8]:
 
 
 @numba.njit(cache=True)
-def piece_end(data, i, stop, classes):
-    """Where the piece at the beginning of the UTF-8 text `data[i:stop]` ends; `data` and `classes` are pointers."""
+def pre_token_end(data, i, stop, classes):
+    """Where the pre-token at the beginning of the UTF-8 text `data[i:stop]` ends; `data` and `classes` are pointers."""
     code, width = decode(data, i, stop)
     kind, end = classes[code], i + width
     if code == 0x27:
@@ -96,7 +105,7 @@ def _run_end(data, i, stop, classes, kind):
 
 @numba.njit(cache=True)
 def _space_end(data, i, stop, classes):
-    """Where a piece of white space ends: after its last line break, else before the character that joins a word."""
+    """Where a pre-token of white space ends: after its last line break, else before the character that joins a word."""
     end, last_start, after_break = i, i, 0
     while end < stop:
         code, width = decode(data, end, stop)
@@ -114,7 +123,7 @@ def _space_end(data, i, stop, classes):
 
 @numba.njit(cache=True)
 def _contraction_end(data, i, stop):
-    """Where the contraction ends whose letters begin at byte `i`, behind the apostrophe; 0 where there is none."""
+    """Where a contraction ends whose letters begin at byte `i`, behind the apostrophe; 0 where there is none."""
     if i >= stop:
         return 0
     code, width = decode(data, i, stop)

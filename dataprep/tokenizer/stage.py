@@ -1,4 +1,8 @@
-"""The tokenizer stage: byte-level BPE trained on what dedupe left, saved as a Hugging Face tokenizer directory."""
+"""The tokenizer stage: trains byte-level BPE on the documents that dedupe left, in one task.
+
+The artifact is a Hugging Face tokenizer directory. The sample that it is trained on is drawn by content, so that it is
+the same however the documents are divided among files.
+"""
 
 from __future__ import annotations
 
@@ -46,10 +50,11 @@ def sample_texts(
     weights: Mapping[str, float] | None = None,
     temperature: float = 1.0,
 ) -> Iterator[tuple[str, str]]:
-    """(text, language) of kept documents in order: all, or a part drawn by content, of about `max_characters`.
+    """(text, language) of a sample of the kept documents, in order: of all, or of about `max_characters`.
 
-    Languages are drawn in proportion to their characters x `weights` (1 where not named), evened out by `temperature`
-    (`dataprep.sampling`). A language that has less than its share is taken whole, and the others get the rest.
+    A language's share of the sample is in proportion to its characters x its weight (1 where `weights` does not name
+    it), evened out by `temperature` (`dataprep.sampling`). One that has less than its share is taken whole, and the
+    others get the rest. Within a language documents are drawn by a hash of their text.
     """
     shards = read_shard_table(artifact)
     fractions = _language_fractions(artifact, shards, max_characters, weights or {}, temperature)
@@ -66,7 +71,7 @@ def sample_texts(
 def _language_fractions(
     artifact: str, shards: Sequence[Shard], max_characters: int, weights: Mapping[str, float], temperature: float
 ) -> dict[str, float]:
-    """Which fraction of each language's documents to draw."""
+    """Language -> the fraction of its documents to draw."""
     characters: Counter[str] = Counter()
     for shard in shards:
         counts = read_signatures(artifact, shard, ["num_characters"]).column("num_characters").to_numpy()
@@ -129,10 +134,10 @@ def _train(config: TokenizerConfig, documents: str, output: str, seed: int) -> t
 
 
 def fertility(tokenizer: Tokenizer, texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """`bytes_per_token` of all texts, and by language (most text first) that and `tokens_per_word`.
+    """How well the tokenizer compresses: `bytes_per_token` of all texts, and a table by language, most text first.
 
-    Fertility is tokens per word (Rust et al. 2021, arXiv:2012.15613), words as the filters count them; in scripts
-    without spaces each letter is one.
+    The table (`fertility`) has a language's `bytes_per_token` and its fertility, `tokens_per_word` (Rust et al. 2021,
+    arXiv:2012.15613). Words are those that the filters count; in scripts without spaces each letter is one.
     """
     from dataprep.text.column import TextColumn
     from dataprep.tokenizer.encoders import fastest_encoder

@@ -45,7 +45,7 @@ def _names(path: Path) -> set[str]:
 
 @cache
 def _is_there(dotted: str) -> bool:
-    """Whether a dotted name is a package, a module, or something in a module (of a class, only the class is checked)."""
+    """Whether a dotted name is a package, a module, or something in a module (of a class, the class alone)."""
     parts = dotted.split(".")
     for count in range(len(parts), 0, -1):
         folder = Path(*parts[:count])

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from dataprep.text.column import TextColumn
 from dataprep.tokenizer.bpe_training import save_tokenizer, train_bpe
-from dataprep.tokenizer.compiled_bpe import MAX_PIECE_BYTES, bpe_encoder
+from dataprep.tokenizer.compiled_bpe import MAX_PRE_TOKEN_BYTES, bpe_encoder
 from dataprep.tokenizer.config import SpecialTokens
 from dataprep.tokenizer.encoders import (
     CompiledEncoder,
@@ -113,10 +113,12 @@ def test_text_never_makes_a_control_token(tokenizer: Tokenizer) -> None:
         assert not control & set(encoder.encode(column(ODD_TEXTS)).ids_T.tolist())
 
 
-def test_the_compiled_encoder_is_taken_and_leaves_long_pieces_to_the_library(tokenizer: Tokenizer) -> None:
+def test_the_compiled_encoder_is_taken_and_leaves_long_pre_tokens_to_the_library(tokenizer: Tokenizer) -> None:
     encoder = fastest_encoder(tokenizer, column(TEXTS), num_threads=1)
     assert encoder.name == "compiled"
-    texts = column(["before", "a" * (MAX_PIECE_BYTES + 1), "between", "b" * MAX_PIECE_BYTES, "a" + " " * 100_000 + "b"])
+    texts = column(
+        ["before", "a" * (MAX_PRE_TOKEN_BYTES + 1), "between", "b" * MAX_PRE_TOKEN_BYTES, "a" + " " * 100_000 + "b"]
+    )
     expected = HuggingFaceEncoder(tokenizer).encode(texts)
     for found, ids in zip(encoder.encode(texts), expected, strict=True):
         assert np.array_equal(found, ids)
