@@ -1,8 +1,8 @@
 """The data room: raw files in; clean, deduplicated and tokenised documents out, on Ray.
 
-Begin with `clean/stage.py`, what the driver does, and `clean/part.py`, what becomes of one input shard in one task. Every
-stage is a folder with its settings (`config.py`), a `stage.py`, and a `part.py` where a task works on one part; its
-algorithms stand beside these and import no Ray.
+Begin with `clean/stage.py`, what the driver does, and `clean/part.py`, what becomes of one input shard in one task.
+Every stage is a folder with the same names in it: config (its settings), stage, and part where there are tasks for
+parts. Its algorithms stand beside these and import no Ray.
 
     Stages, in the order of the pipeline
     quality_classifier/  good documents and others to a classifier, which clean may apply

@@ -46,7 +46,7 @@ class Backoff:
 
 
 def is_passing(error: Exception) -> bool:
-    """Whether an error may pass by itself: one of a store, but no missing file, refused access, full disk or bad URI."""
+    """Whether an error may pass by itself: a store's, but no missing file, refused access, full disk or bad URI."""
     if _LASTING_ANSWERS.search(str(error)):
         return False
     if isinstance(error, OSError):

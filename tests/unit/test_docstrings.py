@@ -1,4 +1,4 @@
-"""What docstrings and comments name is there: every backticked file, and every dotted name of a module of ours."""
+"""What docstrings, comments and code in strings name is there: files in backticks, and modules of ours."""
 
 import ast
 import io
@@ -16,7 +16,7 @@ FILES = [
     path.relative_to(ROOT) for package in (*PACKAGES, "benchmarks", "tests") for path in (ROOT / package).rglob("*.py")
 ]
 _FILE = re.compile(r"`((?:[\w.-]+/)*[\w-]+\.py)`")
-_DOTTED = re.compile(rf"`((?:{'|'.join(PACKAGES)})(?:\.\w+)+)`")
+_DOTTED = re.compile(rf"`((?:{'|'.join(PACKAGES)})(?:\.(?!py`)\w+)+)`")
 
 
 def _prose(path: Path) -> Iterator[tuple[int, str]]:
@@ -83,3 +83,17 @@ def test_every_module_of_ours_that_a_docstring_or_comment_names_exists(package: 
         if not _is_there(name)
     ]
     assert missing == []
+
+
+def test_code_in_strings_imports_modules_that_exist() -> None:
+    """Programs that tests and child processes run are strings, which neither linter nor type checker reads."""
+    imports = re.compile(rf"^\s*(?:from|import) ((?:{'|'.join(PACKAGES)})(?:\.\w+)*)", re.MULTILINE)
+    strings = [
+        (path, node.lineno, node.value)
+        for path in FILES
+        for node in ast.walk(ast.parse((ROOT / path).read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    found = [(path, line, name) for path, line, text in strings for name in imports.findall(text)]
+    assert len(found) >= 10
+    assert [f"{path}:{line} {name}" for path, line, name in found if not _is_there(name)] == []
