@@ -25,7 +25,11 @@ class Curve:
     key: str
     """The figure's name in `metrics.jsonl`."""
     label: str
-    """What the vertical axis says, with the unit."""
+    """What the vertical axis says: a name, and behind a comma the unit, as "loss, nats per token"."""
+    reference: str | None = None
+    """The metric of the stage that the curve is read against; the report draws it as a dotted line."""
+    reference_name: str = ""
+    """What that line is called; the metric's name where it is left out."""
 
 
 @dataclass(frozen=True)

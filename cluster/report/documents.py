@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,6 @@ import pyarrow.compute as pc
 from cluster.contracts.artifacts import Artifact
 from cluster.contracts.errors import StageFailed
 from cluster.contracts.records import shard_and_row
-from cluster.report.plots import bar_chart
 from cluster.stage_kinds import kinds_of_corpora
 from dataprep.documents import (
     HEAD_CHARACTERS,
@@ -93,11 +93,11 @@ def document_section(artifacts: Mapping[str, Artifact], figures: Mapping[str, An
     lengths, sampled = length_classes(found)
     return {
         "balance": figures,
-        "funnel": bar_chart(_funnel(figures), "documents"),
+        "funnel": funnel(artifacts),
         "reasons": figures["dropped"],
         "examples": _dropped_examples(found),
-        "languages": bar_chart(_top(languages), "documents") if languages else None,
-        "lengths": bar_chart(lengths, "documents kept") if lengths else None,
+        "languages": bars(_top(languages)),
+        "lengths": bars(lengths),
         "lengths_sampled": sampled,
         "pii": _sum(metrics.get("pii", {}) for metrics in cleans),
         "pii_documents": sum(metrics.get("pii_documents", 0) for metrics in cleans),
@@ -127,13 +127,88 @@ def _top(languages: Mapping[str, int]) -> dict[str, int]:
     return {**top, f"{len(languages) - len(top)} others": rest} if rest else top
 
 
-def _funnel(figures: Mapping[str, Any]) -> dict[str, int]:
-    return {
-        "read": figures["read"],
-        **{f"- {reason}": count for reason, count in figures["dropped"].items() if count},
-        **({"- quarantined": figures["quarantined"]} if figures["quarantined"] else {}),
-        "kept": figures["kept"],
-    }
+@dataclass(frozen=True)
+class Bar:
+    """A row of a bar chart. Offset and width are fractions of the chart's width, in [0, 1]."""
+
+    name: str
+    count: int
+    offset: float
+    width: float
+    fraction: float  # of all
+    kind: str = "part"  # of a funnel also "total" and "lost"
+
+
+@dataclass(frozen=True)
+class FunnelStep:
+    """What one stage takes away, the largest loss first, and what is left behind it."""
+
+    stage: str
+    lost: list[Bar]
+    left: Bar
+
+
+@dataclass(frozen=True)
+class Funnel:
+    """Where the documents went, from what was read to what is kept."""
+
+    read: Bar
+    steps: list[FunnelStep]
+
+    @property
+    def kept(self) -> Bar:
+        """What is left at the end."""
+        return self.steps[-1].left
+
+    @property
+    def title(self) -> str:
+        """What the funnel shows, as a sentence without a full stop."""
+        if not self.read.count:
+            return "No record was read"
+        text = f"{self.kept.count:,} of {self.read.count:,} records stay ({self.kept.fraction:.0%})"
+        lost = [bar for step in self.steps for bar in step.lost]
+        if lost:
+            most = max(lost, key=lambda bar: bar.count)
+            text += f"; the largest loss is {most.count:,} by {most.name}"
+        return text
+
+
+def funnel(artifacts: Mapping[str, Artifact]) -> Funnel:
+    """The losses of every stage of documents, a waterfall: each bar begins where what is left behind it ends."""
+    found = chains(artifacts)
+    names = {artifact.manifest.fingerprint: name for name, artifact in reversed(list(artifacts.items()))}
+    read = sum(chain[0].manifest.metrics["read"] for chain in found)
+    left = read
+
+    def bar(name: str, count: int, offset: int, kind: str) -> Bar:
+        of_all = max(read, 1)
+        return Bar(name, count, offset / of_all, count / of_all, count / of_all, kind)
+
+    steps = []
+    for chain in found:
+        for artifact in chain:
+            losses = Counter(_losses(artifact))
+            lost = []
+            for reason, count in losses.most_common():
+                if count:
+                    left -= count
+                    lost.append(bar(reason, count, left, "lost"))
+            stage = names[artifact.manifest.fingerprint]
+            steps.append(FunnelStep(stage, lost, bar(f"left after {stage}", left, 0, "total")))
+    return Funnel(bar("read", read, 0, "total"), steps)
+
+
+def bars(counts: Mapping[str, int]) -> list[Bar]:
+    """One bar per count, the widest as wide as the chart."""
+    total, widest = max(sum(counts.values()), 1), max([*counts.values(), 1])
+    return [Bar(name, count, 0.0, count / widest, count / total) for name, count in counts.items()]
+
+
+def _losses(artifact: Artifact) -> dict[str, int]:
+    """Records that a stage of documents let go, by reason."""
+    metrics = artifact.manifest.metrics
+    lost = dict(metrics["removed"] if "removed" in metrics else metrics["dropped"])
+    return {**lost, "quarantined": metrics["quarantined"]} if metrics.get("quarantined") else lost
 
 
 def _some_shards(found: Sequence[Chain]) -> Iterator[tuple[str, Shard]]:

@@ -7,24 +7,18 @@ compare, what they answer, and which data made which model. Plots are inline SVG
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact
+from cluster.report.curves import stage_plots
 from cluster.report.documents import MAX_QUARANTINED, balance, document_section
-from cluster.report.gates import readings
-from cluster.report.plots import curve_panels
+from cluster.report.gates import Reading, readings
+from cluster.report.page import Section, figure, render, words
 from cluster.run_record import RunRecord, run_uri
-from cluster.stage_kinds import STAGE_KINDS
-from cluster.terminal import duration
 from training.conversations.reading import QUARANTINE_FILE
-
-_TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_report(record: RunRecord) -> str:
@@ -55,25 +49,84 @@ def report_figures(record: RunRecord, artifacts: Mapping[str, Artifact]) -> dict
 
 
 def _render(record: RunRecord, artifacts: Mapping[str, Artifact], figures: Mapping[str, Any]) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters["figure"] = _figure
-    environment.filters["duration"] = duration
-    evaluation = next((a for a in artifacts.values() if a.manifest.kind == "evaluate"), None)
-    total = sum(stage["wall_s"] or 0 for stage in figures["stages"].values())
-    return environment.get_template("report.html.j2").render(
+    evaluation = next((a.manifest.metrics for a in artifacts.values() if a.manifest.kind == "evaluate"), None)
+    gates = {name: found for name, a in artifacts.items() if (found := readings(a.manifest.kind, a.manifest.metrics))}
+    documents = document_section(artifacts, figures["balance"])
+    conversations = _quarantined_conversations(artifacts)
+    return render(
+        "report.html.j2",
+        title=record.name,
+        contents=_contents(artifacts, gates, documents, conversations, evaluation),
         run=record,
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        total_s=total,
+        total_s=sum(stage["wall_s"] or 0 for stage in figures["stages"].values()),
         stages=figures["stages"],
-        documents=document_section(artifacts, figures["balance"]),
-        quarantined_conversations=_quarantined_conversations(artifacts),
-        gates={name: readings(a.manifest.kind, a.manifest.metrics) for name, a in artifacts.items()},
-        curves={name: svg for name, a in artifacts.items() if (svg := _curves(a)) is not None},
-        evaluation=evaluation.manifest.metrics if evaluation else None,
+        documents=documents,
+        quarantined_conversations=conversations,
+        gates=gates,
+        num_gates=sum(map(len, gates.values())),
+        failing=failing_gates(gates),
+        curves={name: stage_plots(name, [artifact]) for name, artifact in artifacts.items()},
+        evaluation=evaluation,
+        roles=evaluated_roles(artifacts),
+        evaluation_figures=evaluation_figures(evaluation),
         inputs={name: _input_names(name, artifacts) for name in artifacts},
+        plain_metrics={name: plain_metrics(artifact) for name, artifact in artifacts.items()},
     )
+
+
+def _contents(
+    artifacts: Mapping[str, Artifact],
+    gates: Mapping[str, Sequence[Reading]],
+    documents: Mapping[str, Any] | None,
+    conversations: Sequence[Any],
+    evaluation: Mapping[str, Any] | None,
+) -> list[Section]:
+    sections = [Section("gates", "What must hold")] if gates else []
+    if documents is not None:
+        parts = [Section(name, name.title()) for name in ("languages", "lengths") if documents[name]]
+        sections.append(Section("documents", "Documents", (*parts, Section("quarantined", "Quarantined"))))
+    if conversations:
+        sections.append(Section("quarantined-conversations", "Conversations not read"))
+    sections.append(Section("stages", "Stages", tuple(Section(f"stage-{name}", name) for name in artifacts)))
+    if evaluation is not None:
+        sections += [Section("models", "Models side by side"), Section("answers", "Sample answers")]
+    return sections
+
+
+def failing_gates(gates: Mapping[str, Sequence[Reading]]) -> list[str]:
+    """Each gate that does not hold, as a sentence without a full stop."""
+    return [
+        f"{stage}: {words(reading.figure)} is {figure(reading.value)} and must be"
+        f" {'below' if reading.wanted == 'lower' else 'above'} {figure(reading.bound)}"
+        for stage, rows in gates.items()
+        for reading in rows
+        if not reading.holds
+    ]
+
+
+def evaluated_roles(artifacts: Mapping[str, Artifact]) -> list[str]:
+    """The models that the run's evaluation compares, in the order in which the run made them."""
+    evaluation = next((a.manifest for a in artifacts.values() if a.manifest.kind == "evaluate"), None)
+    if evaluation is None:
+        return []
+    made = {artifact.manifest.fingerprint: position for position, artifact in enumerate(artifacts.values())}
+    roles = list(evaluation.metrics["models"])
+    return sorted(roles, key=lambda role: made.get(evaluation.inputs.get(role, ""), len(made)))
+
+
+def evaluation_figures(evaluation: Mapping[str, Any] | None) -> list[str]:
+    """The figures that any model of an evaluation has, in order of appearance."""
+    if evaluation is None:
+        return []
+    return list(dict.fromkeys(key for figures in evaluation["models"].values() for key in figures))
+
+
+def plain_metrics(artifact: Artifact) -> dict[str, Any]:
+    """The figures of a stage that are a number or a word each."""
+    if artifact.manifest.kind == "evaluate":
+        return {}
+    return {k: v for k, v in artifact.manifest.metrics.items() if v is None or isinstance(v, str | int | float)}
 
 
 def _quarantined_conversations(artifacts: Mapping[str, Artifact]) -> list[dict[str, Any]]:
@@ -87,26 +140,6 @@ def _quarantined_conversations(artifacts: Mapping[str, Artifact]) -> list[dict[s
     return list(found.values())[:MAX_QUARANTINED]
 
 
-def _curves(artifact: Artifact) -> str | None:
-    kind = STAGE_KINDS.get(artifact.manifest.kind)
-    if kind is None or not kind.curves:
-        return None
-    try:
-        lines = storage.read_bytes(artifact.path("metrics.jsonl")).splitlines()
-    except FileNotFoundError:
-        return None
-    rows = [json.loads(line) for line in lines if line.strip()]
-    return curve_panels(rows, [(curve.key, curve.label) for curve in kind.curves])
-
-
 def _input_names(name: str, artifacts: Mapping[str, Artifact]) -> list[str]:
     wanted = set(artifacts[name].manifest.inputs.values())
     return [other for other, artifact in artifacts.items() if artifact.manifest.fingerprint in wanted]
-
-
-def _figure(value: object) -> str:
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "–"}[value]
-    if isinstance(value, float):
-        return f"{value:,.4g}" if abs(value) < 10000 else f"{value:,.0f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)

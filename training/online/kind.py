@@ -43,6 +43,9 @@ PPO = StageKind(
         # Fewer than half as many different answers is collapse, whatever the reward says.
         Gate("distinct_answers_after", "higher", "distinct_answers_before", lambda before, _: (before - 1) / 2),
     ),
-    curves=(Curve("reward", "mean reward"), Curve("kl", "KL to the reference, nats per answer")),
+    curves=(
+        Curve("reward", "mean reward", "heldout_reward_before", "held-out reward before training"),
+        Curve("kl", "KL to the reference, nats per answer", "kl_ceiling", "ceiling"),
+    ),
     model="policy",
 )

@@ -40,8 +40,8 @@ PRETRAIN = StageKind(
         Gate("heldout_loss", "lower", "unigram_entropy", lambda entropy, _: entropy - 0.5),
     ),
     curves=(
-        Curve("loss", "loss, nats per token"),
-        Curve("heldout_loss", "held-out loss"),
+        Curve("loss", "training loss, nats per token", "unigram_entropy"),
+        Curve("heldout_loss", "held-out loss, nats per token", "unigram_entropy"),
         Curve("grad_norm", "gradient norm"),
     ),
     model="policy",

@@ -3,133 +3,34 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from cluster.contracts.artifacts import Artifact, Manifest, write_manifest
+from cluster.contracts.artifacts import write_manifest
 from cluster.contracts.errors import StageFailed
-from cluster.contracts.records import QUARANTINE_SCHEMA
 from cluster.report.documents import (
     SHARDS_FOR_EXAMPLES,
     around_difference,
     balance,
     chains,
     document_section,
+    funnel,
     length_classes,
 )
-from cluster.report.write import write_report
+from cluster.report.write import evaluated_roles, write_report
 from cluster.run_record import RunRecord, RunStage, read_run, write_run
 from dataprep.documents import (
     CONTAMINATION_SCHEMA,
-    DOCUMENT_SCHEMA,
-    DROPPED_SCHEMA,
-    REMOVAL_SCHEMA,
-    Shard,
     read_shard_table,
-    signature_schema,
     write_shard_table,
     write_table,
 )
-
-
-def _artifact(
-    root: Path,
-    kind: str,
-    inputs: dict[str, str],
-    metrics: dict[str, Any],
-    config: dict[str, Any] | None = None,
-    **more: Any,
-) -> Artifact:
-    fingerprint = f"{kind}0"
-    uri = str(root / kind / fingerprint)
-    manifest = Manifest(kind, fingerprint, config or {}, inputs, metrics, timings={"wall_s": 1.5}, **more)
-    write_manifest(uri, manifest, [])
-    return Artifact(uri, manifest)
-
-
-def _write_parts(clean: str, dedupe: str) -> None:
-    """One shard of six documents with a dropped page, whose text is hostile, a quarantined line and an overlap."""
-    shared = "the same words " * 9
-    texts = [shared + "and <i>this</i>", shared + "and that " * 99, "c", "d", shared + "and <i>this</i>", "f"]
-    documents = [{"text": text, "uri": "a.jsonl", "offset": n} for n, text in enumerate(texts)]
-    dropped = [{"reason": "too_short", "uri": "a.jsonl", "url": "http://a", "head": "<script>alert(1)</script>"}]
-    quarantined = [
-        {"uri": "a.jsonl", "offset": 7, "reason": "bad_json", "detail": "{"},
-        {"uri": "b.jsonl", "offset": -1, "reason": "empty_file", "detail": ""},
-    ]
-    hit = {"uri": "a.jsonl", "evaluation_file": "/data/gsm.jsonl", "evaluation_line": 12, "passage": "<b>Ann has</b>"}
-    lengths = [{"num_characters": n} for n in (10, 199, 200, 3000, 3000, 10**6)]
-    reasons = {1: "near_duplicate", 4: "exact_duplicate"}
-    removals = [{"row": row, "reason": reason, "survivor": 0, "corpus": 0} for row, reason in reasons.items()]
-    files = {
-        role: write_table(clean, f"{role}.parquet", pa.Table.from_pylist(rows, schema=schema))
-        for role, rows, schema in (
-            ("documents", documents, DOCUMENT_SCHEMA),
-            ("dropped", dropped, DROPPED_SCHEMA),
-            ("quarantined", quarantined, QUARANTINE_SCHEMA),
-            ("contamination", [{**hit, "offset": n} for n in (3, 3, 9)], CONTAMINATION_SCHEMA),
-            ("signatures", lengths, signature_schema(1, pa.uint32())),
-        )
-    }
-    shard = Shard(0, "a.jsonl", "a", clean, 6, 60, **files)
-    write_shard_table(clean, [shard])
-    removed = write_table(dedupe, "removals.parquet", pa.Table.from_pylist(removals, schema=REMOVAL_SCHEMA))
-    write_shard_table(dedupe, [replace(shard, removals=removed, num_removed=2)])
-
-
-def _run(root: Path, read: int = 10) -> RunRecord:
-    artifacts = {
-        "clean": _artifact(
-            root,
-            "clean",
-            {},
-            {
-                "read": read,
-                "kept": 6,
-                "dropped": {"too_short": 3},
-                "quarantined": 1,
-                "quarantine_reasons": {"bad_json": 1},
-                "languages_seen": {"en": 6, "de": 3},
-                "evaluation_texts_left_out": {"mmlu.jsonl": 2},
-                "contamination": {"/data/gsm.jsonl": 3},
-            },
-            {"decontamination": {"mode": "filter", "action": "cut"}},
-        ),
-        "dedupe": _artifact(
-            root,
-            "dedupe",
-            {"parts": "clean0"},
-            {"documents": 6, "kept": 4, "removed": {"exact_duplicate": 1, "near_duplicate": 1}},
-        ),
-        "pretrain": _artifact(
-            root,
-            "pretrain",
-            {},
-            {"heldout_loss": 5.0, "unigram_entropy": 6.0},
-            engine={"class": "DeepSpeedEngine", "zero_stage": 1, "world_size": 2},
-        ),
-        "evaluate": _artifact(
-            root,
-            "evaluate",
-            {},
-            {
-                "models": {"base": {"heldout_loss": 5.0}, "sft": {"heldout_loss": 5.5, "reward": 1.0}},
-                "samples": [{"prompt": "Hi <b>", "answers": {"base": "yo", "sft": "hello"}}],
-            },
-        ),
-    }
-    _write_parts(artifacts["clean"].uri, artifacts["dedupe"].uri)
-    (root / "pretrain" / "pretrain0" / "metrics.jsonl").write_text(
-        "\n".join(json.dumps({"step": i, "loss": 8.0 / i}) for i in range(1, 5))
-    )
-    stages = {n: RunStage(a.manifest.kind, a.uri, a.manifest.fingerprint, True) for n, a in artifacts.items()}
-    return RunRecord("demo", {"name": "demo", "storage": str(root)}, stages)
+from tests.unit.cluster.report.small_run import make_artifact, make_run
 
 
 def test_every_row_that_was_read_is_accounted_for(tmp_path: Path) -> None:
-    record = _run(tmp_path)
+    record = make_run(tmp_path)
     assert balance(record.artifacts()) == {
         "read": 10,
         "kept": 4,
@@ -139,20 +40,20 @@ def test_every_row_that_was_read_is_accounted_for(tmp_path: Path) -> None:
 
 
 def test_a_lost_row_fails_the_report(tmp_path: Path) -> None:
-    record = _run(tmp_path, read=11)
+    record = make_run(tmp_path, read=11)
     with pytest.raises(StageFailed, match="11 records read, but 4 kept"):
         balance(record.artifacts())
 
 
 def test_the_page_is_one_file_with_plots_and_escaped_text(tmp_path: Path) -> None:
-    page = Path(write_report(_run(tmp_path))).read_text()
-    assert page.count("<svg") == 4  # funnel, languages, lengths, one loss curve
+    page = Path(write_report(make_run(tmp_path))).read_text()
+    assert page.count("<svg") == 1  # the loss curve
+    assert page.count('<table class="bars"') == 3  # funnel, languages, lengths
     assert "<script" not in page
     assert "&lt;script&gt;" in page
-    assert "src=" not in page
     assert "DeepSpeedEngine, ZeRO-1, 2 workers" in page
-    assert '<td class="n">7</td><td>bad_json</td>' in page
-    assert '<td class="n">whole file</td><td>empty_file</td>' in page
+    assert '<td class="n" data-label="offset">7</td><td data-label="reason">bad_json</td>' in page
+    assert '<td class="n" data-label="offset">whole file</td><td data-label="reason">empty_file</td>' in page
     figures = json.loads((tmp_path / "runs" / "demo" / "report.json").read_text())
     assert figures["stages"]["pretrain"] == {
         "kind": "pretrain",
@@ -164,8 +65,42 @@ def test_the_page_is_one_file_with_plots_and_escaped_text(tmp_path: Path) -> Non
     assert figures["balance"]["read"] == 10
 
 
+def test_gates_stand_at_the_top_with_a_verdict_that_names_those_that_fail(tmp_path: Path) -> None:
+    record = make_run(tmp_path)
+    page = Path(write_report(record)).read_text()
+    assert "1 of 1 gate holds" in page
+    assert page.index('class="verdict good"') < page.index('id="documents"')
+    pretrain = record.artifacts()["pretrain"]
+    manifest = replace(pretrain.manifest, metrics={"heldout_loss": 5.8, "unigram_entropy": 6.0})
+    write_manifest(pretrain.uri, manifest, [])
+    page = Path(write_report(record)).read_text()
+    assert 'class="verdict bad"' in page
+    assert "0 of 1 gate holds" in page
+    assert "pretrain: held-out loss is 5.8 and must be below 5.5." in page
+
+
+def test_the_funnel_begins_each_loss_where_what_is_left_ends(tmp_path: Path) -> None:
+    found = funnel(make_run(tmp_path).artifacts())
+    assert found.title == "4 of 10 records stay (40%); the largest loss is 3 by too_short"
+    clean, dedupe = found.steps
+    assert [(bar.name, bar.count, bar.offset) for bar in clean.lost] == [("too_short", 3, 0.7), ("quarantined", 1, 0.6)]
+    assert (clean.left.name, clean.left.count) == ("left after clean", 6)
+    assert [(bar.name, bar.offset) for bar in dedupe.lost] == [("exact_duplicate", 0.5), ("near_duplicate", 0.4)]
+    assert found.kept.count == 4
+    assert funnel({}).title == "No record was read"
+
+
+def test_models_stand_in_the_order_in_which_they_were_made(tmp_path: Path) -> None:
+    artifacts = make_run(tmp_path).artifacts()
+    evaluation = artifacts["evaluate"]
+    metrics = {"models": {"a": {}, "base": {}, "z": {}}, "samples": []}
+    inputs = {"a": "evaluate0", "base": "pretrain0", "z": "clean0"}
+    manifest = replace(evaluation.manifest, metrics=metrics, inputs=inputs)
+    assert evaluated_roles({**artifacts, "evaluate": replace(evaluation, manifest=manifest)}) == ["z", "base", "a"]
+
+
 def test_duplicates_stand_beside_what_stays_from_where_they_differ(tmp_path: Path) -> None:
-    page = Path(write_report(_run(tmp_path))).read_text()
+    page = Path(write_report(make_run(tmp_path))).read_text()
     exact, near = page.index(">exact duplicate<"), page.index(">near duplicate<")
     assert page[exact:near].count("the same words " * 9 + "and &lt;i&gt;this&lt;/i&gt;<") == 2
     removed, stays = page[near:].split("<br>")[2:4]
@@ -184,7 +119,7 @@ def test_texts_are_shown_from_shortly_before_they_differ() -> None:
 
 
 def test_what_was_hit_of_evaluation_sets_and_how_long_documents_are_is_told(tmp_path: Path) -> None:
-    artifacts = _run(tmp_path).artifacts()
+    artifacts = make_run(tmp_path).artifacts()
     section = document_section(artifacts, balance(artifacts))
     assert section is not None
     assert section["contamination"] == {
@@ -202,13 +137,13 @@ def test_what_was_hit_of_evaluation_sets_and_how_long_documents_are_is_told(tmp_
         "0 to 199": 1, "200 to 499": 1, "2,000 to 4,999": 1, "100,000 or more": 1,
     }  # fmt: skip
     assert not sampled
-    page = Path(write_report(_run(tmp_path))).read_text()
+    page = Path(write_report(make_run(tmp_path))).read_text()
     assert "<b>Ann" not in page
     assert "or have more numbers than words: mmlu.jsonl 2." in page
 
 
 def test_passages_of_parts_that_are_not_read_and_of_files_of_one_name_are_told(tmp_path: Path) -> None:
-    record = _run(tmp_path)
+    record = make_run(tmp_path)
     clean = record.artifacts()["clean"]
     (shard,) = read_shard_table(clean.uri)
     rows = [
@@ -244,11 +179,11 @@ def test_a_chain_follows_the_documents_and_repeated_lines_are_in_the_balance(tmp
         "documents": 6, "kept": 5, "dropped": {"repeated_lines": 1}, "repeated_lines": 2, "lines": 90, "cut_lines": 7,
         "cut_documents": 4, "most_repeated": [{"documents": 4, "within": "site", "text": "<i>Share</i>"}],
     }  # fmt: skip
-    artifacts = _run(tmp_path).artifacts()
-    lines = _artifact(tmp_path, "repeated_lines", {"parts": "clean0"}, metrics)
+    artifacts = make_run(tmp_path).artifacts()
+    lines = make_artifact(tmp_path, "repeated_lines", {"parts": "clean0"}, metrics)
     shards = read_shard_table(artifacts["clean"].uri)
     write_shard_table(lines.uri, shards)
-    deduped = _artifact(tmp_path / "x", "dedupe", {"parts": "repeated_lines0"}, {"kept": 3, "removed": {"url": 2}})
+    deduped = make_artifact(tmp_path / "x", "dedupe", {"parts": "repeated_lines0"}, {"kept": 3, "removed": {"url": 2}})
     write_shard_table(deduped.uri, shards)
     chain = {"clean": artifacts["clean"], "lines": lines, "dedupe": deduped}
     assert balance(chain)["dropped"] == {"too_short": 3, "url": 2, "repeated_lines": 1}
@@ -258,13 +193,13 @@ def test_a_chain_follows_the_documents_and_repeated_lines_are_in_the_balance(tmp
 
 
 def test_a_run_that_is_not_finished_has_a_report_too(tmp_path: Path) -> None:
-    record = _run(tmp_path)
+    record = make_run(tmp_path)
     stages = {**record.stages, "evaluate": RunStage("evaluate", "nowhere", "x", False)}
     assert "demo" in Path(write_report(RunRecord("demo", record.spec, stages))).read_text()
 
 
 def test_a_run_is_found_by_name_and_by_path(tmp_path: Path) -> None:
-    record = _run(tmp_path)
+    record = make_run(tmp_path)
     write_run(record)
     assert read_run("demo", str(tmp_path)) == record
     assert read_run(str(tmp_path / "runs" / "demo.json"), "elsewhere") == record
@@ -274,7 +209,7 @@ def test_a_run_is_found_by_name_and_by_path(tmp_path: Path) -> None:
 
 
 def test_documents_deduplicated_twice_are_counted_once(tmp_path: Path) -> None:
-    record = _run(tmp_path)
+    record = make_run(tmp_path)
     again = {**record.stages, "dedupe_again": record.stages["dedupe"], "clean_again": record.stages["clean"]}
     twice = RunRecord("demo", record.spec, again)
     assert balance(twice.artifacts()) == balance(record.artifacts())
