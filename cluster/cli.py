@@ -187,11 +187,32 @@ def chat(
 
 
 @app.command()
-def report(run_name: RunName, storage: RunStorage = DEFAULT_STORAGE) -> None:
-    """Write a run's report.html and report.json again and say where they are."""
-    from cluster.report.write import write_report
+def report(
+    run_name: RunName,
+    other_run: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="a second run: write both side by side instead")
+    ] = None,
+    storage: RunStorage = DEFAULT_STORAGE,
+    output: Annotated[
+        str | None, typer.Option(metavar="FILE.html", help="where the comparison of two runs goes")
+    ] = None,
+) -> None:
+    """Write a run's report.html and report.json again, or compare two runs, and say where it is."""
+    if other_run is None:
+        if output is not None:
+            raise SpecError(
+                [Problem("--output", output, "is for two runs", "a run's own report lies in its directory")],
+                "raymill report",
+            )
+        from cluster.report.write import write_report
 
-    print(write_report(read_run(run_name, storage)))
+        print(write_report(read_run(run_name, storage)))
+        return
+    runs = read_run(run_name, storage), read_run(other_run, storage)
+    from cluster.report.compare import write_comparison
+
+    place = output if output is None or "://" in output else os.path.abspath(output)
+    print(write_comparison(*runs, place))
 
 
 @app.command()

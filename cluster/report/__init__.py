@@ -1,1 +1,4 @@
-"""The report of a run: one page for people, one JSON file with the same figures for programs. Begin with `write.py`."""
+"""The report of a run, and the comparison of two: a page for people, a JSON file with the same figures for programs.
+
+Begin with `write.py` (one run) and `compare.py` (two). Both pages extend `templates/page.html.j2`.
+"""

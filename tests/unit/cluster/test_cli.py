@@ -42,6 +42,7 @@ def test_a_bad_spec_exits_2_with_every_problem_before_ray_starts(tmp_path: Path)
         (("nonsense",), 2, "No such command"),
         (("serve", "absent"), 2, "there is no run"),
         (("report", "absent", "--storage", "/nowhere"), 2, "there is no run"),
+        (("report", "absent", "--output", "x.html"), 2, "is for two runs"),
         (("verify", "absent"), 2, "there is no run"),
         (("chat",), 2, "either a run or --url"),
         (("explain", "nonsense"), 2, "is no stage kind"),
