@@ -5,8 +5,9 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 SOURCE_ONLY := deepspeed fasttext
+NOT_COMPILED := /(tests?|torch/testing|ray/rllib|moto|mypyc?|pip|setuptools|transformers/models/(?!auto|llama|mistral|qwen3|gpt2|bloom|encoder_decoder)[^/]+)/
 
 # As many threads as a process needs; spinning threads of one starve the others on the same cores.
 export OMP_WAIT_POLICY := PASSIVE
@@ -28,18 +29,23 @@ help:
 setup: $(STAMP)
 
 # The lock names every package, so pip has nothing to resolve: it fetches, checks the hash and unpacks.
+# - DeepSpeed and fastText are published as source only. The locked setuptools and pybind11 build them, without debug
+#   information (half of the compiler's time) and without DeepSpeed's C++ operators; pip keeps the wheels in its cache.
 # - torch has no hash, since CPU and CUDA builds share the version number and the index decides which one it is. Its
 #   dependencies are resolved: a CPU build finds all of them there, a CUDA build brings those that its metadata names.
-# - DeepSpeed and fastText are published as source only. They are built with the locked setuptools and pybind11;
-#   pip keeps the wheels in its cache for the next environment. DeepSpeed's C++ operators are not built.
+# - Modules are compiled to bytecode on all cores, and only those that Raymill may import: not packages' own tests nor
+#   hundreds of model architectures. The others Python compiles when they are first imported, as always.
+#   (compileall ends with an error where a package ships templates or code for another Python.)
 # - Numba's kernels are compiled into the user's cache at the end, so that no stage waits for them.
 $(STAMP): pyproject.toml constraints.txt requirements.lock requirements-source.lock
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) --no-deps --require-hashes --requirement requirements.lock
+	DS_BUILD_OPS=0 CXXFLAGS=-g0 $(INSTALL) --no-deps --no-build-isolation --require-hashes \
+	    --requirement requirements-source.lock
 	$(INSTALL) --constraint constraints.txt torch
-	DS_BUILD_OPS=0 $(INSTALL) --no-deps --no-build-isolation --require-hashes --requirement requirements-source.lock
 	$(INSTALL) --no-deps --no-build-isolation --editable .
 	$(BIN)/python -m pip check
+	$(BIN)/python -m compileall -qq -j 0 -x '$(NOT_COMPILED)' $(VENV)/lib/python*/site-packages || true
 	$(BIN)/python -m dataprep.compile_kernels
 	@touch $(STAMP)
 
