@@ -20,24 +20,38 @@ from cluster.stage_kinds import STAGE_KINDS
 from cluster.terminal import Terminal, quiet_terminal
 
 app = typer.Typer(
-    help="Raw web crawl in, a served and aligned language model out. One job spec, on a laptop or a cluster.",
+    help="Takes a raw web crawl in and gives a served, aligned language model out, as one job spec says. It runs alike"
+    " on a laptop and on a Ray cluster.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
-SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="a job spec, such as job_specs/quickstart.yaml")]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="a run's name, or the path of its .json file")]
+SpecPath = Annotated[
+    Path, typer.Argument(metavar="SPEC", help="The job spec, a YAML file such as job_specs/quickstart.yaml.")
+]
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help="The run: the `name` in its spec, or the path of its .json file.")
+]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="override one setting, e.g. --set stages.dpo.beta=0.2"),
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="Override one setting of the spec, as in --set stages.dpo.beta=0.2. May be given several times; the value"
+        " is read as YAML.",
+    ),
 ]
 StorageOption = Annotated[
-    str | None, typer.Option(help="where artifacts go: a directory or s3:// URI (default: the spec's)")
+    str | None,
+    typer.Option(
+        metavar="DIRECTORY|URI",
+        help="Where artifacts, runs and reports go: a directory or an s3:// URI.  [default: `storage` of the spec]",
+    ),
 ]
 RunStorage = Annotated[
-    str, typer.Option("--storage", help="the storage that the run was written to: a directory or s3:// URI")
+    str, typer.Option("--storage", help="The storage that the run was written to: a directory or s3:// URI.")
 ]
 
 
@@ -45,10 +59,19 @@ RunStorage = Annotated[
 def run(
     spec: SpecPath,
     storage: StorageOption = None,
-    address: Annotated[str | None, typer.Option(help="a running Ray cluster to join; without it Ray runs here")] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="The Ray cluster to join: its address, or `auto` on one of its nodes.  [default: a Ray of its own,"
+            " started on this machine and stopped at the end]"
+        ),
+    ] = None,
     settings: SetOption = None,
 ) -> None:
-    """Run every stage of a spec that isn't there yet, then write the report."""
+    """Run the stages of a spec that are not there yet.
+
+    Then the report is written. A run that was stopped or killed goes on when the same command is given again.
+    """
     job = _load(spec, storage, settings)
     from cluster.runner import log_directory, run_spec
 
@@ -73,14 +96,15 @@ def run(
 def train(
     spec: SpecPath,
     stage: Annotated[
-        str, typer.Argument(metavar="STAGE", help="a training stage of the spec; its inputs must be there")
+        str, typer.Argument(metavar="STAGE", help="A training stage of the spec, whose inputs are finished already.")
     ],
     storage: StorageOption = None,
     settings: SetOption = None,
 ) -> None:
-    """Run one training stage without Ray, in this process or as a rank of torchrun.
+    """Run one training stage without Ray.
 
-    Several workers: torchrun --nproc-per-node N -m cluster train SPEC STAGE
+    It runs in this process, or as a rank of torchrun, and makes the same artifact. For several workers:
+    torchrun --nproc-per-node N -m cluster train SPEC STAGE
     """
     job = _load(spec, storage, settings)
     from cluster.run_without_ray import train_stage
@@ -102,11 +126,15 @@ def train(
 
 @app.command()
 def plan(spec: SpecPath, storage: StorageOption = None, settings: SetOption = None) -> None:
-    """Show what would run and what is there already. Changes nothing."""
+    """Check a spec, and show what would run. Nothing is changed.
+
+    What is there already is shown as such, with the fingerprint that names its directory.
+    """
     job = _load(spec, storage, settings)
     from cluster.plan import make_plan
 
     table = Table("stage", "kind", "inputs", "processes at once", "state", "fingerprint", box=None, pad_edge=False)
+    table.columns[-1].no_wrap = True  # a fingerprint is copied from here, so it is shown whole
     for stage in make_plan(job):
         roles = ", ".join(f"{count} {role} x {r.cpus:g} CPU" for role, count, r in stage.config.roles())
         inputs = ", ".join(dict.fromkeys(job.dependencies(stage.name).values()))
@@ -118,12 +146,19 @@ def plan(spec: SpecPath, storage: StorageOption = None, settings: SetOption = No
 @app.command()
 def submit(
     spec: SpecPath,
-    address: Annotated[str, typer.Option(help="the cluster's dashboard, e.g. http://127.0.0.1:8265")],
+    address: Annotated[str, typer.Option(help="The address of the cluster's dashboard, as in http://HEAD:8265.")],
     storage: StorageOption = None,
     settings: SetOption = None,
-    follow: Annotated[bool, typer.Option(help="show the job's log and exit with its code")] = True,
+    follow: Annotated[
+        bool,
+        typer.Option(help="Show the job's log until it ends, and exit with its code; or return once it is submitted."),
+    ] = True,
 ) -> None:
-    """Run a spec as a job on a running Ray cluster (Ray Jobs)."""
+    """Run a spec as a job on a Ray cluster that is up already.
+
+    Raymill's packages, the spec and inputs on this machine are sent along; the cluster needs the Python packages, and
+    storage that all its nodes see.
+    """
     job = _load(spec, storage, settings)
     from cluster.submit import submit_job
 
@@ -137,11 +172,18 @@ def submit(
 
 @app.command()
 def export(
-    stage_uri: Annotated[str, typer.Argument(metavar="STAGE", help="a finished pre-training stage's directory or URI")],
-    output: Annotated[str, typer.Argument(metavar="OUT", help="where the Hugging Face directory goes")],
-    step: Annotated[int | None, typer.Option(help="the checkpoint's step; without it the newest that was kept")] = None,
+    stage_uri: Annotated[
+        str, typer.Argument(metavar="STAGE", help="The directory or URI of a finished pretrain stage.")
+    ],
+    output: Annotated[str, typer.Argument(metavar="OUT", help="The directory or URI to write the model to.")],
+    step: Annotated[
+        int | None, typer.Option(help="The step of the checkpoint.  [default: the newest that was kept]")
+    ] = None,
 ) -> None:
-    """Make a model of a checkpoint that pre-training kept (keep_every_steps, keep_best)."""
+    """Make a Hugging Face model of a checkpoint that pre-training kept.
+
+    A stage keeps those that its settings keep_every_steps and keep_best name.
+    """
     from training.pretrain.export_checkpoint import export_checkpoint
 
     checkpoint = export_checkpoint(stage_uri, output, step=step)
@@ -153,15 +195,28 @@ def serve(
     run_name: RunName,
     storage: RunStorage = DEFAULT_STORAGE,
     model: Annotated[
-        str | None, typer.Option(help="the stage whose model to serve (default: the most aligned)")
+        str | None,
+        typer.Option(help="The stage whose model is served.  [default: the most aligned model that is finished]"),
     ] = None,
-    host: Annotated[str, typer.Option(help="address to bind; beyond loopback only with keys")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
-    key_file: Annotated[Path | None, typer.Option(help="file with one API key a line (or RAYMILL_API_KEYS)")] = None,
-    cpus: Annotated[int, typer.Option(min=1, help="CPUs that the servers share")] = 2,
-    gpus: Annotated[int, typer.Option(min=0, help="GPUs that the servers share; 0: they run on CPUs")] = 0,
+    host: Annotated[
+        str, typer.Option(help="The address to listen on. One that other machines reach is refused without API keys.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 8000,
+    key_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file with an API key a line, beside those in the variable RAYMILL_API_KEYS.  [default: no keys are"
+            " asked for]"
+        ),
+    ] = None,
+    cpus: Annotated[int, typer.Option(min=1, help="CPUs, shared evenly by the policy and the reward model.")] = 2,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs, shared in the same way; with 0 both models run on CPUs.")] = 0,
 ) -> None:
-    """Answer on HTTP: /v1/chat/completions, /v1/completions and /v1/score."""
+    """Serve a run's model over HTTP, in OpenAI's shapes.
+
+    Its reward model is served too, where it has one, until Ctrl-C. The endpoints are /v1/chat/completions,
+    /v1/completions, /v1/score, /v1/models and /healthz.
+    """
     record = read_run(run_name, storage)
     from cluster.serve import serve_run
 
@@ -170,14 +225,32 @@ def serve(
 
 @app.command()
 def chat(
-    run_name: Annotated[str | None, typer.Argument(metavar="[RUN]", help="a run; or give --url")] = None,
+    run_name: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="The run whose model answers; or give --url.")
+    ] = None,
     storage: RunStorage = DEFAULT_STORAGE,
-    model: Annotated[str | None, typer.Option(help="the stage whose model answers (default: the most aligned)")] = None,
-    url: Annotated[str | None, typer.Option(help="talk to a server that runs already")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="The stage whose model answers.  [default: the most aligned model that is finished]"),
+    ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(help="Talk to a server that runs already, at this address; its key is in RAYMILL_API_KEYS."),
+    ] = None,
 ) -> None:
-    """Talk to a run's model in the terminal."""
+    """Talk to a run's model in the terminal.
+
+    There, /reset forgets the conversation and /quit leaves.
+    """
     if (run_name is None) == (url is None):
-        raise SpecError([Problem("", None, "give either a run or --url")], "raymill chat")
+        raise SpecError(
+            [
+                Problem(
+                    "", None, "needs either a run or --url", "raymill chat RUN, or raymill chat --url http://HOST:8000"
+                )
+            ],
+            "raymill chat",
+        )
     from cluster.serve import chat_with_run, chat_with_url
 
     if url is not None:
@@ -217,12 +290,25 @@ def report(
 
 @app.command()
 def inspect(
-    corpus: Annotated[str, typer.Argument(metavar="CORPUS", help="a run's name, or the URI of a documents artifact")],
+    corpus: Annotated[
+        str,
+        typer.Argument(
+            metavar="CORPUS",
+            help="A run's name, or the directory of a clean, repeated_lines or dedupe stage. Of a run, the last of"
+            " these counts.",
+        ),
+    ],
     storage: RunStorage = DEFAULT_STORAGE,
-    url: Annotated[str | None, typer.Option(help="only say what became of this URL")] = None,
-    examples: Annotated[int, typer.Option(min=0, help="rows to show for each reason")] = 2,
+    url: Annotated[
+        str | None,
+        typer.Option(help="Say only what became of the page at this URL; exit with 1 where no record has it."),
+    ] = None,
+    examples: Annotated[int, typer.Option(min=0, help="Documents to show for each reason.")] = 2,
 ) -> None:
-    """Show what a corpus holds, what was dropped and why, with examples; or what became of one URL."""
+    """Show what a corpus holds, and what was dropped and why.
+
+    With examples of each reason; or, with --url, what became of one page.
+    """
     from cluster.inspect import (
         count_quarantined_without_url,
         find_url,
@@ -244,10 +330,16 @@ def inspect(
 
 @app.command()
 def verify(
-    target: Annotated[str, typer.Argument(metavar="URI_OR_RUN", help="an artifact's directory, or a run's name")],
+    target: Annotated[
+        str, typer.Argument(metavar="URI_OR_RUN", help="The directory or URI of an artifact, or a run's name.")
+    ],
     storage: RunStorage = DEFAULT_STORAGE,
 ) -> None:
-    """Read every file of an artifact, or of a run, against its size and SHA-256; exit code 1 if any differs."""
+    """Compare files with their SHA-256 of when they were written.
+
+    Reads every file of an artifact, or of all finished stages of a run. Exits with 1 if any differs, and names
+    those files.
+    """
     from cluster.verify import artifacts_of, bad_files, expected_files
 
     files, bad = expected_files(artifacts_of(target, storage))
@@ -310,11 +402,16 @@ def _load(spec: Path, storage: str | None, settings: list[str] | None) -> JobSpe
     for setting in settings or ():
         path, separator, value = setting.partition("=")
         if not separator:
-            raise SpecError([Problem("--set", setting, "is not PATH=VALUE")], "the command line")
+            raise SpecError(
+                [Problem("--set", setting, "has no '='", "PATH=VALUE, as in stages.dpo.beta=0.2")], "the command line"
+            )
         try:
             overrides[path] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise SpecError([Problem(f"--set {path}", value, "is not a YAML value")], "the command line") from error
+            raise SpecError(
+                [Problem(f"--set {path}", value, "is not a YAML value", "quote it, as in PATH='[1, 2]'")],
+                "the command line",
+            ) from error
     if storage is not None:
         overrides["storage"] = storage if "://" in storage else os.path.abspath(storage)
     return load_spec(spec, overrides)

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from cluster.cli import app
+from cluster.spec import load_spec
+
 ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = ("run", "plan", "submit", "serve", "chat", "report", "inspect", "verify", "explain", "schema")
 
@@ -20,6 +23,15 @@ def _raymill(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_names_every_command() -> None:
     shown = _raymill("--help").stdout
     assert all(f"  {command} " in shown for command in COMMANDS)
+
+
+def test_every_command_and_option_says_what_it_does() -> None:
+    import typer
+
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    silent = [name for name, command in commands.items() if not command.help]
+    silent += [f"{name} {p.name}" for name, command in commands.items() for p in command.params if not p.help]
+    assert silent == []
 
 
 def test_a_bad_spec_exits_2_with_every_problem_before_ray_starts(tmp_path: Path) -> None:
@@ -46,7 +58,7 @@ def test_a_bad_spec_exits_2_with_every_problem_before_ray_starts(tmp_path: Path)
         (("verify", "absent"), 2, "there is no run"),
         (("chat",), 2, "either a run or --url"),
         (("explain", "nonsense"), 2, "is no stage kind"),
-        (("run", "job_specs/quickstart.yaml", "--set", "seed"), 2, "is not PATH=VALUE"),
+        (("run", "job_specs/quickstart.yaml", "--set", "seed"), 2, "has no '='"),
         (("run", "job_specs/quickstart.yaml", "--set", "stages.dpo.betta=1"), 2, "did you mean 'beta'"),
     ],
 )
@@ -87,3 +99,5 @@ def test_plan_changes_nothing(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "pretrain" in done.stdout
     assert not (tmp_path / "out").exists()
+    num_stages = len(load_spec(ROOT / "job_specs" / "quickstart.yaml").stages)
+    assert len(re.findall(r"\b[0-9a-f]{16}\b", done.stdout)) == num_stages, "fingerprints are shown whole"
