@@ -1,9 +1,11 @@
-"""What names an artifact: a hash of all that determines its content, and of nothing else.
+"""The fingerprint that names an artifact: a hash of all that determines its content, and of nothing else.
 
-In: the stage's kind and version, its settings, the seed, its inputs' fingerprints, its raw inputs (name, size
-and mtime/ETag, or SHA-256 where the spec asks). Out: whatever cannot change results: resources, micro-batches,
-directories, logging. So a result is never overwritten, a re-run finds what is there, and a changed setting
-reruns its stage and what depends on it, no more.
+A fingerprint covers the stage's kind and version, its settings, the seed where it is used, the fingerprints of its
+inputs, and its raw inputs: their names, with sizes and times of change (or ETags), or with SHA-256 where the spec asks
+for it. What can't change results is left out: resources, micro-batches, directories, logging.
+
+So a result is never overwritten, a second run finds what the first one made, and a changed setting runs its own stage
+and those that depend on it, and no other.
 """
 
 from __future__ import annotations
@@ -27,11 +29,10 @@ def digest(value: Any) -> str:
 
 
 def result_settings(config: StageConfig) -> dict[str, Any]:
-    """The settings of a stage that change its results.
+    """The settings of a stage that change its results, as plain values.
 
-    Inputs, raw paths and the fields made with `not_in_fingerprint` are not among them.
-
-    Where a setting names files, the content of these stands for it.
+    Inputs, the paths of raw inputs and fields made with `not_in_fingerprint` are left out. A setting that names files,
+    such as word lists, is replaced by the hashes of their content, so that the files may move.
     """
     left_out = {*config.fields_not_in_fingerprint(), *config.input_fields(), *config.file_fields()}
     settings = config.model_dump(mode="json", exclude=left_out)
@@ -42,7 +43,7 @@ def result_settings(config: StageConfig) -> dict[str, Any]:
 
 
 def settings_fingerprint(config: StageConfig, seed: int) -> str:
-    """Names what is shared by all artifacts of one kind made with the same settings, whatever their inputs."""
+    """The name of what all artifacts of one kind and the same settings share, whatever their inputs: clean's parts."""
     return digest({"version": config.stage_version, "settings": result_settings(config), "seed": _seed(config, seed)})
 
 
@@ -53,7 +54,11 @@ def stage_fingerprint(
     inputs: Mapping[str, str],
     files: Mapping[str, Iterable[tuple[str, Any]]],
 ) -> str:
-    """`inputs`: role -> fingerprint; `files`: field -> (name, identity) of each raw input, in order."""
+    """The fingerprint of a stage's artifact: `HEX_DIGITS` hexadecimal digits.
+
+    `inputs` maps each role to the fingerprint of the artifact that it takes. `files` maps each field of raw inputs to
+    (name, identity) of its files, as `file_identities` gives them; their order counts.
+    """
     return digest(
         {
             "kind": config.kind,
@@ -67,11 +72,12 @@ def stage_fingerprint(
 
 
 def file_identities(patterns: Iterable[str], how: Literal["stat", "content"]) -> list[tuple[str, Any]]:
-    """(name, what tells its version) of each file that the patterns match, sorted by URI.
+    """(name, identity) of each file that the patterns match, sorted by URI.
 
-    The name is the path below the directory of all files, in brackets that of its own pattern's files: clean keeps
-    the inputs apart. So a whole data directory may move. A file that is matched twice stands twice: some stages read
-    it twice.
+    The identity is [size in bytes, time of change in ns], or the SHA-256 with `how="content"`. The name is the file's
+    path below the directory that holds all files, so that a whole data directory may move. The directory of its own
+    pattern follows in brackets, since clean keeps the inputs of different patterns apart. A file that two patterns
+    match is listed twice, since some stages read it twice.
     """
     matched = [storage.expand(pattern) for pattern in patterns]
     found = sorted((file for files in matched for file in files), key=lambda file: file.uri)
@@ -87,7 +93,7 @@ def file_identities(patterns: Iterable[str], how: Literal["stat", "content"]) ->
 
 
 def directory_fingerprint(uri: str) -> str:
-    """Names a model or artifact directory that no stage of the spec made, by its files' names, sizes and times."""
+    """The fingerprint of a directory that no stage made, by its files' names, sizes and times: a model of one's own."""
     files = storage.list_files(uri, recursive=True)
     return digest([[f.uri[len(uri) :], f.size, f.mtime_ns] for f in files])
 

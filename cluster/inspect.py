@@ -1,6 +1,6 @@
-"""What is in a corpus: counts, reasons, a few examples of each, and what became of one URL.
+"""What a corpus holds, for `raymill inspect`: counts, reasons with a few examples of each, and what became of one URL.
 
-Reads an artifact of documents through its shard table, a column of a part at a time. Nothing of a page reaches the
+An artifact of documents is read through its shard table, a column of a part at a time. A page's text never reaches the
 terminal as it is: control characters, escape sequences and invisible characters are shown as their codes.
 """
 
@@ -42,7 +42,7 @@ _SHOWN_LANGUAGES = 20
 
 @dataclass
 class Example:
-    """A row to look at."""
+    """One record to show."""
 
     reason: str  # "" for a kept one
     url: str | None
@@ -53,7 +53,7 @@ class Example:
 
 @dataclass
 class Summary:
-    """What a corpus holds and what it does not."""
+    """How many records a corpus kept and lost, by reason, with examples."""
 
     kept: Counter[str] = field(default_factory=Counter)  # by language
     dropped: Counter[str] = field(default_factory=Counter)  # by reason, of the clean stage
@@ -160,7 +160,7 @@ def print_summary(artifact: Artifact, summary: Summary, console: Console) -> Non
 
 
 def print_fates(url: str, fates: Sequence[Fate], quarantined: int, console: Console) -> None:
-    """What became of a URL."""
+    """What became of a URL. `quarantined` is the number of records of which no URL is known."""
     if not fates:
         console.print(Text(f"{printable(url)}: no record of this corpus has it"))
         if quarantined:

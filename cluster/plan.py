@@ -1,7 +1,7 @@
-"""From a spec to what would run: each stage's fingerprint, place and whether it is there already.
+"""From a spec to what would run: each stage's fingerprint, its place, and whether it is there already.
 
-No side effects and nothing heavy imported: fingerprints follow from settings and raw inputs alone, so the
-whole graph is known before anything starts.
+Fingerprints follow from settings and raw inputs alone, so the whole graph is known before anything starts. Planning
+changes nothing, and imports neither Ray nor torch.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class PlannedStage:
 
 
 def make_plan(spec: JobSpec) -> list[PlannedStage]:
-    """All stages in the order in which they run."""
+    """All stages of a spec in the order in which they run. Lists raw inputs, and looks for artifacts in the storage."""
     seed = spec.head.seed
     planned: dict[str, PlannedStage] = {}
     for name, config in spec.stages.items():
@@ -66,7 +66,10 @@ def make_plan(spec: JobSpec) -> list[PlannedStage]:
 
 
 def open_inputs(stage: PlannedStage) -> dict[str, Artifact]:
-    """The input artifacts of a stage. A plain model directory becomes an artifact of kind "outside"."""
+    """Role -> input artifact of a stage. A model directory without a manifest becomes an artifact of kind "outside".
+
+    Raises `InputError` where an artifact is not there yet, or is of a kind that the stage does not take.
+    """
     inputs = {}
     targets, marks = stage_inputs(stage.config), type(stage.config).input_fields()
     for role, uri in stage.inputs.items():
@@ -82,10 +85,10 @@ def open_inputs(stage: PlannedStage) -> dict[str, Artifact]:
 
 
 def check_roles(stages: list[PlannedStage], available: Mapping[str, float], where: str) -> None:
-    """Refuse stages whose processes, all running at once, do not fit the cluster. Every problem at once.
+    """Raise `TooLargeForCluster` for stages whose processes, which run at the same time, do not fit; names all of them.
 
-    Unchecked, two whole-CPU replicas beside two whole-CPU workers on 2 CPUs wait for each other for ever.
-    `available` is Ray's resource table: {"CPU": 2.0, "GPU": 0.0, "memory": bytes}.
+    Unchecked, two replicas of a whole CPU beside two workers of a whole CPU wait for each other for ever on 2 CPUs.
+    `available` is Ray's resource table: {"CPU": 2.0, "GPU": 0.0, "memory": bytes}. `where` says whose it is.
     """
     problems = []
     for stage in stages:

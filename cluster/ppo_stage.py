@@ -1,6 +1,7 @@
-"""The `ppo` stage: servers up, the trainer given a client to them, servers down.
+"""The `ppo` stage: starts the policy and reward servers, runs the trainer with a client to them, and stops them.
 
-Here alone `training` and `serving` meet: the loop knows only `RolloutClient`, the servers know nothing of PPO.
+`training` and `serving` meet here alone. The training loop knows only the protocol `RolloutClient`, and the servers
+know nothing of PPO.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""One training stage without Ray, in this process or as one rank of `torchrun`: to debug, or where there is no Ray.
+"""One training stage without Ray, for debugging or where there is no Ray: in this process, or as a rank of `torchrun`.
 
-What comes out is the same artifact, so `raymill run` takes it as finished.
+The artifact is the same as that of `raymill run`, which takes the stage as finished.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from cluster.terminal import BarDisplay, LineDisplay, Terminal, duration
 
 
 class ShownProgress:
-    """A stage's progress on a display of this very process."""
+    """A stage's progress, shown by the process that trains."""
 
     def __init__(self, display: BarDisplay | LineDisplay) -> None:
         self._display = display

@@ -62,7 +62,10 @@ def chat_with_url(url: str) -> None:
 
 
 def served_stage(record: RunRecord, stage: str | None) -> RunStage:
-    """The stage whose model is served: the one named, or the most aligned one that is finished."""
+    """The stage whose model is served: the one named `stage`, or with None the most aligned one that is finished.
+
+    Raises `SpecError` where `stage` is no finished model of the run, and `InputError` where the run has none.
+    """
     kinds = kinds_of_models("policy")
     if stage is not None:
         found = record.stages.get(stage)

@@ -136,7 +136,7 @@ def _stage_files(patterns: Iterable[str], directory: Path) -> list[str]:
 
 
 def _literal(path: str) -> str:
-    """`path` as a pattern that matches it alone, whatever signs are in it; nor is it taken for a list of inputs."""
+    """A pattern that matches `path` alone: `*`, `?` and `[` are quoted, and it is not taken for a list of inputs."""
     escaped = re.sub(r"([*?[])", r"[\1]", path)
     return f"{escaped[:-1]}[{escaped[-1]}]" if escaped.endswith(LIST_SUFFIX) else escaped
 

@@ -1,7 +1,8 @@
 """What a person sees while stages run: a bar on a terminal, plain lines anywhere else.
 
-Ray, DeepSpeed and the libraries under them print to file descriptors 1 and 2 as they please. `Terminal` keeps the
-real ones for itself and points both at a log file, so their chatter is kept and the user's terminal stays ours.
+Ray, DeepSpeed and the libraries under them print to file descriptors 1 and 2 as they please. `quiet_terminal` points
+both at a log file and keeps the real ones for a `Terminal`. So what libraries print is kept in the log, and the user
+sees only what Raymill says.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _LINE_INTERVAL_S = 10.0  # between two plain lines of one stage
 
 
 class Terminal:
-    """The user's terminal (or pipe), held apart from the process's noisy stdout and stderr."""
+    """The user's terminal or pipe, apart from the process's stdout and stderr, to which libraries print."""
 
     def __init__(self, console: Console, log_path: Path | None = None) -> None:
         self.console = console
@@ -119,7 +120,7 @@ class LineDisplay:
 
 
 class _Clock:
-    """Rate and remaining time since the first update, so that a resumed stage counts only what it did itself."""
+    """Rate and remaining time. Both count from the first update, so that a resumed stage counts only its own work."""
 
     def __init__(self) -> None:
         self._start: tuple[float, float] | None = None  # (time, done)

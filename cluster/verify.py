@@ -1,6 +1,6 @@
-"""Read every file of an artifact or of a run against the sizes and SHA-256 taken when it was written.
+"""The full check of an artifact or a run: every file is read, and compared with its size and SHA-256 when written.
 
-Opening an artifact checks sizes only, since reading a hundred gigabytes takes minutes. This is the rest.
+Opening an artifact checks sizes only, since reading a hundred gigabytes takes minutes.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _READERS = 8  # files read at a time; hashing leaves the interpreter's lock alon
 
 @dataclass(frozen=True)
 class BadFile:
-    """A file that is not what was written, and in what."""
+    """A file that is not as it was written, and what is wrong with it."""
 
     uri: str
     problem: str
 
 
 def artifacts_of(target: str, storage_uri: str) -> dict[str, Artifact]:
-    """Stage name -> artifact: the one at the URI `target`, or all finished ones of the run of that name.
+    """Stage name -> artifact: the one at the URI `target`, or all finished ones of the run called `target`.
 
     Raises `InputError` where there is neither.
     """
@@ -44,10 +44,10 @@ def artifacts_of(target: str, storage_uri: str) -> dict[str, Artifact]:
 
 
 def expected_files(artifacts: Mapping[str, Artifact]) -> tuple[dict[str, WrittenFile], list[BadFile]]:
-    """What should be where, by URI, and the lists that can't be read themselves.
+    """(URI -> size and SHA-256 of each file that should be there, the lists of files that can't be read themselves).
 
-    Where an artifact's own file is a table of others', those count as its files: the shards that a mixture's index
-    names; the documents, signatures and so on of a shard table, which lie in parts that artifacts share.
+    Where an artifact's file is a table of files elsewhere, those count too: the token shards that a mixture's index
+    names, and the documents, signatures and so on that a shard table names, which lie in parts that artifacts share.
     """
     files: dict[str, WrittenFile] = {}
     unlisted = []
@@ -69,7 +69,10 @@ def expected_files(artifacts: Mapping[str, Artifact]) -> tuple[dict[str, Written
 
 
 def bad_files(files: Mapping[str, WrittenFile], on_bytes: Callable[[int], None]) -> Iterator[BadFile]:
-    """Every file of another size or content than listed, as it is found. `on_bytes` hears of what is read, once."""
+    """Yield every file whose size or content differs from what is listed, as soon as it is found.
+
+    `on_bytes` is called with the number of bytes read since its last call; a byte that is read again counts once.
+    """
     lock = threading.Lock()
 
     def read(count: int) -> None:

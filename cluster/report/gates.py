@@ -1,4 +1,4 @@
-"""The gates of a run's stages, held against the metrics: what had to hold, and whether it did."""
+"""What a run's stages had to show, and whether they did: each kind's gates, held against a stage's metrics."""
 
 from __future__ import annotations
 
