@@ -1,7 +1,7 @@
 """Starting and joining Ray: an embedded single node by default, a running cluster by address.
 
-Waiting threads yield their core and nobody asks a model hub for anything, by environment variables that every Ray
-process inherits.
+Every Ray process gets the variables of `LOCAL_ENVIRONMENT`: waiting threads yield their core, and no library asks a
+model hub for anything.
 
 On a machine that others keep busy Ray's own processes take minutes to start, and Ray by itself waits 30 s. An embedded
 Ray is therefore waited for longer (`START_LIMITS`), started again where that was in vain, and then given up with a

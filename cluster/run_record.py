@@ -49,7 +49,7 @@ class RunRecord:
         return {name: open_artifact(stage.uri) for name, stage in self.stages.items() if stage.finished}
 
     def newest_of(self, *kinds: str) -> RunStage | None:
-        """The last finished stage of one of `kinds`; the first kind that has any counts."""
+        """The last finished stage of the first of `kinds` of which the run has one; None where it has none of any."""
         for kind in kinds:
             found = [stage for stage in self.stages.values() if stage.kind == kind and stage.finished]
             if found:
