@@ -48,10 +48,10 @@ FLOORS = {
     ],
     "cluster": [
         {"contracts"},
-        {"stage_kinds", "explain", "fingerprint", "run_record", "terminal", "progress", "interrupts"},
+        {"stage_kinds", "settings", "fingerprint", "run_record", "terminal", "progress", "interrupts"},
         {"spec", "inspect", "verify", "ppo_stage"},
-        {"plan", "ray_session", "report"},
-        {"outlook"},
+        {"plan", "ray_session", "report", "explain", "schema"},
+        {"outlook", "reference"},
         {"runner", "serve", "submit"},
         {"run_without_ray"},
         {"cli"},
