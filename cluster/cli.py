@@ -263,14 +263,19 @@ def chat(
 def report(
     run_name: RunName,
     other_run: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help="a second run: write both side by side instead")
+        str | None,
+        typer.Argument(metavar="[RUN]", help="A second run. With it, the two runs are written side by side."),
     ] = None,
     storage: RunStorage = DEFAULT_STORAGE,
     output: Annotated[
-        str | None, typer.Option(metavar="FILE.html", help="where the comparison of two runs goes")
+        str | None,
+        typer.Option(
+            metavar="FILE.html",
+            help="Where the page of two runs goes, with its JSON file beside it. [default: the first run's directory]",
+        ),
     ] = None,
 ) -> None:
-    """Write a run's report.html and report.json again, or compare two runs, and say where it is."""
+    """Write a run's report.html and report.json again, or set two runs side by side, and print where the page is."""
     if other_run is None:
         if output is not None:
             raise SpecError(
