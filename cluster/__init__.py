@@ -9,6 +9,7 @@ Begin with `runner.py`, which turns a spec into finished artifacts, stage by sta
     stage_kinds.py      which kinds of stages there are; each is declared in its own folder
     settings.py         what each setting is: meaning, type, default; read off the models
     schema.py           the same as a JSON Schema, for editors
+    reference.py        the same as pages, docs/stages: `make docs`
     fingerprint.py      what names an artifact: a hash of all that determines its content
     plan.py             each stage's fingerprint, its place, and whether it is there already
 
