@@ -170,7 +170,7 @@ def _decontaminate(
     """(what stays of the kept texts, the passages that were found); sets the reasons of texts that are dropped."""
     hits = index.find(kept)
     rows = np.flatnonzero(reasons_D == "")
-    places = np.repeat(np.arange(len(kept)), np.diff(hits.doc_offsets))
+    places = np.repeat(np.arange(len(kept)), hits.counts_D())
     passages = [
         Passage(int(rows[place]), kept.data[start:end].tobytes().decode(), index.texts[number])
         for place, start, end, number in zip(places, hits.starts, hits.ends, hits.texts, strict=True)
@@ -182,7 +182,7 @@ def _decontaminate(
         kept = hits.without(kept).edited(kept)
         left = kept.num_chars_D > 0
     else:
-        left = np.diff(hits.doc_offsets) == 0
+        left = hits.counts_D() == 0
     return _drop(kept, reasons_D, annotations, left, CONTAMINATED), passages
 
 

@@ -31,35 +31,31 @@ from dataprep.text.edits import KeptSpans
 from dataprep.text.hash_table import find_slot, insert, new_table
 from dataprep.text.hashing import NGRAM_BASE, mix
 from dataprep.text.numba_pointers import pointer_to
-from dataprep.text.spans import Spans
+from dataprep.text.spans import HashedSpans, Spans
 
 NAME = "decontamination"  # of the family, in a spec and as a column of scores
 SCORES: tuple[str, ...] = ("num_passages", "passage_characters_fraction")
 
 
 @dataclass(frozen=True)
-class Hits:
+class Hits(Spans):
     """The passages that documents share with evaluation texts; n-grams that overlap are one passage."""
 
-    doc_offsets: npt.NDArray[np.int64]  # [D+1] document d has the hits doc_offsets[d]:doc_offsets[d+1]
-    starts: npt.NDArray[np.int64]  # [H] first byte in the column's buffer
-    ends: npt.NDArray[np.int64]  # [H] one past the last
     texts: npt.NDArray[np.int32]  # [H] the number of the evaluation text that its first n-gram is from
 
     def scores(self, column: TextColumn) -> Scores:
         """How many passages each document has, and which fraction of its bytes is in them."""
         lengths = np.concatenate([[0], np.cumsum(self.ends - self.starts)])[self.doc_offsets]
         sizes = np.maximum(np.diff(column.offsets), 1)
-        return Scores(SCORES, np.stack([np.diff(self.doc_offsets), np.diff(lengths) / sizes]).astype(np.float64))
+        return Scores(SCORES, np.stack([self.counts_D(), np.diff(lengths) / sizes]).astype(np.float64))
 
     def without(self, column: TextColumn) -> KeptSpans:
         """What stays of each document when the passages are cut out."""
         num_documents = len(column)
-        counts = np.diff(self.doc_offsets)
         kept_offsets = self.doc_offsets + np.arange(num_documents + 1)
         starts = np.insert(self.ends, self.doc_offsets[:-1], column.offsets[:-1])
         ends = np.insert(self.starts, self.doc_offsets[1:], column.offsets[1:])
-        return KeptSpans(kept_offsets, starts, ends, np.zeros(len(starts), np.bool_), counts == 0)
+        return KeptSpans(kept_offsets, starts, ends, np.zeros(len(starts), np.bool_), self.counts_D() == 0)
 
 
 def items_left_out(settings: DecontaminationSettings) -> dict[str, tuple[int, int]]:
@@ -110,7 +106,7 @@ class EvaluationIndex:
 
     def find(self, column: TextColumn) -> Hits:
         """The passages of each document that some evaluation text has too."""
-        terms: Spans = column.terms
+        terms: HashedSpans = column.terms
         capacity = 64
         while True:
             starts, ends, texts = (

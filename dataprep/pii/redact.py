@@ -43,9 +43,7 @@ def redact(column: TextColumn, settings: PiiSettings, *, skip_D: npt.NDArray[np.
     if not counts:
         return Redacted(column.texts, {}, 0)
     placeholders = [settings.placeholders.get(kind, placeholder(kind)).encode() for kind in KINDS]
-    return Redacted(
-        _replaced(column, matches, placeholders), counts, int(np.count_nonzero(np.diff(matches.doc_offsets)))
-    )
+    return Redacted(_replaced(column, matches, placeholders), counts, int(np.count_nonzero(matches.counts_D())))
 
 
 def placeholder(kind: str) -> str:

@@ -33,6 +33,7 @@ from dataprep.pii.secrets import (
 from dataprep.pii.settings import CREDIT_CARD, EMAIL_ADDRESS, IBAN_CODE, IP_ADDRESS, PHONE_NUMBER, SECRET
 from dataprep.text.column import TextColumn
 from dataprep.text.numba_pointers import pointer_to
+from dataprep.text.spans import Spans
 
 _BLOCK = 128  # bytes looked at together
 _AT, _DASH, _PLUS, _OPEN, _UNDERSCORE = 0x40, 0x2D, 0x2B, 0x28, 0x5F
@@ -40,12 +41,9 @@ _MAX_TOKEN_LEFT = 64  # how many bytes before its first digit a token may begin
 
 
 @dataclass(frozen=True)
-class Matches:
+class Matches(Spans):
     """All matches, document after document, none of which overlap."""
 
-    doc_offsets: npt.NDArray[np.int64]  # [D+1] document d has the matches doc_offsets[d]:doc_offsets[d+1]
-    starts: npt.NDArray[np.int64]  # [M] first byte
-    ends: npt.NDArray[np.int64]  # [M] one past the last byte
     kinds: npt.NDArray[np.int8]  # [M] index into `dataprep.pii.settings.KINDS`
 
 

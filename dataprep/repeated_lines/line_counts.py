@@ -27,7 +27,7 @@ import pyarrow as pa
 from dataprep.repeated_lines.line_keys import NO_KEY
 from dataprep.signatures.minhash import band_hashes, signatures
 from dataprep.text.hash_table import find_slot, insert, new_table
-from dataprep.text.spans import Spans
+from dataprep.text.spans import HashedSpans
 
 CORPUS, SITE = 0, 1  # the scopes of a line: the whole corpus, or one site; its keys in the two differ
 NUM_BANDS, BAND_ROWS = 8, 3  # see above
@@ -57,7 +57,7 @@ class Thresholds:
         return max(self.min_documents or 0, self.min_site_documents or 0)
 
 
-def copy_keys(terms: Spans) -> npt.NDArray[np.uint32]:
+def copy_keys(terms: HashedSpans) -> npt.NDArray[np.uint32]:
     """[D, B] a key for each band of a document; near copies have at least one in common, at the same place."""
     bands_DB = band_hashes(signatures(terms, num_hashes=NUM_BANDS * BAND_ROWS), bands=NUM_BANDS, rows=BAND_ROWS)
     return (bands_DB >> np.uint64(32)).astype(np.uint32)

@@ -21,14 +21,14 @@ import numpy.typing as npt
 from cluster.contracts.hashing import splitmix64
 from dataprep.text.hashing import NGRAM_BASE, mix
 from dataprep.text.numba_pointers import pointer_to
-from dataprep.text.spans import Spans
+from dataprep.text.spans import HashedSpans
 
 DTYPE = np.dtype(np.uint32)  # of signatures
 NO_SHINGLES = np.uint32(0xFFFFFFFF)  # every hash in the signature of a document without terms
 NO_BAND = np.uint64(0)  # every band hash of such a document, which is no duplicate of anything; no other has it
 
 
-def signatures(terms: Spans, *, num_hashes: int = 112, ngram: int = 5, seed: int = 1) -> npt.NDArray[np.uint32]:
+def signatures(terms: HashedSpans, *, num_hashes: int = 112, ngram: int = 5, seed: int = 1) -> npt.NDArray[np.uint32]:
     """[D, H] the MinHash signature of each document. Equal arguments give equal ones, whatever machine and version.
 
     A document of fewer than `ngram` terms has one shingle, of all its terms. One without terms has `NO_SHINGLES`

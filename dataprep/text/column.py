@@ -17,12 +17,12 @@ from dataprep.text.characters import decode
 from dataprep.text.hashing import hash_bytes
 from dataprep.text.match_terms import split_terms
 from dataprep.text.numba_pointers import pointer_to
-from dataprep.text.spans import Spans
+from dataprep.text.spans import HashedSpans
 from dataprep.text.words import Words, split_words
 
 
 @dataclass(frozen=True)
-class Lines(Spans):
+class Lines(HashedSpans):
     """The lines of each document as `str.splitlines` gives them, without line breaks, with hashes of their bytes."""
 
     num_chars: npt.NDArray[np.int32]  # [L] length in code points
@@ -79,7 +79,7 @@ class TextColumn:
         return self.words.counts_D() if self._num_words_D is None else self._num_words_D
 
     @cached_property
-    def terms(self) -> Spans:
+    def terms(self) -> HashedSpans:
         """The terms of each document, which duplicates are matched on; see `dataprep.text.match_terms`."""
         return split_terms(self.data, self.offsets)
 

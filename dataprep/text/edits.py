@@ -15,15 +15,13 @@ import pyarrow as pa
 from dataprep.text.characters import SPACE, character_flags, decode, flags_of, previous_start
 from dataprep.text.column import TextColumn
 from dataprep.text.numba_pointers import pointer_to
+from dataprep.text.spans import Spans
 
 
 @dataclass(frozen=True)
-class KeptSpans:
+class KeptSpans(Spans):
     """What stays of each document, as spans of the buffer in their order."""
 
-    doc_offsets: npt.NDArray[np.int64]  # [D+1] document d keeps the spans doc_offsets[d]:doc_offsets[d+1]
-    starts: npt.NDArray[np.int64]  # [S] first byte
-    ends: npt.NDArray[np.int64]  # [S] one past the last byte
     begins_line: npt.NDArray[np.bool_]  # [S] whether a line break comes before it, unless it is a document's first
     whole_D: npt.NDArray[np.bool_]  # whether a document stays as it is, whatever its spans
     num_words_D: npt.NDArray[np.int64] | None = None  # how many words are in what stays, where they were counted

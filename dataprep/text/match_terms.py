@@ -26,15 +26,15 @@ from dataprep.text.characters import (
 )
 from dataprep.text.hashing import FNV_OFFSET, FNV_PRIME, mix
 from dataprep.text.numba_pointers import pointer_to
-from dataprep.text.spans import Spans, filled
+from dataprep.text.spans import HashedSpans, filled
 
 _DOT, _COMMA = 0x2E, 0x2C
 
 
-def split_terms(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> Spans:
+def split_terms(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> HashedSpans:
     """The terms of D documents, with hashes of their folded form (lower case, without accents, numbers as "0")."""
     tables = (character_flags(), folded_characters())
-    return Spans(*filled(_fill_terms, data, offsets, tables, (np.int64, np.int64, np.uint64), bytes_per_span=5))
+    return HashedSpans(*filled(_fill_terms, data, offsets, tables, (np.int64, np.int64, np.uint64), bytes_per_span=5))
 
 
 @numba.njit(cache=True)

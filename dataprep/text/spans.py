@@ -1,6 +1,6 @@
 """Spans of a text buffer in flat arrays, and how a compiled splitter fills such arrays.
 
-Shape letters: D documents, W spans.
+Shape letters: D documents, S spans.
 """
 
 from __future__ import annotations
@@ -15,16 +15,22 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Spans:
-    """Spans of a buffer, document after document, each with a hash of what it holds."""
+    """Spans of a buffer, document after document. What spans are of, and what else is known of each, subclasses say."""
 
     doc_offsets: npt.NDArray[np.int64]  # [D+1] document d has the spans doc_offsets[d]:doc_offsets[d+1]
-    starts: npt.NDArray[np.int64]  # [W] first byte
-    ends: npt.NDArray[np.int64]  # [W] one past the last byte
-    hashes: npt.NDArray[np.uint64]  # [W]
+    starts: npt.NDArray[np.int64]  # [S] first byte
+    ends: npt.NDArray[np.int64]  # [S] one past the last byte
 
     def counts_D(self) -> npt.NDArray[np.int64]:
-        """How many spans each document has."""
+        """[D] how many spans each document has."""
         return np.diff(self.doc_offsets)
+
+
+@dataclass(frozen=True)
+class HashedSpans(Spans):
+    """Spans with a hash each of what they hold: the words, terms or lines of documents."""
+
+    hashes: npt.NDArray[np.uint64]  # [S]
 
 
 def filled(

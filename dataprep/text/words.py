@@ -48,7 +48,7 @@ from dataprep.text.characters import (
 )
 from dataprep.text.hashing import FNV_OFFSET, FNV_PRIME, mix
 from dataprep.text.numba_pointers import pointer_to
-from dataprep.text.spans import Spans, filled
+from dataprep.text.spans import HashedSpans, filled
 from dataprep.text.word_rules import ABBREVIATION_HASHES, is_cannot, split_spaced_word
 
 # What a word is made of: bits of `Words.kinds`.
@@ -61,7 +61,7 @@ _PLAIN = ALPHA | LOWER | UPPER | DIGIT | TERM | MARK
 
 
 @dataclass(frozen=True)
-class Words(Spans):
+class Words(HashedSpans):
     """The words of each document, with hashes of their exact bytes."""
 
     num_chars: npt.NDArray[np.int32]  # [W] length in code points

@@ -10,10 +10,10 @@ import pytest
 
 from dataprep.signatures import minhash
 from dataprep.text.column import TextColumn
-from dataprep.text.spans import Spans
+from dataprep.text.spans import HashedSpans
 
 
-def terms_of(*texts: str) -> Spans:
+def terms_of(*texts: str) -> HashedSpans:
     return TextColumn(pa.array(texts, pa.large_string())).terms
 
 
@@ -23,7 +23,7 @@ def document(numbers: range) -> str:
     return " ".join(f"w{word}" for word in letters)
 
 
-def slow_signatures(terms: Spans, num_hashes: int, ngram: int, seed: int) -> list[list[int]]:
+def slow_signatures(terms: HashedSpans, num_hashes: int, ngram: int, seed: int) -> list[list[int]]:
     """The definition, in Python's unbounded integers."""
     multipliers, addends = (array.tolist() for array in minhash._hash_functions(num_hashes, seed))
     out = []
@@ -41,7 +41,7 @@ def slow_signatures(terms: Spans, num_hashes: int, ngram: int, seed: int) -> lis
     return out
 
 
-def jaccard(terms: Spans, i: int, j: int, *, ngram: int = 5) -> float:
+def jaccard(terms: HashedSpans, i: int, j: int, *, ngram: int = 5) -> float:
     """The Jaccard similarity of two documents' sets of shingles, by its definition; 0 where either has none."""
     sets = []
     for d in (i, j):
