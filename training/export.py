@@ -88,9 +88,9 @@ def export_model(
 
 
 def describe_files(uri: str) -> list[WrittenFile]:
-    """Name, size and SHA-256 of every file of an artifact, by reading them; without the runner's own files.
+    """Name, size and SHA-256 of every file of an artifact, found by reading them. The runner's own files are left out.
 
-    For stages whose libraries write the files themselves. Markers and checkpoints are not part of the artifact.
+    For stages that don't list what they wrote. Markers and checkpoints are not part of the artifact.
     """
     files = []
     for file in storage.list_files(uri, recursive=True):

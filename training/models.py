@@ -135,7 +135,7 @@ def load_model(directory: Path, *, config: Any = None, attention_kernel: str | N
 
 
 def compile_layers(model: Any, *, backend: str | Callable[..., Any] = "inductor") -> None:
-    """Have `torch.compile` make one graph of a model's layers, at their first pass; of all of a model without such.
+    """Have `torch.compile` make one graph of a model's layers at their first pass; without layers, of the model.
 
     Layers alike share their graph, so it takes as long as one of them. Attention's mask is made outside: in a graph
     transformers can't look whether documents are packed, so it would always build a dense mask, and SDPA then takes a

@@ -116,13 +116,13 @@ class CheckpointWriter:
             retrying(commit, storage.PATIENCE, asked=f"write the checkpoint of step {step} to {self.store.uri}")
 
     def check(self) -> None:
-        """Raise what went wrong in the thread, if anything did; waits for nothing."""
+        """Raise what went wrong in the thread, if anything did. Does not wait for it."""
         if self._error is not None:
             error, self._error = self._error, None
             raise error
 
     def wait(self) -> None:
-        """Until the checkpoint under way is written: on rank 0 its step then exists. Raises the thread's error."""
+        """Wait until the checkpoint under way is written. On rank 0 its step then exists. Raises the thread's error."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None

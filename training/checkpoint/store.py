@@ -70,7 +70,8 @@ class Checkpoint:
 class CheckpointStore:
     """The checkpoints of one training run: the newest `keep`, every `keep_every_steps`-th and the `keep_best` best.
 
-    The best are those of the lowest `heldout_loss` in their state; steps without one are no candidates.
+    The best are those with the lowest `heldout_loss` in their state; steps without one are no candidates. When the run
+    ends (`clear`), those of the first kind go, and the others stay.
     """
 
     def __init__(
@@ -103,8 +104,8 @@ class CheckpointStore:
     ) -> None:
         """Commit step `step` from this rank's files; every rank calls it, with a directory of its own.
 
-        Returns on rank 0 once the step exists (and older ones are pruned), on the others once it is about to.
-        `state` is taken from rank 0 and must be JSON.
+        On rank 0 this returns once the step exists and older ones are pruned, on the others once all ranks' files are
+        there. `state` is taken from rank 0 and must be JSON.
         """
         files = {
             file.relative_to(local_directory).as_posix(): partial(_copy_file, file)
@@ -241,9 +242,10 @@ class CheckpointStore:
             bound = step
 
     def rewind(self, step: int, state: Mapping[str, Any]) -> None:
-        """Forget the steps after `step`, and keep `state` for whoever goes on from it; called on one rank.
+        """Forget the steps after `step`, and keep `state` for whoever goes on from it. Called on one rank.
 
-        For a run that goes back on purpose: without it, a kill before the next checkpoint would bring the old way back.
+        This is for a run that goes back on purpose. Without it, a kill before the next checkpoint would bring the run
+        back to the steps that it left behind.
         """
         storage.write_bytes(self._rewind_uri(step), json.dumps(dict(state)).encode())
         for file in storage.list_files(storage.join(self.uri, _REWINDS)):

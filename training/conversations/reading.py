@@ -32,7 +32,7 @@ class BadRow(ValueError):
 
 
 def read_conversations(patterns: Sequence[str]) -> tuple[list[Conversation], list[Quarantined]]:
-    """All conversations of the JSON Lines files that `patterns` name, in order, and the rows that are none.
+    """(conversations, quarantined): what is in the JSON Lines files that `patterns` name, and the rows that are none.
 
     Raises `InputError` where a pattern matches nothing or no row at all is a conversation.
     """
@@ -46,12 +46,13 @@ def read_conversations(patterns: Sequence[str]) -> tuple[list[Conversation], lis
 
 
 def read_rows(patterns: Sequence[str], parse: Callable[[bytes], Row]) -> tuple[list[Row], list[Quarantined]]:
-    """What `parse` makes of every line of the JSON Lines files that `patterns` name, and the lines it refuses.
+    """(rows, quarantined): what `parse` makes of every line of the files that `patterns` name, and what it refuses.
 
-    Files come sorted by URI, as often as they are named, so what the fingerprint says is what is read.
+    Files are read in the order of their URIs, and as often as they are named, so that what is read is what the
+    stage's fingerprint says.
 
-    `parse` raises `BadRow` for a line it refuses. A quarantined line's offset is its first byte's, in the
-    decompressed file; a compressed file that can't be decompressed is quarantined whole, with offset -1.
+    `parse` raises `BadRow` for a line that it refuses. A quarantined line's offset is that of its first byte in the
+    decompressed file. A compressed file that can't be decompressed is quarantined whole, with offset -1.
     Raises `InputError` where a pattern matches nothing.
     """
     rows: list[Row] = []
@@ -89,7 +90,7 @@ def parse_text(line: bytes) -> str:
 
 
 def parse_conversation(line: bytes) -> Conversation:
-    """A JSON line as a conversation: an optional system message, then user and assistant in turn.
+    """Parse a JSON line as a conversation: an optional system message, then user and assistant in turn.
 
     Raises `BadRow` with one of: bad_json, missing_messages, bad_message, bad_role, empty_content,
     reserved_characters (our place-holders), wrong_order (the first speaker is not the user, or the last not

@@ -89,8 +89,8 @@ def encode_conversation(
 def encode_exchange(tokenizer: Any, prompt: Sequence[Message], answer: Message) -> tuple[list[int], list[int]]:
     """(prompt ids, answer ids) of one answer; the answer ends with the token that ends its turn.
 
-    Exactly what a policy is given and what it samples, so reward models and DPO see sequences as rollouts
-    have them: what a template writes after the end of the turn (ChatML's newline) is left out.
+    The two are exactly what a policy is given and what it samples, so that reward models and DPO see sequences as
+    rollouts have them. What a template writes after the end of the turn (ChatML's newline) is left out.
     """
     encoded = encode_conversation(tokenizer, [*prompt, answer])
     last = len(encoded.assistant_mask_T)

@@ -34,7 +34,7 @@ _NOT_OURS = {
 
 
 def check_passthrough(extra: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Raise `InputError` for all of a spec's `deepspeed:` block that our loops can't honour or DeepSpeed refuses.
+    """Raise `InputError` that names all that our loops can't honour, or DeepSpeed refuses, of a `deepspeed:` block.
 
     `config` is what `deepspeed_config` made with that block. DeepSpeed itself would find these on the workers, or leave
     them out without a word.

@@ -34,7 +34,7 @@ _BEGUN = "raymill_sums_begun"  # attribute of an engine
 
 
 def load_deepspeed() -> Any:
-    """The `deepspeed` module, made quiet and kept from compiling anything; call it before any other import of it.
+    """Import `deepspeed`, quietly and without it compiling anything. Call this before any other import of it.
 
     On CPU it would build a shared-memory kernel at the first process group (half a minute, and it needs a
     compiler); gloo is used instead.
@@ -108,10 +108,10 @@ def build_engine(
 
 
 def leaf_classes(model: torch.nn.Module) -> list[type[torch.nn.Module]]:
-    """The classes of layers whose weights ZeRO-3 may gather at once; none where it can't be told that it may.
+    """The classes of layers whose weights ZeRO-3 may gather at once. Empty where a model's layers don't allow it.
 
-    Each layer must run once in a pass, which models do that have as many as their config says, and have its weights
-    for itself.
+    Two things are asked of a layer: that it runs once in a pass, which is so in models that have as many layers as
+    their config says, and that it shares its weights with no other module.
     """
     layers = layers_of(model)
     if len({id(layer) for layer in layers}) != getattr(getattr(model, "config", None), "num_hidden_layers", None):
@@ -186,9 +186,10 @@ def set_global_batch_size(engine: Any, sequences: int) -> None:
 def begin_pass(engine: Any, *, last: bool) -> None:
     """Say whether the coming forward and backward pass is the last of an optimizer step.
 
-    DeepSpeed would tell by counting passes over the whole run, which goes wrong once steps differ in their passes, and
-    after a resume. In bf16 below ZeRO-2 the gradients of the passes so far are taken into fp32, and given back rounded
-    once for the last pass to add to; from ZeRO-2 on DeepSpeed does the like (`accumulate_in_fp32`).
+    DeepSpeed would tell by counting passes over the whole run. That goes wrong after a resume, and where steps have
+    different numbers of passes. In bf16 below ZeRO-2, the gradients of the passes so far are summed in fp32, and given
+    back, rounded once, for the last pass to add to. From ZeRO-2 on DeepSpeed does the same by itself
+    (`accumulate_in_fp32`).
     """
     engine.set_gradient_accumulation_boundary(last)
     if engine.bfloat16_enabled() and engine.zero_optimization_stage() < 2:
@@ -197,11 +198,11 @@ def begin_pass(engine: Any, *, last: bool) -> None:
 
 
 def _accumulate_in_fp32(model: torch.nn.Module, *, last: bool, begun: bool) -> bool:
-    """Move what a pass left in `grad` to an fp32 sum beside it; before the last pass, the sums back into `grad`.
+    """Move what a pass left in `grad` to an fp32 sum beside it. Before the last pass, give the sums back to `grad`.
 
-    `begun` says whether there are sums of earlier passes of this step; the answer is that for the pass to come. A
-    parameter need not be part of every pass. Steps of one pass make no sums; others keep them, 4 bytes a parameter,
-    since large tensors are dear to make.
+    `begun` says whether there are sums of earlier passes of this step; what is returned is the same for the pass to
+    come. A parameter need not be part of every pass. Steps of one pass make no sums. Others keep the sums' tensors from
+    step to step (4 bytes a parameter), because large tensors are expensive to make.
     """
     for parameter in model.parameters():
         if parameter.grad is not None:
@@ -220,7 +221,7 @@ def _accumulate_in_fp32(model: torch.nn.Module, *, last: bool, begun: bool) -> b
 
 
 def gradient_norm(engine: Any) -> float:
-    """The global norm of the last step's gradients before clipping; not finite where the step was not applied."""
+    """The global norm of the last step's gradients, before clipping. Not finite where the step was not applied."""
     return float(engine.get_global_grad_norm())
 
 
@@ -232,7 +233,7 @@ def engine_record(engine: Any) -> dict[str, Any]:
 
 
 def assert_engine(engine: Any, *, zero_stage: int, world_size: int) -> dict[str, Any]:
-    """`engine_record(engine)`, or `StageFailed` if it isn't DeepSpeed's, at this stage, on this many ranks.
+    """`engine_record(engine)`. Raises `StageFailed` unless it is DeepSpeed's, at this ZeRO stage, on this many ranks.
 
     Libraries above DeepSpeed fall back to plain DDP, or to one process, without a word; this is how we notice.
     """
@@ -250,10 +251,10 @@ def set_lr(engine: Any, lr: float) -> None:
 
 
 def full_state_dict(engine: Any) -> dict[str, torch.Tensor]:
-    """The whole model's weights as CPU tensors, on rank 0; an empty dict on the others. All ranks call it.
+    """The whole model's weights as CPU tensors by name on rank 0, an empty dict on the others. All ranks call it.
 
-    ZeRO-3 gathers one module's parameters at a time, so rank 0 needs the host memory of one copy and a
-    device the memory of the largest module.
+    Under ZeRO-3 one module's parameters are gathered at a time. So rank 0 needs host memory for one copy of the model,
+    and each device needs memory for the largest module.
     """
     module = engine.module
     is_main = dist.get_rank() == 0

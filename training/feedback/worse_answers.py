@@ -17,7 +17,7 @@ _NUM_CANDIDATES = 16  # orders tried for one disturbed answer
 
 
 def disturb_order(text: str, generator: random.Random) -> str | None:
-    """`text` with its words in another order; None where no other order gives another text.
+    """`text` with its words in another order. None where every order of them gives the same text.
 
     Of some random orders, the one that leaves the fewest words beside the neighbour they had. Only words
     with plain spaces around them move, and neither the first nor the last: both texts have the same length,

@@ -82,9 +82,9 @@ def heldout_loss(
 ) -> HeldoutLoss:
     """The loss of `model` on one pass over `sampler` (its first `max_samples`), each token weighing the same.
 
-    The ranks take samples in turn and all make the same number of forward passes (ZeRO-3 needs that);
-    `all_sum` adds a tensor up over the ranks in place. `token_bytes_V` (see `token_bytes`) counts the text's bytes.
-    `beat` is told of each pass.
+    The ranks take samples in turn, and all make the same number of forward passes, since ZeRO-3 needs that. `all_sum`
+    adds a tensor up over the ranks, in place. With `token_bytes_V` (see `token_bytes`) the text's bytes are counted
+    too. `beat` is told of each pass.
     """
     totals = torch.zeros(3, dtype=torch.float64, device=device)  # loss, tokens, bytes
     per_pass = batch_size * world_size
@@ -146,8 +146,8 @@ def _figures(loss: HeldoutLoss, suffix: str) -> dict[str, float]:
 def unigram_entropy(shards: Iterable[npt.NDArray[Any]]) -> float:
     """Entropy in nats of the tokens of `shards`, read one after another, under their own frequencies.
 
-    What a model that knows only how often each token occurs, in this very text, would lose per token; so a
-    held-out loss below it was earned by context.
+    This is what a model would lose per token that knows nothing but how often each token occurs in this very text. A
+    held-out loss below it was earned by looking at context.
     """
     counts = _token_counts(shards)
     fractions = counts[counts > 0] / counts.sum()
@@ -155,7 +155,7 @@ def unigram_entropy(shards: Iterable[npt.NDArray[Any]]) -> float:
 
 
 def token_bytes(tokenizer_file: Path, vocab_size: int) -> npt.NDArray[np.int64] | None:
-    """How many bytes of text each of `vocab_size` ids stands for; None where the tokenizer is not byte-level BPE.
+    """[V] bytes of text that each of `vocab_size` ids stands for. None where the tokenizer is not byte-level BPE.
 
     Byte-level BPE writes each byte as one character, so a token has as many bytes as characters. Special
     tokens stand for none.

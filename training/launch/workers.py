@@ -99,7 +99,7 @@ CommittedSteps = Callable[[], Sequence[int]]  # the steps of the checkpoints the
 
 
 def no_checkpoints() -> Sequence[int]:
-    """For a stage without checkpoints: every restart begins where the last one did."""
+    """`CommittedSteps` of a stage without checkpoints: every restart begins where the last one did."""
     return ()
 
 
@@ -443,7 +443,7 @@ def _write_log(context: StageContext, restarts: int, trace: str) -> Path:
 
 
 def share(rows: Sequence[Any], worker: Worker) -> list[Any]:
-    """The rows that this rank measures."""
+    """This rank's share of `rows`: every `world_size`-th one."""
     return list(rows[worker.rank :: worker.world_size])
 
 

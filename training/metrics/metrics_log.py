@@ -25,7 +25,7 @@ class MetricsLog:
     """The metrics of one run, kept by rank 0."""
 
     def __init__(self, output: str, scratch: Path, *, first_step: int, trackers: Trackers | None = None) -> None:
-        """Open the log at `output`; what an earlier attempt logged from `first_step` on is dropped.
+        """Open the log at `output`. Rows that an earlier attempt logged from `first_step` on are dropped.
 
         `trackers` get every row too.
         """

@@ -50,7 +50,7 @@ class Learner:
         self.reference = reference.to(self.device, dtype).eval().requires_grad_(False)
 
     def experience(self, rollouts: RolloutBatch, scores_B: Tensor) -> tuple[Experience, dict[str, float]]:
-        """All that an update's epochs need of the answers and their scores, and figures over all ranks."""
+        """(experience, figures): what an update's epochs need of the answers and their scores; means over all ranks."""
         config, sums = self.config, MetricSums()
         rollouts, scores_B = rollouts.to(self.device), scores_B.to(self.device)
         mask_BA = rollouts.answer_mask
@@ -88,9 +88,10 @@ class Learner:
         return experience, sums.means(sum_over_ranks)
 
     def update(self, experience: Experience) -> dict[str, float]:
-        """`epochs` passes over the answers, one optimiser step of each engine per minibatch; figures over all ranks.
+        """Train on the answers: `epochs` passes, and in each one optimizer step of both engines per minibatch.
 
-        Minibatch m is the m-th of `num_minibatches` equal slices of each rank's rows (see `prompts.share_of_rank`).
+        Returns figures over all ranks. Minibatch m is the m-th of `num_minibatches` equal slices of each rank's rows
+        (see `prompts.share_of_rank`).
         """
         sums = MetricSums()
         rows = torch.arange(len(experience), device=self.device)
@@ -100,7 +101,7 @@ class Learner:
         return sums.means(sum_over_ranks)
 
     def logprobs(self, rollouts: RolloutBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """Policy's log-probabilities, the reference's, and the policy's entropies; `[B, A]`, without gradients."""
+        """The policy's log-probabilities, the reference's, and the policy's entropies: `[B, A]`, without gradients."""
         shape = rollouts.sampled_logprobs_BA.shape
         logprobs_BA, reference_BA, entropies_BA = (torch.zeros(shape, device=self.device) for _ in range(3))
         with torch.no_grad():

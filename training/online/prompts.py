@@ -76,8 +76,8 @@ def prompts_of_update(num_prompts: int, *, update: int, prompts_per_update: int,
 def share_of_rank(num_prompts: int, *, rank: int, world_size: int, num_minibatches: int) -> list[int]:
     """Which of an update's prompts a rank answers: its slice of each minibatch in turn.
 
-    So minibatch m is made of the same prompts for any number of workers, and all samples of a prompt stay on one
-    rank. `num_prompts` must be a multiple of `num_minibatches * world_size`.
+    This way minibatch m has the same prompts for any number of workers, and all samples of a prompt stay on one rank.
+    `num_prompts` must be a multiple of `num_minibatches * world_size`.
     """
     places = np.arange(num_prompts).reshape(num_minibatches, world_size, -1)
     return [int(place) for place in places[:, rank].reshape(-1)]

@@ -91,7 +91,7 @@ class LossWatch:
         return LossWatch(self.settings, losses=state["losses"], events=self.events, history=self.history)
 
     def judge(self, loss: float) -> Verdict | None:
-        """What is wrong with a step of this loss (nats per token); None where nothing is."""
+        """The verdict on a step of this loss (nats per token). None where nothing is wrong with it."""
         if not math.isfinite(loss):
             return self._verdict("not_finite", self.settings.not_finite, f"the training loss is {loss}")
         if self.settings.spike == "ignore":
@@ -106,7 +106,7 @@ class LossWatch:
         )
 
     def judge_gradient(self, norm: float) -> Verdict | None:
-        """What is wrong with a step whose gradients have this global norm; the engine never applies one not finite."""
+        """The verdict on a step whose gradients have this global norm. One that is not finite is never applied."""
         if math.isfinite(norm):
             return None
         return self._verdict("not_finite", self.settings.not_finite, f"the gradient's norm is {norm}")
@@ -120,7 +120,7 @@ class LossWatch:
         self.losses.append(loss)
 
     def limit(self) -> float | None:
-        """The loss above which a step is a spike; None while there are too few to tell."""
+        """The loss above which a step is a spike. None while there are too few recent losses to tell."""
         if len(self.losses) < 8:
             return None
         median = statistics.median(self.losses)

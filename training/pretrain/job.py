@@ -143,6 +143,6 @@ def checkpoint_identity(job: PretrainJob) -> dict[str, Any]:
 
 
 def model_name(job: PretrainJob) -> str:
-    """What tells one job's model from another's: preset, config or initial model, and precision."""
+    """A text that tells one job's model from another's: its preset, config or initial model, and the precision."""
     model = job.initial_model_uri or json.dumps(job.config.model, sort_keys=True)
     return f"{model} in {job.config.precision}"

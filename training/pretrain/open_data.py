@@ -64,7 +64,7 @@ def open_training(job: PretrainJob, progress: Progress = _SILENT) -> Sampler:
 
 
 def open_heldout(job: PretrainJob, progress: Progress = _SILENT) -> dict[str, Sampler]:
-    """The held-out documents of each source, most tokens first; empty where none is held out.
+    """The held-out documents of each source, by its name, most tokens first. Empty where none is held out.
 
     They are always cut end to end, so that their loss compares between packings.
     """
@@ -120,10 +120,10 @@ def packing_windows(
 
 
 def shard_cache(config: PretrainConfig) -> ShardCache:
-    """Where this machine keeps copies of remote shards.
+    """The place where this machine keeps copies of remote shards.
 
-    As long as anyone in this process uses it, others get the same one: it knows which copies make no room for others,
-    and held-out shards must not for training ones.
+    All users in this process share one `ShardCache`. It knows which copies must stay: held-out shards must not make
+    room for training ones.
     """
     directory = Path(config.data_cache) if config.data_cache is not None else default_directory()
     budget_bytes = cache_bytes(config)
@@ -134,15 +134,16 @@ def shard_cache(config: PretrainConfig) -> ShardCache:
 
 
 def cache_bytes(config: PretrainConfig) -> int | None:
-    """What those copies may take."""
+    """Most bytes that those copies may take together. None: no limit."""
     return None if config.data_cache_gib is None else int(config.data_cache_gib * 2**30)
 
 
 def tokens_of_what(job: PretrainJob, sampler: Sampler, num_tokens: int) -> dict[str, dict[str, int]]:
-    """About how many of the first `num_tokens` trained on are of each source, language and class of lengths.
+    """About how many of the first `num_tokens` trained on are of each source, language and length class.
 
-    By the index alone: a row's share in what was trained on is its share in the store, or where the order goes by
-    windows and the last epoch was not finished, in the windows visited. `sampler` is that of `open_training`.
+    This is computed from the index alone. A row's share in what was trained on is taken to be its share in the store;
+    where the order goes by windows and the last epoch was not finished, its share in the windows visited. `sampler` is
+    that of `open_training`.
     """
     index = read_token_index(job.tokens_uri)
     names = short_names(entry.source for entry in index)
@@ -170,7 +171,7 @@ def tokens_of_what(job: PretrainJob, sampler: Sampler, num_tokens: int) -> dict[
 def _tokens_visited(
     sampler: Sampler, order: WindowedOrder, epoch: int, num_samples: int, lengths_R: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """How many tokens of each row the first `num_samples` of an epoch hold, those of the last window in proportion."""
+    """[R] tokens of each row in the first `num_samples` of an epoch; the last window is counted in proportion."""
     ends_R = np.cumsum(lengths_R)
     begins_R = ends_R - lengths_R
     visited_R = np.zeros_like(lengths_R)
