@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
@@ -15,9 +15,10 @@ from rich.table import Table
 from cluster.contracts.errors import InputError, Problem, RaymillError, SpecError
 from cluster.interrupts import STOPPED, watched_interrupts
 from cluster.run_record import DEFAULT_STORAGE, read_run
-from cluster.spec import JobSpec, load_spec
-from cluster.stage_kinds import STAGE_KINDS
 from cluster.terminal import Terminal, quiet_terminal
+
+if TYPE_CHECKING:
+    from cluster.spec import JobSpec
 
 app = typer.Typer(
     help="Takes a raw web crawl in and gives a served, aligned language model out, as one job spec says. It runs alike"
@@ -385,6 +386,7 @@ def schema(
 ) -> None:
     """Write the JSON Schema of a job spec, by which editors complete and check settings."""
     from cluster.schema import schema_text, spec_schema
+    from cluster.stage_kinds import STAGE_KINDS
 
     text = schema_text(spec_schema(STAGE_KINDS.values()))
     if output is None:
@@ -403,6 +405,8 @@ def main() -> None:
 
 
 def _load(spec: Path, storage: str | None, settings: list[str] | None) -> JobSpec:
+    from cluster.spec import load_spec  # with every kind's settings, which `--help` can do without
+
     overrides: dict[str, Any] = {}
     for setting in settings or ():
         path, separator, value = setting.partition("=")
