@@ -1,13 +1,15 @@
 """Progress from any process to the driver's display.
 
-In the driver a stage's `progress` calls the display directly. Pickled into a Ray worker it becomes a handle on
-a small relay actor, started only then, which the driver polls.
+In the driver a stage's `progress` calls the display directly. Pickled into a Ray worker it becomes a handle on a small
+relay actor, which the driver polls. It is started when a stage first needs it and serves the later ones too: a process
+of Ray's costs one to two CPU-seconds to start.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -27,46 +29,62 @@ class Display(Protocol):
 
 @ray.remote(num_cpus=0)
 class _Relay:
-    """Keeps the newest update and all unread notes."""
+    """Keeps each stage's newest update and its unread notes."""
 
     def __init__(self) -> None:
-        self._update: tuple[Any, ...] | None = None
-        self._notes: list[str] = []
+        self._updates: dict[str, tuple[Any, ...]] = {}
+        self._notes: dict[str, list[str]] = {}
 
-    def push_update(self, *update: Any) -> None:
-        self._update = update
+    def push_update(self, stage: str, *update: Any) -> None:
+        self._updates[stage] = update
 
-    def push_note(self, message: str) -> None:
-        self._notes.append(message)
+    def push_note(self, stage: str, message: str) -> None:
+        self._notes.setdefault(stage, []).append(message)
 
-    def take(self) -> tuple[tuple[Any, ...] | None, list[str]]:
-        taken = self._update, self._notes
-        self._update, self._notes = None, []
-        return taken
+    def take(self, stage: str) -> tuple[tuple[Any, ...] | None, list[str]]:
+        return self._updates.pop(stage, None), self._notes.pop(stage, [])
+
+
+_relays: dict[str, Any] = {}  # Ray's job -> its relay
+
+
+def _relay() -> Any:
+    """The relay of the Ray that this process is connected to."""
+    job = ray.get_runtime_context().get_job_id()
+    if job not in _relays:
+        _relays.clear()
+        _relays[job] = _Relay.options(max_restarts=-1).remote()  # type: ignore[attr-defined]
+    return _relays[job]
 
 
 class WorkerProgress:
     """A stage's progress as seen in a Ray worker: sends to the relay and never waits."""
 
-    def __init__(self, relay: Any) -> None:
-        self._relay = relay
+    def __init__(self, relay: Any, stage: str) -> None:
+        self._relay, self._stage = relay, stage
         self._last = 0.0
 
     def update(self, done: float, total: float | None, unit: str, **figures: float | str) -> None:
         now = time.monotonic()
         if now - self._last >= _WORKER_INTERVAL_S or done == total:
             self._last = now
-            self._relay.push_update.remote(done, total, unit, figures)
+            self._relay.push_update.remote(self._stage, done, total, unit, figures)
 
     def note(self, message: str) -> None:
-        self._relay.push_note.remote(message)
+        self._relay.push_note.remote(self._stage, message)
 
 
 class StageProgress:
-    """A stage's progress in the driver; close it when the stage ends."""
+    """A stage's progress in the driver; close it when the stage ends.
+
+    `start_s`: seconds from here until a worker had done its first step; None until then, or where none works.
+    """
 
     def __init__(self, display: Display) -> None:
         self._display = display
+        self._begun = time.monotonic()
+        self.start_s: float | None = None
+        self._stage = uuid.uuid4().hex
         self._relay: Any = None
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
@@ -83,14 +101,13 @@ class StageProgress:
         if self._thread is not None:
             self._thread.join()
             self._drain()
-            ray.kill(self._relay)
 
-    def __reduce__(self) -> tuple[Callable[[Any], WorkerProgress], tuple[Any]]:
+    def __reduce__(self) -> tuple[Callable[[Any, str], WorkerProgress], tuple[Any, str]]:
         if self._relay is None:
-            self._relay = _Relay.remote()  # type: ignore[attr-defined]
+            self._relay = _relay()
             self._thread = threading.Thread(target=self._poll, daemon=True, name="raymill-progress")
             self._thread.start()
-        return (WorkerProgress, (self._relay,))
+        return (WorkerProgress, (self._relay, self._stage))
 
     def _poll(self) -> None:
         while not self._closed.wait(_POLL_S):
@@ -98,11 +115,14 @@ class StageProgress:
 
     def _drain(self) -> None:
         try:
-            update, notes = ray.get(self._relay.take.remote(), timeout=10)
+            update, notes = ray.get(self._relay.take.remote(self._stage), timeout=10)
         except ray.exceptions.RayError:
             return  # the cluster is going down; the stage itself reports why
         for message in notes:
             self._display.note(message)
         if update is not None:
             done, total, unit, figures = update
+            if self.start_s is None and done > 0:
+                self.start_s = time.monotonic() - self._begun
+                self._display.note(f"first {unit.removesuffix('s')} {self.start_s:.1f} s after its start")
             self._display.update(done, total, unit, figures)

@@ -121,6 +121,8 @@ def _own_signal_handlers() -> Iterator[None]:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
+    except SystemExit as error:  # what Ray's own handler makes of a SIGTERM in the meantime
+        raise KeyboardInterrupt from error
     finally:
         for number, handler in handlers.items():
             if handler is not None:

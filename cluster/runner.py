@@ -31,6 +31,7 @@ from cluster.run_record import RunRecord, RunStage, artifact_lock, run_lock, run
 from cluster.spec import JobSpec
 from cluster.stage_kinds import STAGE_KINDS, kinds_of_models
 from cluster.terminal import Terminal, duration
+from training.launch.standing_group import STANDING_GROUPS
 
 _RECORDED_PACKAGES = (
     "raymill", "ray", "torch", "transformers", "trl", "peft", "deepspeed", "accelerate",
@@ -89,7 +90,10 @@ def _run_stages(
         }
         check_roles(todo, local, "resources.cpus/gpus in the spec")
     terminal.line("starting Ray" if address is None else f"joining Ray at {address}", style="dim")
-    with ray_session.ray_session(resources, address, spec.head.environment.env_vars, terminal.line):
+    with (
+        ray_session.ray_session(resources, address, spec.head.environment.env_vars, terminal.line),
+        STANDING_GROUPS.kept() as groups,
+    ):
         check_roles(todo, ray_session.cluster_resources(), "the cluster")
         ray_session.check_storage_is_shared(spec.head.storage)
         for position, stage in enumerate(stages, 1):
@@ -97,6 +101,7 @@ def _run_stages(
             if stage.finished:
                 say_finished(terminal, stage, position, len(stages), "already there")
                 continue
+            groups.make_room([later.config for later in stages[position - 1 :] if not later.finished])
             ray_session.check_disk(spec.head.storage, resources.disk_gib)
             with artifact_lock(stage.uri):
                 if read_artifact(stage.uri) is None:  # another run may have made it while this one waited
@@ -136,12 +141,18 @@ def _run_stage(stage: PlannedStage, spec: JobSpec, terminal: Terminal, position:
             progress.close()
             shutil.rmtree(scratch, ignore_errors=True)
         wall_s = time.perf_counter() - started
-        finish_stage(stage, result, wall_s=wall_s)
+        finish_stage(stage, result, wall_s=wall_s, start_s=progress.start_s)
     say_finished(terminal, stage, position, count, duration(wall_s))
 
 
-def finish_stage(stage: PlannedStage, result: StageResult, *, wall_s: float) -> None:
-    """Write the manifest, which makes the stage's artifact exist."""
+def finish_stage(stage: PlannedStage, result: StageResult, *, wall_s: float, start_s: float | None = None) -> None:
+    """Write the manifest, which makes the stage's artifact exist.
+
+    `start_s`: seconds until the first step of its workers, of `wall_s`; None where it has none.
+    """
+    timings = {"wall_s": round(wall_s, 3)}
+    if start_s is not None:
+        timings["start_s"] = round(start_s, 3)
     manifest = Manifest(
         kind=stage.kind,
         fingerprint=stage.fingerprint,
@@ -149,7 +160,7 @@ def finish_stage(stage: PlannedStage, result: StageResult, *, wall_s: float) -> 
         inputs=stage.input_fingerprints,
         metrics=result.metrics,
         engine=result.engine,
-        timings={"wall_s": round(wall_s, 3)},
+        timings=timings,
         versions=_versions(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         num_files=len(result.files),

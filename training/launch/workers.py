@@ -18,7 +18,6 @@ import os
 import queue
 import random
 import shutil
-import signal
 import socket
 import threading
 import time
@@ -40,15 +39,9 @@ from cluster.contracts.config import WorkerGroup
 from cluster.contracts.errors import RaymillError, ResourceError, StageFailed, StorageError
 from cluster.contracts.progress import Progress, SilentProgress
 from training.launch.host_memory import keep_freed_memory
+from training.launch.standing_group import STANDING_GROUPS, GroupEnded, worker_environment
 from training.launch.watchdog import Heartbeat, Watchdog
 
-# How often Ray Train looks at its workers (s); its default of 2 is a second lost at the end of every stage.
-HEALTH_CHECK_INTERVAL_S = "0.25"
-# Ray Train waits 60 s for workers to get their resources; after so many waits the stage gives up.
-STARTUP_ATTEMPTS = 5
-# How long Ray Train asks the workers of a failed group to leave their process group (s); its default of 30 is lost
-# whenever one of them hangs.
-SHUTDOWN_TIMEOUT_S = "5"
 # How long a rank waits in a collective of a plain process group (s), at least: Ray Train's default, since an export by
 # one rank takes long.
 _GROUP_TIMEOUT_S = 1800.0
@@ -149,6 +142,8 @@ def run_workers(
     `<log_directory>/<stage>-workers.log`), `ResourceError` where the cluster never had room, and a
     worker's deliberate error as it is, without a restart.
 
+    The workers are those of the stage before where they stand ready (`training.launch.standing_group`).
+
     Progress is a step in `committed_steps()` beyond all that stood there at an earlier failure, so a rewind is none.
     """
     furthest, in_vain = _furthest(committed_steps), 0
@@ -231,43 +226,24 @@ class _RayEntry(Generic[Job, Result]):
 def _fit(
     function: WorkerFunction[Job, Result], job: Job, group: WorkerGroup, context: StageContext
 ) -> Result | _Failure:
-    """One start of the worker group: what rank 0 returned, or how the group failed."""
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_CHECK_INTERVAL_S)
-    os.environ.setdefault("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", SHUTDOWN_TIMEOUT_S)
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    """One attempt on a worker group: what rank 0 returned, or how the group failed."""
     from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
-    resources: dict[str, float] = {"CPU": group.cpus, "GPU": group.gpus}
-    if group.memory_gib is not None:
-        resources["memory"] = group.memory_gib * 2**30
-    trainer = TorchTrainer(
-        _RayEntry(function, job, group, context),
-        torch_config=TorchConfig(backend=_backend(group)),
-        scaling_config=ScalingConfig(
-            num_workers=group.num_workers, use_gpu=group.gpus > 0, resources_per_worker=resources
-        ),
-        run_config=RunConfig(
-            name=f"{context.name}-{uuid.uuid4().hex[:8]}",
-            storage_path=str(context.scratch / "ray_train"),  # Ray Train's bookkeeping; checkpoints are ours
-            # Restarts are counted in `run_workers`, which can tell deliberate errors from lost workers.
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=STARTUP_ATTEMPTS),
-            worker_runtime_env={"env_vars": _worker_environment(group)},
-        ),
-    )
     try:
-        with _interruptible():
-            result: Result = trainer.fit().return_value
-            return result
-    except WorkerGroupError as error:
+        result: Result = STANDING_GROUPS.run(_RayEntry(function, job, group, context), group)
+        return result
+    except GroupEnded as ended:
+        error = ended.cause
+    if isinstance(error, WorkerGroupError):
         return _essential_failure(error.worker_failures)
-    except ControllerError as error:
+    if isinstance(error, ControllerError):
         if "Timeout" in type(error.controller_failure).__name__:
             raise ResourceError(
                 f"stage {context.name!r} waited in vain for {group.num_workers} workers of {group.cpus} CPU and "
                 f"{group.gpus} GPU each; lower workers.num_workers or workers.cpus, or add machines"
             ) from error
         return _Failure(_one_line(error.controller_failure), str(error), None)
+    return _Failure(_one_line(error) if error is not None else "its workers ended by themselves", repr(error), None)
 
 
 def _essential_failure(failures: Mapping[int, Exception]) -> _Failure:
@@ -296,21 +272,6 @@ def _essential_failure(failures: Mapping[int, Exception]) -> _Failure:
     return _Failure(f"rank {rank}: its process died (killed, out of memory, or its machine was lost)", trace, None)
 
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Give Ctrl-C back its meaning: Ray Train swaps the handler, stops its workers and then exits with 0."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as error:
-        raise KeyboardInterrupt from error
-    finally:
-        signal.signal(signal.SIGINT, handler if handler is not None else signal.default_int_handler)
-
-
 # ------------------------------------------------------------------------------------------ plain processes
 
 
@@ -337,7 +298,7 @@ def run_in_process(
             f"stage {context.name!r} asks for workers.num_workers: {group.num_workers}, and this is a group of "
             f"{world_size} process(es); set num_workers to that, or start torchrun with --nproc-per-node"
         )
-    for name, value in _worker_environment(group).items():
+    for name, value in worker_environment(group).items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("LOCAL_RANK", str(local_rank))  # DeepSpeed asks for it
     device = torch.device("cuda", local_rank) if group.gpus > 0 else torch.device("cpu")
@@ -400,18 +361,6 @@ def _worker(
             yield Worker(rank, world_size, local_rank, device, group.num_threads, progress, scratch, heart, closing)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _worker_environment(group: WorkerGroup) -> dict[str, str]:
-    """What must stand in the environment before torch, DeepSpeed and tokenizers are loaded."""
-    return {
-        "OMP_NUM_THREADS": str(group.num_threads),
-        "MKL_NUM_THREADS": str(group.num_threads),
-        "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads steal the cores of their neighbours
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_OFFLINE": "1",
-        "DS_ACCELERATOR": "cuda" if group.gpus > 0 else "cpu",
-    }
 
 
 def _backend(group: WorkerGroup) -> str:

@@ -1,0 +1,133 @@
+"""Workers that one stage takes over from another: the same processes, and nothing of the earlier job in them."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+import torch
+
+from cluster.contracts.artifacts import StageContext
+from cluster.contracts.config import StageConfig, WorkerGroup
+from cluster.contracts.errors import InputError, StageFailed
+from cluster.contracts.progress import SilentProgress
+from training.evaluate.config import EvaluateConfig
+from training.launch.standing_group import STANDING_GROUPS, shape_of
+from training.launch.workers import Worker, gather_over_ranks, run_workers
+from training.preferences.config import PreferencesConfig
+
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("local_ray")]
+
+HALF = WorkerGroup(num_workers=2, cpus=0.5, max_failures=0)
+LEFT_BEHIND = "RAYMILL_LEFT_BEHIND"
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a job finds in its processes."""
+
+    pids: list[int]
+    threads: list[int]
+    draws: list[float]
+    left_behind: list[str | None]
+
+
+def look(worker: Worker, job: str) -> Look:
+    if job == "fails" and worker.rank == 1:
+        raise ValueError("rank 1 had enough")
+    if job == "refuses":
+        raise InputError("no such column")
+    found = (os.getpid(), torch.get_num_threads(), float(torch.rand(())), os.environ.get(LEFT_BEHIND))
+    os.environ[LEFT_BEHIND] = job
+    torch.set_num_threads(7)
+    return Look(*(list(column) for column in zip(*gather_over_ranks(worker, [found]), strict=True)))
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> StageContext:
+    return StageContext("stage", SilentProgress(), tmp_path / "scratch", tmp_path / "logs", seed=3)
+
+
+@pytest.fixture
+def kept() -> Iterator[None]:
+    with STANDING_GROUPS.kept():
+        yield
+
+
+def _free_cpus() -> float:
+    """The CPUs that nobody holds, once Ray's view of them has settled."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and ray.available_resources().get("CPU", 0) < ray.cluster_resources()["CPU"]:
+        time.sleep(0.1)
+    return float(ray.available_resources().get("CPU", 0))
+
+
+def _evaluate(group: WorkerGroup) -> StageConfig:
+    return EvaluateConfig(kind="evaluate", tokens="tokens", base="base", workers=group)
+
+
+def _preferences() -> StageConfig:
+    return PreferencesConfig(kind="preferences", conversations=("rows.jsonl",))
+
+
+@pytest.mark.usefixtures("kept")
+def test_a_stage_takes_over_the_workers_of_the_one_before_and_finds_nothing_of_it(context: StageContext) -> None:
+    first = run_workers(look, "first", HALF, context)
+    second = run_workers(look, "second", HALF, context)
+    assert second.pids == first.pids
+    assert second.draws == first.draws  # seeded anew
+    assert first.threads == second.threads == [1, 1]
+    assert first.left_behind == second.left_behind == [None, None]
+
+
+@pytest.mark.usefixtures("kept")
+def test_workers_of_another_shape_are_others(context: StageContext) -> None:
+    first = run_workers(look, "first", HALF, context)
+    threads = HALF.model_copy(update={"threads": 2})
+    assert shape_of(threads) != shape_of(HALF)
+    second = run_workers(look, "second", threads, context)
+    assert not set(second.pids) & set(first.pids)
+    assert second.threads == [2, 2]
+
+
+@pytest.mark.usefixtures("kept")
+@pytest.mark.parametrize(("job", "error"), [("fails", StageFailed), ("refuses", InputError)])
+def test_a_job_that_fails_ends_its_workers_and_the_next_has_new_ones(
+    job: str, error: type[Exception], context: StageContext
+) -> None:
+    first = run_workers(look, "first", HALF, context)
+    with pytest.raises(error, match="rank 1 had enough" if job == "fails" else "no such column"):
+        run_workers(look, job, HALF, context)
+    assert not set(run_workers(look, "second", HALF, context).pids) & set(first.pids)
+
+
+@pytest.mark.usefixtures("kept")
+def test_workers_that_died_while_they_waited_are_replaced(context: StageContext) -> None:
+    restarts = HALF.model_copy(update={"max_failures": 1})
+    first = run_workers(look, "first", restarts, context)
+    os.kill(first.pids[1], signal.SIGKILL)
+    second = run_workers(look, "second", restarts, context)
+    assert not set(second.pids) & set(first.pids)
+
+
+@pytest.mark.usefixtures("kept")
+def test_workers_wait_for_a_stage_that_takes_them_and_leave_for_any_other(context: StageContext) -> None:
+    first = run_workers(look, "first", HALF, context)
+    STANDING_GROUPS.make_room([_preferences(), _evaluate(HALF)])  # the first asks for nothing of Ray
+    assert run_workers(look, "second", HALF, context).pids == first.pids
+    STANDING_GROUPS.make_room([_evaluate(WorkerGroup(num_workers=1))])
+    assert _free_cpus() == ray.cluster_resources()["CPU"]
+    assert not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in first.pids)
+
+
+def test_nothing_stands_once_the_run_is_over(context: StageContext) -> None:
+    with STANDING_GROUPS.kept():
+        run_workers(look, "first", HALF, context)
+    assert _free_cpus() == ray.cluster_resources()["CPU"]
+    run_workers(look, "alone", HALF, context)
+    assert _free_cpus() == ray.cluster_resources()["CPU"]
