@@ -94,14 +94,16 @@ def _run_stages(
         ray_session.ray_session(resources, address, spec.head.environment.env_vars, terminal.line),
         STANDING_GROUPS.kept() as groups,
     ):
-        check_roles(todo, ray_session.cluster_resources(), "the cluster")
+        available = ray_session.cluster_resources()
+        check_roles(todo, available, "the cluster")
         ray_session.check_storage_is_shared(spec.head.storage)
         for position, stage in enumerate(stages, 1):
             interrupts.check()
             if stage.finished:
                 say_finished(terminal, stage, position, len(stages), "already there")
                 continue
-            groups.make_room([later.config for later in stages[position - 1 :] if not later.finished])
+            to_come = [later.config for later in stages[position - 1 :] if not later.finished]
+            groups.make_room(to_come, available.get("CPU", 0.0))
             ray_session.check_disk(spec.head.storage, resources.disk_gib)
             with artifact_lock(stage.uri):
                 if read_artifact(stage.uri) is None:  # another run may have made it while this one waited

@@ -118,11 +118,18 @@ def test_workers_that_died_while_they_waited_are_replaced(context: StageContext)
 @pytest.mark.usefixtures("kept")
 def test_workers_wait_for_a_stage_that_takes_them_and_leave_for_any_other(context: StageContext) -> None:
     first = run_workers(look, "first", HALF, context)
-    STANDING_GROUPS.make_room([_preferences(), _evaluate(HALF)])  # the first asks for nothing of Ray
+    STANDING_GROUPS.make_room([_preferences(), _evaluate(HALF)], cpus=2)
     assert run_workers(look, "second", HALF, context).pids == first.pids
-    STANDING_GROUPS.make_room([_evaluate(WorkerGroup(num_workers=1))])
+    STANDING_GROUPS.make_room([_evaluate(WorkerGroup(num_workers=1))], cpus=4)
     assert _free_cpus() == ray.cluster_resources()["CPU"]
     assert not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in first.pids)
+
+
+@pytest.mark.usefixtures("kept")
+def test_workers_leave_a_stage_without_roles_at_least_one_cpu(context: StageContext) -> None:
+    run_workers(look, "first", HALF, context)
+    STANDING_GROUPS.make_room([_preferences(), _evaluate(HALF)], cpus=1.5)
+    assert _free_cpus() == ray.cluster_resources()["CPU"]
 
 
 def test_nothing_stands_once_the_run_is_over(context: StageContext) -> None:

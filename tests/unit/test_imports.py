@@ -70,6 +70,7 @@ RAY_FILES = {
     "dataprep/ray_tasks.py",
     "dataprep/quality_classifier/stage.py",
     "dataprep/tokenizer/stage.py",
+    "training/launch/standing_group.py",
     "training/launch/workers.py",
     "training/metrics/trackers.py",
     "serving/deploy.py",

@@ -130,6 +130,10 @@ class StandingGroup:
             except ray.exceptions.RayError:
                 pass
         ray.kill(self._mailbox)  # workers that still ask it fail, and their group with them
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Leave workers that may be at work to the end of this process's Ray."""
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _fit(self) -> None:
@@ -206,24 +210,26 @@ class StandingGroups:
         try:
             yield self
         except BaseException:
-            self._group = None  # its workers may be at work; they end with Ray
+            self._abandon()
             raise
         finally:
             self._kept = False
             self.close()
 
-    def make_room(self, stages: Sequence[StageConfig]) -> None:
+    def make_room(self, stages: Sequence[StageConfig], cpus: float) -> None:
         """Before the first of `stages`, which are still to run: end the group unless it can wait for its next job.
 
-        It waits for a stage that takes it, also through stages before that one that ask for nothing of Ray.
+        It waits for a stage that takes it over; also through stages without roles of their own before that one, if of
+        the cluster's `cpus` a whole one is left to these.
         """
         if self._group is None or self._group.ended:
             return
+        left = cpus - self._group.shape.num_workers * dict(self._group.shape.resources)["CPU"]
         for stage in stages:
             workers = getattr(stage, "workers", None)
             if isinstance(workers, WorkerGroup) and shape_of(workers) == self._group.shape:
                 return
-            if stage.roles():
+            if stage.roles() or left < 1:
                 break
         self.close()
 
@@ -239,9 +245,17 @@ class StandingGroups:
         except GroupEnded:
             self.close()
             raise
+        except BaseException:  # an interrupt
+            self._abandon()
+            raise
         if not self._kept:
             self.close()
         return result
+
+    def _abandon(self) -> None:
+        group, self._group = self._group, None
+        if group is not None:
+            group.abandon()
 
     def close(self) -> None:
         """End the group that stands."""
