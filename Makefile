@@ -81,7 +81,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 docs: $(STAMP)
-	$(BIN)/python -m cluster.reference
+	$(BIN)/python -m cluster.reference_pages
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

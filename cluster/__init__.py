@@ -7,15 +7,15 @@ Begin with `runner.py`, which turns a spec into finished artifacts, stage by sta
     From a spec to a plan
     spec.py             YAML in, a checked graph of stages out, with every problem at once
     stage_kinds.py      which kinds of stages there are; each is declared in its own folder
-    settings.py         what each setting is: meaning, type, default; read off the models
+    setting_texts.py    what each setting is: meaning, type, default; read off the models
     schema.py           the same as a JSON Schema, for editors
-    reference.py        the same as pages, docs/stages: `make docs`
+    reference_pages.py  the same as pages, docs/stages: `make docs`
     fingerprint.py      what names an artifact: a hash of all that determines its content
     plan.py             each stage's fingerprint, its place, and whether it is there already
 
     Running it
     runner.py           every stage that is not there yet, one after another
-    outlook.py          what is told before a run and after it
+    run_forecast.py     what is told before a run and after it
     interrupts.py       Ctrl-C and SIGTERM, so that a stopped run ends as stopped
     run_record.py       `<storage>/runs/<name>.json`: which artifact each stage of a run became
     ray_session.py      starting or joining Ray; checks of memory, disk and shared storage

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from cluster.contracts.errors import Problem, SpecError
-from cluster.settings import Setting, as_yaml, sections_of, settings_of
+from cluster.setting_texts import Setting, as_yaml, sections_of, settings_of
 from cluster.spec import SpecHead
 from cluster.stage_kinds import STAGE_KINDS
 

@@ -25,8 +25,8 @@ from cluster.contracts.artifacts import (
 )
 from cluster.contracts.errors import RaymillError, StageFailed
 from cluster.interrupts import Interrupts
-from cluster.outlook import emulated_bf16, what_next, what_will_run
 from cluster.plan import PlannedStage, check_roles, make_plan, open_inputs
+from cluster.run_forecast import emulated_bf16, what_next, what_will_run
 from cluster.run_record import RunRecord, RunStage, artifact_lock, run_lock, run_uri, write_run
 from cluster.spec import JobSpec
 from cluster.stage_kinds import STAGE_KINDS, kinds_of_models
@@ -189,7 +189,7 @@ def _record(spec: JobSpec, stages: list[PlannedStage]) -> RunRecord:
 def say_finished(terminal: Terminal, stage: PlannedStage, position: int, count: int, how: str) -> None:
     """One line of a finished stage: how it came to be, and its figures."""
     metrics = open_artifact(stage.uri).manifest.metrics
-    headline = STAGE_KINDS[stage.kind].headline
+    headline = STAGE_KINDS[stage.kind].figures.headline
     shown = [f"{name} {_figure(metrics[name])}" for name in headline if name in metrics]
     terminal.line(f"[{position}/{count}] {stage.name:<13} {how:<14} {' · '.join(shown)}")
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from cluster.contracts.stage_kind import StageKind
-from cluster.settings import SchemaWithoutTitles
+from cluster.setting_texts import SchemaWithoutTitles
 from cluster.spec import NAME_PATTERN, SpecHead
 from cluster.stage_kinds import STAGE_KINDS
 

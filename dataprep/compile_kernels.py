@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from dataprep.clean.config import CleanConfig
-from dataprep.filters.settings import (
+from dataprep.filters.config import (
     BadWordsSettings,
     DecontaminationSettings,
     FineWebSettings,
@@ -20,7 +20,7 @@ from dataprep.filters.settings import (
     RefinedWebSettings,
 )
 from dataprep.kernel_cache import keep_compiled_kernels
-from dataprep.pii.settings import PiiSettings
+from dataprep.pii.config import PiiSettings
 from dataprep.sources.shards import whole_file
 
 _PAGE = b"<html><body><p>Two words, and [1] a few more. It is no page of note, but one of the kind.</p></body></html>"

@@ -22,7 +22,7 @@ from serving.engine.loop import EngineLoop
 from serving.engine.protocol import EngineLoad, TokenEvent
 from serving.engine.torch_engine import TorchEngine
 from serving.models import load_causal_lm, stop_token_ids
-from serving.weights.buckets import unpack
+from serving.weight_updates.buckets import unpack
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from serving.config import ServerConfig
 from serving.deploy import App, check_resources, deploy, policy_application, remove, reward_application, start_serve
 from serving.models import check_model_directory
 from serving.remote_errors import as_input_error
-from serving.weights.store import publish, start_weight_store
+from serving.weight_updates.store import publish, start_weight_store
 
 CALLS_PER_REPLICA = 4  # a batch is cut finer than the replicas are many, so that a slow part holds up less
 RETRY_PAUSE_S = 0.5

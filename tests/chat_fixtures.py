@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from dataprep.tokenizer.chat_template import chat_template
-from dataprep.tokenizer.config import SpecialTokens
+from dataprep.tokenizer.special_tokens import SpecialTokens
 
 SUBJECTS = ["red fox", "old king", "small boat", "green hill", "quiet town", "young pilot", "tall tower", "cold river"]
 VERBS = ["sees", "finds", "paints", "follows", "forgets", "guards"]

@@ -18,8 +18,8 @@ from benchmarks.dataprep.documents import Document
 from benchmarks.figures import Figure, ratio
 from dataprep.text.column import TextColumn
 from dataprep.tokenizer.bpe_training import train_bpe
-from dataprep.tokenizer.config import SpecialTokens
 from dataprep.tokenizer.encoders import Encoded, Encoder, HuggingFaceEncoder, fastest_encoder
+from dataprep.tokenizer.special_tokens import SpecialTokens
 
 _VOCAB_SIZE = 32_768
 _TRAINING_DOCUMENTS = 3_000

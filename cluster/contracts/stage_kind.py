@@ -50,6 +50,18 @@ class Gate:
 
 
 @dataclass(frozen=True)
+class ReportFigures:
+    """What a stage shows of its metrics."""
+
+    headline: tuple[str, ...] = ()
+    """The metrics that the line of a finished stage shows, in this order, as far as they are there."""
+    gates: tuple[Gate, ...] = ()
+    """What the report holds the stage's metrics against."""
+    curves: tuple[Curve, ...] = ()
+    """What the report draws from the stage's `metrics.jsonl`."""
+
+
+@dataclass(frozen=True)
 class StageKind:
     """One kind of stage."""
 
@@ -63,12 +75,8 @@ class StageKind:
     """What the stage's artifact holds, for people."""
     example: str = ""
     """A worked example: the stage in a spec's YAML, for `raymill explain` and the stage's page in docs/stages."""
-    headline: tuple[str, ...] = ()
-    """The metrics that the line of a finished stage shows, in this order, as far as they are there."""
-    gates: tuple[Gate, ...] = ()
-    """What the report holds the stage's metrics against."""
-    curves: tuple[Curve, ...] = ()
-    """What the report draws from the stage's `metrics.jsonl`."""
+    figures: ReportFigures = ReportFigures()
+    """What the stage shows of its metrics, on the terminal and in the report."""
     model: Literal["policy", "reward"] | None = None
     """Whether the artifact is a model that `raymill serve` serves, and in which role."""
     is_corpus: bool = False

@@ -249,7 +249,7 @@ def _figures(
             for figure in figures:
                 yield _figure(stage, model, figure, *(m.get(model, {}).get(figure) for m in models))
     elif kind in STAGE_KINDS:
-        for figure in STAGE_KINDS[kind].headline:
+        for figure in STAGE_KINDS[kind].figures.headline:
             values = [each.get(figure) for each in metrics]
             if values != [None, None]:
                 yield _figure(stage, None, figure, *values)

@@ -22,7 +22,7 @@ def stage_plots(name: str, artifacts: Sequence[Artifact], labels: Sequence[str] 
     kind, metrics = STAGE_KINDS.get(artifacts[0].manifest.kind), artifacts[0].manifest.metrics
     rows = [metric_rows(artifact) for artifact in artifacts]
     plots = []
-    for index, curve in enumerate(kind.curves if kind is not None else ()):
+    for index, curve in enumerate(kind.figures.curves if kind is not None else ()):
         found = (read_series(each, curve.key, run) for each, run in zip(rows, labels, strict=True))
         series: list[Series] = [each for each in found if each is not None]
         if series:

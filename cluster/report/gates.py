@@ -27,7 +27,7 @@ class Reading:
 
 def readings(kind: str, metrics: Metrics) -> list[Reading]:
     """Every gate of a kind of stage whose figures are among `metrics`; none for a kind that isn't known here."""
-    gates = STAGE_KINDS[kind].gates if kind in STAGE_KINDS else ()
+    gates = STAGE_KINDS[kind].figures.gates if kind in STAGE_KINDS else ()
     return [reading for gate in gates if (reading := read_gate(gate, metrics)) is not None]
 
 

@@ -11,14 +11,14 @@ from pydantic import BaseModel, Field, model_validator
 
 from cluster.contracts.config import InputFiles, InputOf, Sections
 from dataprep.config import DataConfig
-from dataprep.filters.settings import (
+from dataprep.filters.config import (
     DecontaminationSettings,
     FilterFamilies,
     LanguageProfile,
     QualitySettings,
     UrlBlocklistSettings,
 )
-from dataprep.pii.settings import PiiSettings
+from dataprep.pii.config import PiiSettings
 from dataprep.signatures.config import MinHashSettings
 from dataprep.sources.config import Columns, ExtractorName, ReadLimits
 from dataprep.sources.formats import Format, format_of

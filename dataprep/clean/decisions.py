@@ -20,12 +20,12 @@ import pyarrow as pa
 
 from dataprep.clean.config import CleanConfig
 from dataprep.filters import decontamination, quality, url_blocklist
+from dataprep.filters.config import DecontaminationSettings, QualitySettings
 from dataprep.filters.decontamination import EvaluationIndex
 from dataprep.filters.evaluation_sets import EvaluationText
 from dataprep.filters.families import Families, FamilyDecisions
 from dataprep.filters.language import identify
 from dataprep.filters.scores import struct_type
-from dataprep.filters.settings import DecontaminationSettings, QualitySettings
 from dataprep.filters.url_blocklist import UrlBlocklist
 from dataprep.text.column import TextColumn
 

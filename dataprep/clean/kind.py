@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cluster.contracts.stage_kind import StageKind
 from dataprep.clean.config import CleanConfig
+from dataprep.clean.report_figures import CLEAN_FIGURES
 
 _EXAMPLE = """\
 stages:
@@ -30,6 +31,6 @@ CLEAN = StageKind(
         "read."
     ),
     example=_EXAMPLE,
-    headline=("read", "kept", "quarantined"),
+    figures=CLEAN_FIGURES,
     is_corpus=True,
 )

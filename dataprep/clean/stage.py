@@ -20,7 +20,7 @@ from cluster.contracts.source_names import input_directories
 from cluster.contracts.storage import relative_uri
 from dataprep.clean.config import CleanConfig
 from dataprep.documents import Shard, write_shard_table
-from dataprep.filters.settings import DecontaminationSettings
+from dataprep.filters.config import DecontaminationSettings
 from dataprep.kernel_cache import keep_compiled_kernels
 from dataprep.ray_tasks import AlreadyDone, run_shard_tasks
 from dataprep.sources.formats import Format

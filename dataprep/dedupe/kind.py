@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cluster.contracts.stage_kind import StageKind
 from dataprep.dedupe.config import DedupeConfig
+from dataprep.dedupe.report_figures import DEDUPE_FIGURES
 
 _EXAMPLE = """\
 stages:
@@ -23,6 +24,6 @@ DEDUPE = StageKind(
         "is written again."
     ),
     example=_EXAMPLE,
-    headline=("documents", "kept"),
+    figures=DEDUPE_FIGURES,
     is_corpus=True,
 )

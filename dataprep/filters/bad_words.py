@@ -13,9 +13,9 @@ import numba
 import numpy as np
 
 from cluster.contracts.errors import InputError
+from dataprep.filters.config import BadWordsSettings
 from dataprep.filters.phrase_search import PhraseTrie
 from dataprep.filters.scores import Judged, Limit, Scores, first_failing
-from dataprep.filters.settings import BadWordsSettings
 from dataprep.filters.word_lists import read_word_lists
 from dataprep.text.column import TextColumn
 from dataprep.text.hashing import hash_bytes, mix, unit_interval

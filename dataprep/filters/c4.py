@@ -9,8 +9,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from dataprep.filters.config import C4Settings
 from dataprep.filters.scores import Judged, Scores, at_least, at_most
-from dataprep.filters.settings import C4Settings
 from dataprep.text.characters import DIGIT, character_flags, decode, flags_of
 from dataprep.text.column import TextColumn
 from dataprep.text.edits import KeptSpans

@@ -23,9 +23,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from cluster.contracts.errors import InputError
+from dataprep.filters.config import DecontaminationSettings
 from dataprep.filters.evaluation_sets import EvaluationText, read_evaluation_sets
 from dataprep.filters.scores import Scores
-from dataprep.filters.settings import DecontaminationSettings
 from dataprep.text.column import TextColumn
 from dataprep.text.edits import KeptSpans
 from dataprep.text.hash_table import find_slot, insert, new_table

@@ -29,8 +29,8 @@ from dataprep.filters import (
     refinedweb,
     url_blocklist,
 )
+from dataprep.filters.config import FamilySettings, FilterFamilies
 from dataprep.filters.scores import Judged, Scores, struct_type
-from dataprep.filters.settings import FamilySettings, FilterFamilies
 from dataprep.text.column import TextColumn
 
 # What a family's column of scores holds. All families of a clean stage are here, also those that it runs itself.

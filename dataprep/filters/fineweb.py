@@ -9,8 +9,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from dataprep.filters.config import FineWebSettings
 from dataprep.filters.scores import Judged, Limit, Scores, first_failing
-from dataprep.filters.settings import FineWebSettings
 from dataprep.text.characters import SENTENCE_END, SPACE, character_flags, decode, flags_of, previous_start
 from dataprep.text.column import TextColumn
 from dataprep.text.hash_table import insert, new_table, table_mask

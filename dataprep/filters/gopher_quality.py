@@ -11,8 +11,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from dataprep.filters.config import GopherQualitySettings
 from dataprep.filters.scores import Judged, Limit, Scores, first_failing
-from dataprep.filters.settings import GopherQualitySettings
 from dataprep.text.characters import SPACE, character_flags, decode, flags_of, previous_start
 from dataprep.text.column import TextColumn
 from dataprep.text.hash_table import find_slot, insert, new_table

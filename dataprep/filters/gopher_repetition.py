@@ -14,8 +14,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from dataprep.filters.config import GopherRepetitionSettings
 from dataprep.filters.scores import Judged, Limit, Scores, first_failing
-from dataprep.filters.settings import GopherRepetitionSettings
 from dataprep.text.characters import SPACE, character_flags, decode, flags_of, previous_start
 from dataprep.text.column import TextColumn
 from dataprep.text.hash_table import find_slot, insert, new_table, table_mask

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from dataprep.filters.config import Mc4Settings
 from dataprep.filters.scores import Judged, Limit, Scores, first_failing
-from dataprep.filters.settings import Mc4Settings
 from dataprep.text.column import TextColumn
 
 NAME = "mc4"  # of the family, in a spec and as a column of scores

@@ -21,8 +21,8 @@ import numpy.typing as npt
 
 from cluster.contracts import storage
 from cluster.contracts.errors import InputError
+from dataprep.filters.config import QualitySettings
 from dataprep.filters.scores import Judged, Limit, Scores, first_failing
-from dataprep.filters.settings import QualitySettings
 from dataprep.text.column import TextColumn
 
 NAME = "quality"  # of the family, in a spec and as a column of scores

@@ -10,8 +10,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from dataprep.filters.config import RefinedWebSettings
 from dataprep.filters.scores import Judged, Limit, Scores, at_least, at_most, first_failing
-from dataprep.filters.settings import RefinedWebSettings
 from dataprep.text.characters import DIGIT, LOWER, SPACE, UNSPACED, UPPER, character_flags, decode, flags_of
 from dataprep.text.column import TextColumn
 from dataprep.text.edits import KeptSpans

@@ -13,8 +13,8 @@ from urllib.parse import unquote
 import numpy as np
 
 from cluster.contracts.errors import InputError
+from dataprep.filters.config import WORD, UrlBlocklistSettings, domain_of
 from dataprep.filters.scores import Judged, Limit, Scores, first_failing
-from dataprep.filters.settings import WORD, UrlBlocklistSettings, domain_of
 from dataprep.filters.word_lists import listed
 
 NAME = "url_blocklist"  # of the family, in a spec and as a column of scores

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cluster.contracts.stage_kind import StageKind
 from dataprep.mixture.config import MixtureConfig
+from dataprep.mixture.report_figures import MIXTURE_FIGURES
 
 _EXAMPLE = """\
 stages:
@@ -22,5 +23,5 @@ MIXTURE = StageKind(
     summary="weigh sources, languages and lengths",
     makes="An index over token shards that says how often each range of documents comes. No token is copied.",
     example=_EXAMPLE,
-    headline=("tokens",),
+    figures=MIXTURE_FIGURES,
 )

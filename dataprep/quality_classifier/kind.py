@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cluster.contracts.stage_kind import StageKind
 from dataprep.quality_classifier.config import QualityClassifierConfig
+from dataprep.quality_classifier.report_figures import QUALITY_CLASSIFIER_FIGURES
 
 _EXAMPLE = """\
 stages:
@@ -27,5 +28,5 @@ QUALITY_CLASSIFIER = StageKind(
         "held-out documents."
     ),
     example=_EXAMPLE,
-    headline=("num_positive", "num_negative", "heldout_accuracy", "heldout_auc"),
+    figures=QUALITY_CLASSIFIER_FIGURES,
 )

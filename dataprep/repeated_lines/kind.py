@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cluster.contracts.stage_kind import StageKind
 from dataprep.repeated_lines.config import RepeatedLinesConfig
+from dataprep.repeated_lines.report_figures import REPEATED_LINES_FIGURES
 
 _EXAMPLE = """\
 stages:
@@ -22,6 +23,6 @@ REPEATED_LINES = StageKind(
     summary="cut lines that stand in many documents",
     makes="A corpus as clean's, without the lines that stand in many documents.",
     example=_EXAMPLE,
-    headline=("documents", "kept", "cut_lines"),
+    figures=REPEATED_LINES_FIGURES,
     is_corpus=True,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cluster.contracts.stage_kind import StageKind
 from dataprep.tokenize.config import TokenizeConfig
+from dataprep.tokenize.report_figures import TOKENIZE_FIGURES
 
 _EXAMPLE = """\
 stages:
@@ -23,5 +24,5 @@ TOKENIZE = StageKind(
         "sources, languages and lengths."
     ),
     example=_EXAMPLE,
-    headline=("documents", "tokens"),
+    figures=TOKENIZE_FIGURES,
 )

@@ -8,8 +8,8 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from dataprep.tokenizer.chat_template import chat_template
-from dataprep.tokenizer.config import SpecialTokens
 from dataprep.tokenizer.pretokenizer import PRE_TOKEN_PATTERN
+from dataprep.tokenizer.special_tokens import SpecialTokens
 
 _TRAINING_BATCH = 256  # texts handed to the trainer at once
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataprep.tokenizer.config import SpecialTokens
+from dataprep.tokenizer.special_tokens import SpecialTokens
 
 
 def chat_template(tokens: SpecialTokens) -> str:

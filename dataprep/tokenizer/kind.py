@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cluster.contracts.stage_kind import StageKind
 from dataprep.tokenizer.config import TokenizerConfig
+from dataprep.tokenizer.report_figures import TOKENIZER_FIGURES
 
 _EXAMPLE = """\
 stages:
@@ -20,5 +21,5 @@ TOKENIZER = StageKind(
     summary="train a byte-level BPE tokenizer",
     makes="A Hugging Face tokenizer directory: byte-level BPE, four special tokens and a chat template.",
     example=_EXAMPLE,
-    headline=("vocab_size",),
+    figures=TOKENIZER_FIGURES,
 )

@@ -19,7 +19,7 @@ from dataprep.clean import stage as clean
 from dataprep.dedupe import stage as dedupe
 from dataprep.dedupe.config import DedupeConfig
 from dataprep.documents import read_removals, read_shard_table
-from dataprep.filters.settings import GopherQualitySettings
+from dataprep.filters.config import GopherQualitySettings
 from tests.integration.test_dataprep import HALF_CPU, Storage, clean_config, paragraphs
 
 pytestmark = pytest.mark.usefixtures("local_ray")

@@ -13,7 +13,7 @@ KIND = '''
 from typing import Annotated, Literal
 
 from cluster.contracts.config import InputFiles, StageConfig
-from cluster.contracts.stage_kind import Curve, Gate, StageKind
+from cluster.contracts.stage_kind import Curve, Gate, ReportFigures, StageKind
 
 
 class WordCountConfig(StageConfig):
@@ -30,9 +30,11 @@ WORD_COUNT = StageKind(
     config=WordCountConfig,
     function="word_count.stage:run",
     summary="count the words of text files",
-    headline=("words", "distinct"),
-    gates=(Gate("distinct", "lower", "words"),),
-    curves=(Curve("words", "words so far"),),
+    figures=ReportFigures(
+        headline=("words", "distinct"),
+        gates=(Gate("distinct", "lower", "words"),),
+        curves=(Curve("words", "words so far"),),
+    ),
 )
 '''
 
@@ -99,7 +101,7 @@ def test_a_kind_of_another_package_runs_and_is_shown_like_any_other(package: Pat
     report = json.loads((tmp_path / "store" / "runs" / "counting" / "report.json").read_text())
     assert report["stages"]["word_count"]["metrics"] == {"words": 10, "distinct": 8}
     page = (tmp_path / "store" / "runs" / "counting" / "report.html").read_text()
-    assert "words so far" in page
+    assert "Words so far rise" in page
     again = raymill(package, "run", "spec.yaml", "--set", "stages.word_count.ignore_case=false")
     assert "words 10 · distinct 9" in again.stdout
 

@@ -41,17 +41,17 @@ FLOORS = {
     ],
     "serving": [
         {"config", "remote_errors", "terminal_chat"},
-        {"models", "engine", "weights"},
+        {"models", "engine", "weight_updates"},
         {"openai_api", "policy", "reward"},
         {"deploy"},
         {"http_gateway", "rollout_client"},
     ],
     "cluster": [
         {"contracts"},
-        {"stage_kinds", "settings", "fingerprint", "run_record", "terminal", "progress", "interrupts"},
+        {"stage_kinds", "setting_texts", "fingerprint", "run_record", "terminal", "progress", "interrupts"},
         {"spec", "inspect", "verify", "ppo_stage"},
         {"plan", "ray_session", "report", "explain", "schema"},
-        {"outlook", "reference"},
+        {"run_forecast", "reference_pages"},
         {"runner", "serve", "submit"},
         {"run_without_ray"},
         {"cli"},
@@ -77,7 +77,7 @@ RAY_FILES = {
     "serving/http_gateway.py",
     "serving/policy.py",
     "serving/rollout_client.py",
-    "serving/weights/store.py",
+    "serving/weight_updates/store.py",
 }
 
 

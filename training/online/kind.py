@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from cluster.contracts.stage_kind import Curve, Gate, StageKind
+from cluster.contracts.stage_kind import StageKind
 from training.online.config import PpoConfig
+from training.online.report_figures import PPO_FIGURES
 
 _EXAMPLE = """\
 stages:
@@ -30,22 +31,6 @@ PPO = StageKind(
         "`metrics.jsonl`."
     ),
     example=_EXAMPLE,
-    headline=("heldout_reward_before", "heldout_reward_after", "heldout_reward_se", "kl_to_reference"),
-    gates=(
-        Gate(
-            "heldout_reward_after",
-            "higher",
-            "heldout_reward_before",
-            lambda before, metrics: before + 2 * metrics["heldout_reward_se"],
-            needs=("heldout_reward_se",),
-        ),
-        Gate("kl_to_reference", "lower", "kl_ceiling"),
-        # Fewer than half as many different answers is collapse, whatever the reward says.
-        Gate("distinct_answers_after", "higher", "distinct_answers_before", lambda before, _: (before - 1) / 2),
-    ),
-    curves=(
-        Curve("reward", "mean reward", "heldout_reward_before", "held-out reward before training"),
-        Curve("kl", "KL to the reference, nats per answer", "kl_ceiling", "ceiling"),
-    ),
+    figures=PPO_FIGURES,
     model="policy",
 )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from cluster.contracts.stage_kind import Curve, Gate, StageKind
+from cluster.contracts.stage_kind import StageKind
 from training.post_training.config import DpoConfig, RewardModelConfig, SftConfig
+from training.post_training.report_figures import DPO_FIGURES, REWARD_MODEL_FIGURES, SFT_FIGURES
 
 _SFT_EXAMPLE = """\
 stages:
@@ -25,9 +26,7 @@ SFT = StageKind(
     summary="fine-tune on conversations",
     makes=("A Hugging Face model directory (adapters merged), with its loss on held-out answers before and after."),
     example=_SFT_EXAMPLE,
-    headline=("heldout_answer_loss", "base_heldout_answer_loss"),
-    gates=(Gate("heldout_answer_loss", "lower", "base_heldout_answer_loss"),),
-    curves=(Curve("loss", "loss on answers, nats per token"),),
+    figures=SFT_FIGURES,
     model="policy",
     runs_without_ray=True,
 )
@@ -53,12 +52,7 @@ REWARD_MODEL = StageKind(
         "accuracy on held-out pairs."
     ),
     example=_REWARD_MODEL_EXAMPLE,
-    headline=("heldout_pair_accuracy", "length_baseline_accuracy", "bag_of_words_baseline_accuracy"),
-    gates=(
-        Gate("heldout_pair_accuracy", "higher", "length_baseline_accuracy", lambda accuracy, _: accuracy + 0.15),
-        Gate("heldout_pair_accuracy", "higher", "bag_of_words_baseline_accuracy", lambda accuracy, _: accuracy + 0.15),
-    ),
-    curves=(Curve("loss", "pair loss"),),
+    figures=REWARD_MODEL_FIGURES,
     model="reward",
     runs_without_ray=True,
 )
@@ -81,9 +75,7 @@ DPO = StageKind(
     summary="align by direct preference optimisation",
     makes="A Hugging Face model directory (adapters merged), with its accuracy on held-out pairs.",
     example=_DPO_EXAMPLE,
-    headline=("heldout_preference_accuracy",),
-    gates=(Gate("heldout_preference_accuracy", "higher", 0.5, lambda chance, _: chance + 0.2),),
-    curves=(Curve("loss", "DPO loss"), Curve("rewards/margins", "reward margin")),
+    figures=DPO_FIGURES,
     model="policy",
     runs_without_ray=True,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cluster.contracts.stage_kind import StageKind
 from training.preferences.config import PreferencesConfig
+from training.preferences.report_figures import PREFERENCES_FIGURES
 
 _EXAMPLE = """\
 stages:
@@ -24,5 +25,5 @@ PREFERENCES = StageKind(
         "`heldout.jsonl`, `text_pairs.jsonl`)."
     ),
     example=_EXAMPLE,
-    headline=("num_train_pairs", "num_heldout_pairs"),
+    figures=PREFERENCES_FIGURES,
 )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from cluster.contracts.stage_kind import Curve, Gate, StageKind
+from cluster.contracts.stage_kind import StageKind
 from training.pretrain.config import PretrainConfig
+from training.pretrain.report_figures import PRETRAIN_FIGURES
 
 _EXAMPLE = """\
 stages:
@@ -34,16 +35,7 @@ PRETRAIN = StageKind(
         "A Hugging Face model directory (safetensors, config, tokenizer), with `metrics.jsonl` and TensorBoard's files."
     ),
     example=_EXAMPLE,
-    headline=("heldout_loss", "unigram_entropy", "tokens_per_s"),
-    gates=(
-        # Counts of single words explain the unigram entropy; half a nat below it is order that was learnt.
-        Gate("heldout_loss", "lower", "unigram_entropy", lambda entropy, _: entropy - 0.5),
-    ),
-    curves=(
-        Curve("loss", "training loss, nats per token", "unigram_entropy"),
-        Curve("heldout_loss", "held-out loss, nats per token", "unigram_entropy"),
-        Curve("grad_norm", "gradient norm"),
-    ),
+    figures=PRETRAIN_FIGURES,
     model="policy",
     runs_without_ray=True,
 )

@@ -13,7 +13,7 @@ from rich.console import Console
 from cluster.contracts.config import StrictModel
 from cluster.contracts.errors import SpecError
 from cluster.explain import explain
-from cluster.settings import sections_of, settings_of
+from cluster.setting_texts import sections_of, settings_of
 from cluster.spec import SpecHead
 from cluster.stage_kinds import STAGE_KINDS
 from serving.config import HttpLimits, ServerConfig

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from cluster.reference import PAGES, ROOT, SCHEMA, reference_files
+from cluster.reference_pages import PAGES, ROOT, SCHEMA, reference_files
 from cluster.schema import own_kinds, spec_schema
 from cluster.spec import load_spec
 from cluster.stage_kinds import STAGE_KINDS

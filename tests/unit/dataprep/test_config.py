@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from dataprep.clean.config import CleanConfig
 from dataprep.clean.decisions import DocumentFilter
 from dataprep.config import MAX_INT
-from dataprep.filters import settings
+from dataprep.filters import config as settings
 from dataprep.pii.redact import redact
 from dataprep.quality_classifier.config import QualityClassifierConfig
 from dataprep.signatures.config import MinHashSettings

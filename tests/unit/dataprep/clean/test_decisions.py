@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from dataprep.clean.config import CleanConfig
 from dataprep.clean.decisions import DocumentFilter
+from dataprep.filters.config import FilterFamilies
 from dataprep.filters.families import SCORE_TYPES
-from dataprep.filters.settings import FilterFamilies
 
 ENGLISH = "The committee met in May and agreed that the bridge over the river should be built with care. "
 PLAIN = "Committees met in May, since bridges over rivers need repairs soon, say engineers from several towns nearby."

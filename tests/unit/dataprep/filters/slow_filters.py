@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import re
 
-from dataprep.filters.settings import (
-    C4Settings,
-    FineWebSettings,
-    GopherQualitySettings,
-    GopherRepetitionSettings,
-)
+from dataprep.filters.config import C4Settings, FineWebSettings, GopherQualitySettings, GopherRepetitionSettings
 from dataprep.text.characters import SENTENCE_END, character_flags
 from tests.unit.dataprep.text import slow_twins
 

@@ -9,7 +9,7 @@ import pytest
 
 from cluster.contracts.errors import InputError
 from dataprep.filters.bad_words import BadWords
-from dataprep.filters.settings import BadWordsSettings
+from dataprep.filters.config import BadWordsSettings
 from dataprep.text.column import TextColumn
 from tests.unit.dataprep.text import slow_twins
 

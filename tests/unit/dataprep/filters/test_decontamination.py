@@ -18,9 +18,9 @@ from cluster.contracts.progress import SilentProgress
 from dataprep.clean import stage as clean
 from dataprep.clean.config import CleanConfig
 from dataprep.clean.part import clean_part
+from dataprep.filters.config import DecontaminationSettings, FilterFamilies
 from dataprep.filters.decontamination import EvaluationIndex, items_left_out
 from dataprep.filters.evaluation_sets import EvaluationText, read_evaluation_sets
-from dataprep.filters.settings import DecontaminationSettings, FilterFamilies
 from dataprep.sources.shards import whole_file
 from dataprep.text.column import TextColumn
 from tests.unit.dataprep.text import slow_twins

@@ -14,15 +14,15 @@ from dataprep.filters import c4 as c4_filter
 from dataprep.filters import fineweb as fineweb_filter
 from dataprep.filters import gopher_quality as quality_filter
 from dataprep.filters import gopher_repetition as repetition_filter
-from dataprep.filters.families import SCORE_TYPES
-from dataprep.filters.scores import Judged
-from dataprep.filters.settings import (
+from dataprep.filters.config import (
     C4Settings,
     FilterFamilies,
     FineWebSettings,
     GopherQualitySettings,
     GopherRepetitionSettings,
 )
+from dataprep.filters.families import SCORE_TYPES
+from dataprep.filters.scores import Judged
 from dataprep.text.column import TextColumn
 from tests.unit.dataprep.filters import slow_filters
 from tests.unit.dataprep.text import slow_twins

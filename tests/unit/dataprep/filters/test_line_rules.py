@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from dataprep.filters.config import Mc4Settings, RefinedWebSettings
 from dataprep.filters.mc4 import mc4
 from dataprep.filters.refinedweb import refinedweb
-from dataprep.filters.settings import Mc4Settings, RefinedWebSettings
 from dataprep.text.column import TextColumn
 from tests.unit.dataprep.text import slow_twins
 

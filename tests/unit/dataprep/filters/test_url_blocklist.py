@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cluster.contracts.errors import InputError
-from dataprep.filters.settings import UrlBlocklistSettings
+from dataprep.filters.config import UrlBlocklistSettings
 from dataprep.filters.url_blocklist import UrlBlocklist, host_of
 
 

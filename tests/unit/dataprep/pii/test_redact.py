@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
+from dataprep.pii.config import KINDS, PiiKind, PiiSettings
 from dataprep.pii.redact import redact
 from dataprep.pii.scan import find
-from dataprep.pii.settings import KINDS, PiiKind, PiiSettings
 from dataprep.text.column import TextColumn
 from tests.unit.dataprep.pii import slow_pii
 from tests.unit.dataprep.text import slow_twins

@@ -16,8 +16,8 @@ from cluster.contracts.commit import committed_part
 from cluster.contracts.errors import InputError
 from dataprep.clean.config import CleanConfig
 from dataprep.clean.part import clean_part
+from dataprep.filters.config import FilterFamilies, QualitySettings
 from dataprep.filters.quality import judge, load, one_line, probabilities
-from dataprep.filters.settings import FilterFamilies, QualitySettings
 from dataprep.quality_classifier.config import QualityClassifierConfig
 from dataprep.quality_classifier.stage import train
 from dataprep.quality_classifier.training import area_under_curve

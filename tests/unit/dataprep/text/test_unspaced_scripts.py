@@ -5,9 +5,9 @@ import pyarrow as pa
 import pytest
 
 from dataprep.filters.c4 import c4
+from dataprep.filters.config import C4Settings, GopherQualitySettings, GopherRepetitionSettings
 from dataprep.filters.gopher_quality import gopher_quality
 from dataprep.filters.gopher_repetition import gopher_repetition
-from dataprep.filters.settings import C4Settings, GopherQualitySettings, GopherRepetitionSettings
 from dataprep.text.column import TextColumn
 
 DECLARATION = {

@@ -16,8 +16,8 @@ from dataprep.tokenize import part as tokenize_part_module
 from dataprep.tokenize.config import TokenizeConfig
 from dataprep.tokenize.part import HELDOUT, TRAIN, end_of_text_id, tokenize_part
 from dataprep.tokenizer.bpe_training import train_bpe
-from dataprep.tokenizer.config import SpecialTokens
 from dataprep.tokenizer.encoders import Encoded, HuggingFaceEncoder, fastest_of
+from dataprep.tokenizer.special_tokens import SpecialTokens
 from tests.unit.dataprep.small_documents import write_documents
 
 TEXTS = [f"document {n} says <|im_end|> and <|endoftext|> and nothing else" for n in range(600)]

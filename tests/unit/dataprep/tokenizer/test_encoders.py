@@ -14,7 +14,6 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from dataprep.text.column import TextColumn
 from dataprep.tokenizer.bpe_training import save_tokenizer, train_bpe
 from dataprep.tokenizer.compiled_bpe import MAX_PRE_TOKEN_BYTES, bpe_encoder
-from dataprep.tokenizer.config import SpecialTokens
 from dataprep.tokenizer.encoders import (
     CompiledEncoder,
     Encoder,
@@ -24,6 +23,7 @@ from dataprep.tokenizer.encoders import (
     fastest_encoder,
     tiktoken_encoding,
 )
+from dataprep.tokenizer.special_tokens import SpecialTokens
 from dataprep.tokenizer.stage import fertility, sample_texts
 from tests.unit.dataprep.small_documents import write_documents
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from serving.weights.buckets import pack, unpack
+from serving.weight_updates.buckets import pack, unpack
 
 
 def state() -> dict[str, torch.Tensor]:

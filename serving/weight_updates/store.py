@@ -34,7 +34,7 @@ from cluster.contracts.commit import (
 )
 from cluster.contracts.errors import StageFailed
 from serving.remote_errors import without_trace
-from serving.weights.buckets import Bucket, pack, unpack
+from serving.weight_updates.buckets import Bucket, pack, unpack
 
 STORED_BUCKET_BYTES = 256 * 1024**2
 SERVE_NAMESPACE = "serve"  # where Ray Serve names its replicas' actors

@@ -1,6 +1,6 @@
 """The reference pages, written from the settings themselves: docs/stages/*.md and job_specs/schema.json.
 
-    python -m cluster.reference     (or: make docs)
+    python -m cluster.reference_pages     (or: make docs)
 
 A test fails where these files are not what this would write.
 """
@@ -17,7 +17,7 @@ from cluster.contracts.config import InputFiles, InputOf
 from cluster.contracts.stage_kind import StageKind
 from cluster.explain import facts, paragraphs
 from cluster.schema import own_kinds, schema_text, spec_schema
-from cluster.settings import Setting, sections_of, settings_of
+from cluster.setting_texts import Setting, sections_of, settings_of
 from cluster.spec import SpecHead
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,7 +68,7 @@ def _index(kinds: Iterable[StageKind]) -> str:
     rows = [f"- [{kind.name}]({kind.name}.md): {kind.summary}" for kind in kinds]
     return "\n\n".join(
         (
-            "<!-- Written by `python -m cluster.reference`. -->",
+            "<!-- Written by `python -m cluster.reference_pages`. -->",
             "# The kinds of stages",
             "One page each: what the stage takes and makes, an example, and every setting with its type, default and"
             " meaning. `raymill explain KIND` shows the same in a terminal, and `raymill schema` makes a JSON Schema of"
@@ -82,7 +82,7 @@ def _index(kinds: Iterable[StageKind]) -> str:
 
 def _page(model: type[BaseModel], *blocks: str) -> str:
     source = f"{model.__module__.replace('.', '/')}.py"
-    note = f"<!-- Written by `python -m cluster.reference` from the docstrings in {source}. -->"
+    note = f"<!-- Written by `python -m cluster.reference_pages` from the docstrings in {source}. -->"
     return "\n\n".join(block for block in (note, *blocks) if block) + "\n"
 
 

@@ -1,0 +1,26 @@
+"""What the stages that TRL trains show of their metrics: headline figures, gates, curves."""
+
+from __future__ import annotations
+
+from cluster.contracts.stage_kind import Curve, Gate, ReportFigures
+
+SFT_FIGURES = ReportFigures(
+    headline=("heldout_answer_loss", "base_heldout_answer_loss"),
+    gates=(Gate("heldout_answer_loss", "lower", "base_heldout_answer_loss"),),
+    curves=(Curve("loss", "loss on answers, nats per token"),),
+)
+
+REWARD_MODEL_FIGURES = ReportFigures(
+    headline=("heldout_pair_accuracy", "length_baseline_accuracy", "bag_of_words_baseline_accuracy"),
+    gates=(
+        Gate("heldout_pair_accuracy", "higher", "length_baseline_accuracy", lambda accuracy, _: accuracy + 0.15),
+        Gate("heldout_pair_accuracy", "higher", "bag_of_words_baseline_accuracy", lambda accuracy, _: accuracy + 0.15),
+    ),
+    curves=(Curve("loss", "pair loss"),),
+)
+
+DPO_FIGURES = ReportFigures(
+    headline=("heldout_preference_accuracy",),
+    gates=(Gate("heldout_preference_accuracy", "higher", 0.5, lambda chance, _: chance + 0.2),),
+    curves=(Curve("loss", "DPO loss"), Curve("rewards/margins", "reward margin")),
+)
