@@ -16,6 +16,7 @@ from dataprep.filters.config import (
     DecontaminationSettings,
     FineWebSettings,
     GopherQualitySettings,
+    GopherRepetitionSettings,
     Mc4Settings,
     RefinedWebSettings,
 )
@@ -36,6 +37,7 @@ def compile_kernels() -> None:
     from dataprep.dedupe.bucket_edges import checked_edges
     from dataprep.dedupe.union_find import UnionFind, spanning_forest
     from dataprep.extract.html_depth import scan
+    from dataprep.repeated_lines.line_counts import LineCounter, copy_keys
     from dataprep.repeated_lines.line_keys import line_keys, site_hashes, site_keys, without_lines
     from dataprep.signatures.minhash import DTYPE, band_hashes
     from dataprep.text.column import TextColumn
@@ -44,6 +46,9 @@ def compile_kernels() -> None:
     scan(_PAGE)
     page = TextColumn(pa.array(["two words"], pa.large_string()))
     keys_L = line_keys(page)
+    counter = LineCounter(most_copies=2)
+    counter.add({0: keys_L}, np.zeros(len(keys_L), np.int64), copy_keys(page.terms))
+    counter.table()
     without_lines(page, site_keys(keys_L, site_hashes([None])) != keys_L)
     BpeEncoder(range(256), [(32, 119)], [256]).encode(page.data, page.offsets)
     band_hashes(np.zeros((1, 2), DTYPE), bands=1, rows=2)
@@ -54,18 +59,20 @@ def compile_kernels() -> None:
         words.write_text("cat")
         config = CleanConfig(
             inputs=["-"],
+            gopher_repetition=GopherRepetitionSettings(mode="annotate"),
             gopher_quality=GopherQualitySettings(min_doc_words=0),
             refinedweb=RefinedWebSettings(),
             fineweb=FineWebSettings(),
             mc4=Mc4Settings(min_long_lines=0),
             bad_words=BadWordsSettings(files=(str(words),), keep_fraction=1.0),
-            decontamination=DecontaminationSettings(files=(str(words),), min_terms=1),
+            decontamination=DecontaminationSettings(files=(str(words),), min_terms=1, action="cut"),
             pii=PiiSettings(),
         )
         source = Path(scratch) / "page.jsonl"
         sentence = "The cat sat with the dog, and that was all of it, said me@example.org. "
         source.write_text(json.dumps({"text": sentence * 6}))
-        clean_part([whole_file(str(source))], parts=scratch, key="page", config=config)
+        kept = clean_part([whole_file(str(source))], parts=scratch, key="page", config=config)
+    assert kept == 1, "a document that is dropped leaves the kernels that redact and sign uncalled"
 
 
 if __name__ == "__main__":
