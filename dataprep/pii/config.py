@@ -1,20 +1,17 @@
-"""Which personal data is replaced and by what: the kinds, as the spec, the metrics and the placeholders name them.
+"""Which personal data is replaced, and by what.
 
 Kept apart from the kernels so that a job spec is checked without loading Numba.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated
 
 from pydantic import Field
 
 from cluster.contracts.config import StrictModel
 from dataprep.config import Text
-
-PiiKind = Literal["email_address", "ip_address", "phone_number", "credit_card", "iban_code", "secret"]
-KINDS: tuple[PiiKind, ...] = get_args(PiiKind)
-EMAIL_ADDRESS, IP_ADDRESS, PHONE_NUMBER, CREDIT_CARD, IBAN_CODE, SECRET = range(len(KINDS))
+from dataprep.pii.kinds import KINDS, PiiKind
 
 
 class PiiSettings(StrictModel):

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dataprep.pii.config import KINDS, PiiSettings
+from dataprep.pii.config import PiiSettings
+from dataprep.pii.kinds import KINDS
 from dataprep.pii.scan import Matches, find
 from dataprep.text.column import TextColumn
 from dataprep.text.numba_pointers import pointer_to

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from dataprep.pii.addresses import email, ipv4, ipv6
 from dataprep.pii.bytes import is_alnum, is_digit
-from dataprep.pii.config import CREDIT_CARD, EMAIL_ADDRESS, IBAN_CODE, IP_ADDRESS, PHONE_NUMBER, SECRET
+from dataprep.pii.kinds import CREDIT_CARD, EMAIL_ADDRESS, IBAN_CODE, IP_ADDRESS, PHONE_NUMBER, SECRET
 from dataprep.pii.numbers import IBAN_LENGTH_OF, american_phone, credit_card, iban, international_phone
 from dataprep.pii.secrets import (
     MIN_TOKEN,
@@ -44,11 +44,11 @@ _MAX_TOKEN_LEFT = 64  # how many bytes before its first digit a token may begin
 class Matches(Spans):
     """All matches, document after document, none of which overlap."""
 
-    kinds: npt.NDArray[np.int8]  # [M] index into `dataprep.pii.config.KINDS`
+    kinds: npt.NDArray[np.int8]  # [M] index into `dataprep.pii.kinds.KINDS`
 
 
 def find(column: TextColumn, wanted: Collection[int]) -> Matches:
-    """All matches of the kinds `wanted`, given as indices into `dataprep.pii.config.KINDS`."""
+    """All matches of the kinds `wanted`, given as indices into `dataprep.pii.kinds.KINDS`."""
     wanted_bits = sum(1 << kind for kind in set(wanted))
     doc_offsets = np.zeros(len(column.offsets), np.int64)
     capacity = 256

@@ -68,9 +68,7 @@ def _free_cpus() -> float:
 
 
 def _evaluate(group: WorkerGroup) -> StageConfig:
-    return EvaluateConfig(
-        kind="evaluate", tokens="tokens", conversations=("rows.jsonl",), base="base", workers=group
-    )
+    return EvaluateConfig(kind="evaluate", tokens="tokens", conversations=("rows.jsonl",), base="base", workers=group)
 
 
 def _preferences() -> StageConfig:

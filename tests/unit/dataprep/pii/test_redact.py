@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from dataprep.pii.config import KINDS, PiiKind, PiiSettings
+from dataprep.pii.config import PiiSettings
+from dataprep.pii.kinds import KINDS, PiiKind
 from dataprep.pii.redact import redact
 from dataprep.pii.scan import find
 from dataprep.text.column import TextColumn
