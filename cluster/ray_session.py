@@ -30,13 +30,13 @@ from cluster.spec import ClusterResources
 
 # How long Ray waits for its own processes: the raylet for its helpers and workers, the driver for raylet and GCS.
 START_LIMITS = {
-    "RAY_raylet_start_wait_time_s": "120",
-    "RAY_gcs_server_port_wait_time_s": "120",
-    "RAY_gcs_server_request_timeout_seconds": "120",
-    "RAY_py_gcs_connect_timeout_s": "120",
+    "RAY_raylet_start_wait_time_s": "240",
+    "RAY_gcs_server_port_wait_time_s": "240",
+    "RAY_gcs_server_request_timeout_seconds": "240",
+    "RAY_py_gcs_connect_timeout_s": "240",
     "RAY_gcs_rpc_server_connect_timeout_s": "60",
     "RAY_raylet_client_num_connect_attempts": "60",  # of a second each
-    "RAY_agent_register_timeout_ms": "120000",
+    "RAY_agent_register_timeout_ms": "240000",
     "RAY_worker_register_timeout_seconds": "300",  # a worker that is late is ended, and its start begins anew
     "RAY_health_check_failure_threshold": "30",  # times 3 s without an answer until a node counts as lost
 }
@@ -60,7 +60,8 @@ def worker_environment() -> dict[str, str]:
     return {name: os.environ.get(name, value) for name, value in LOCAL_ENVIRONMENT.items()}
 
 
-START_ATTEMPTS = 3
+START_ATTEMPTS = 2
+_STILL_WAITING_S = 30.0  # between two notes that Ray is still starting
 _PAUSE_S = 5.0  # before another attempt
 
 
@@ -130,12 +131,13 @@ def _own_signal_handlers() -> Iterator[None]:
 
 
 def _start(start: Callable[[], object], note: Callable[[str], None]) -> None:
-    """Start an embedded Ray, at the third attempt at the latest. Raises `ResourceError` where none succeeds."""
+    """Start an embedded Ray, at the second attempt at the latest. Raises `ResourceError` where none succeeds."""
     began = time.monotonic()
     for attempt in range(1, START_ATTEMPTS + 1):
         earlier = {child.pid for child in psutil.Process().children()}
         try:
-            start()
+            with _told_while_waiting(note):
+                start()
             return
         except BaseException as error:  # also an interrupt leaves half a Ray behind
             _end_new_children(earlier)
@@ -143,16 +145,34 @@ def _start(start: Callable[[], object], note: Callable[[str], None]) -> None:
                 raise
             traceback.print_exc()
             reason = str(error).strip().splitlines() or [type(error).__name__]
-        load, cores = psutil.getloadavg()[0], psutil.cpu_count()
-        busy = f"{load:.0f} processes want to run on {cores} cores"
         if attempt < START_ATTEMPTS:
-            note(f"Ray did not start ({busy}); trying again ({attempt + 1} of {START_ATTEMPTS} attempts)")
+            note(f"Ray did not start ({_busy()}); trying again ({attempt + 1} of {START_ATTEMPTS} attempts)")
             time.sleep(_PAUSE_S)
     raise ResourceError(
         f"Ray could not be started on this machine in {START_ATTEMPTS} attempts and "
-        f"{time.monotonic() - began:.0f} s: {reason[0]}\n    {busy}. Wait until the machine is less busy or end other "
-        f"programs, and run this again; Ray's own logs are under {Path(tempfile.gettempdir()) / 'ray'}"
+        f"{time.monotonic() - began:.0f} s: {reason[0]}\n    {_busy()}. Wait until the machine is less "
+        f"busy or end other programs, and run this again; Ray's own logs are under {Path(tempfile.gettempdir()) / 'ray'}"
     )
+
+
+@contextmanager
+def _told_while_waiting(note: Callable[[str], None]) -> Iterator[None]:
+    """Say every half minute that Ray is still starting, since to start it is one long call."""
+    done = threading.Event()
+
+    def tell() -> None:
+        while not done.wait(_STILL_WAITING_S):
+            note(f"Ray is still starting ({_busy()})")
+
+    threading.Thread(target=tell, daemon=True, name="raymill-waiting").start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def _busy() -> str:
+    return f"{psutil.getloadavg()[0]:.0f} processes want to run on {psutil.cpu_count()} cores"
 
 
 def _end_new_children(earlier: set[int]) -> None:
