@@ -27,6 +27,7 @@ class Interrupts:
     def __init__(self) -> None:
         self._asked = False
         self._signals = 0  # that were not swallowed
+        self._newest: int = signal.SIGINT
         self._sender: threading.Timer | None = None
 
     @property
@@ -41,6 +42,7 @@ class Interrupts:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
+        self._newest = number
         self._signals += 1
         if self._signals == 1:
             raise KeyboardInterrupt
@@ -49,10 +51,13 @@ class Interrupts:
         # A second one comes while the first is obeyed: to raise again would cut Ray's own stopping short.
 
     def _again(self) -> None:
-        """The interrupt was swallowed: send it once more, when whoever swallows it has returned."""
+        """The interrupt was swallowed: send it once more, when whoever swallows it has returned.
+
+        It is the signal that came: SIGINT may be one that this process ignores.
+        """
         self._signals = 0
         self._sender = threading.Timer(
-            _AGAIN_AFTER_S, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)
+            _AGAIN_AFTER_S, signal.pthread_kill, (threading.main_thread().ident, self._newest)
         )
         self._sender.daemon = True
         self._sender.start()

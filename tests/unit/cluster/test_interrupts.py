@@ -55,6 +55,23 @@ def test_an_interrupt_swallowed_in_a_destructor_is_raised_again() -> None:
         assert interrupts.asked_to_stop
 
 
+def test_a_swallowed_signal_comes_again_as_itself_where_the_other_is_ignored() -> None:
+    class Swallows:
+        def __del__(self) -> None:
+            _interrupt(signal.SIGTERM)
+
+    def work() -> None:
+        Swallows()
+        time.sleep(1)
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell starts its background jobs
+    try:
+        with watched_interrupts(), pytest.raises(KeyboardInterrupt):
+            work()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_second_signal_does_not_cut_the_stopping_short() -> None:
     with watched_interrupts() as interrupts:
         with pytest.raises(KeyboardInterrupt):
