@@ -45,16 +45,17 @@ class _Relay:
         return self._updates.pop(stage, None), self._notes.pop(stage, [])
 
 
-_relays: dict[str, Any] = {}  # Ray's job -> its relay
+_relays: dict[tuple[str, str], Any] = {}  # (node, job) of Ray -> its relay
 
 
 def _relay() -> Any:
     """The relay of the Ray that this process is connected to."""
-    job = ray.get_runtime_context().get_job_id()
-    if job not in _relays:
+    context = ray.get_runtime_context()
+    here = context.get_node_id(), context.get_job_id()  # every Ray counts its jobs from 1
+    if here not in _relays:
         _relays.clear()
-        _relays[job] = _Relay.options(max_restarts=-1).remote()  # type: ignore[attr-defined]
-    return _relays[job]
+        _relays[here] = _Relay.options(max_restarts=-1).remote()  # type: ignore[attr-defined]
+    return _relays[here]
 
 
 class WorkerProgress:
