@@ -55,6 +55,14 @@ def start_serve(*, http: tuple[str, int] | None = None, request_timeout_s: float
     return True
 
 
+def find_serve() -> None:
+    """Join the Serve that runs now, in a process that may have used one that is gone and still holds on to it.
+
+    A worker that goes from one stage to the next is such a process.
+    """
+    serve.start(proxy_location="Disabled", logging_config=QUIET)  # starts nothing where Serve runs
+
+
 def policy_application(model_uri: str, config: ServerConfig, store: Any | None) -> Any:
     """The policy deployment, bound."""
     return _deployment(PolicyServer, "policy", config).bind(model_uri, config, store)

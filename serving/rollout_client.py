@@ -22,7 +22,16 @@ from cluster.contracts import storage
 from cluster.contracts.errors import InputError, StageFailed
 from cluster.contracts.records import GenerateRequest, Rollout
 from serving.config import ServerConfig
-from serving.deploy import App, check_resources, deploy, policy_application, remove, reward_application, start_serve
+from serving.deploy import (
+    App,
+    check_resources,
+    deploy,
+    find_serve,
+    policy_application,
+    remove,
+    reward_application,
+    start_serve,
+)
 from serving.models import check_model_directory
 from serving.remote_errors import as_input_error
 from serving.weight_updates.store import publish, start_weight_store
@@ -84,6 +93,7 @@ class ServeRolloutClient:
 
     def _handle(self, app: str) -> Any:
         if app not in self._handles:
+            find_serve()
             self._handles[app] = serve.get_app_handle(app)
         return self._handles[app]
 

@@ -11,11 +11,14 @@ import psutil
 import pytest
 import ray
 import torch
+from ray import serve
 
 from cluster.contracts.artifacts import StageContext
 from cluster.contracts.config import StageConfig, WorkerGroup
 from cluster.contracts.errors import InputError, StageFailed
 from cluster.contracts.progress import SilentProgress
+from serving.deploy import App, deploy, start_serve
+from serving.rollout_client import ServeRolloutClient
 from training.evaluate.config import EvaluateConfig
 from training.launch.standing_group import STANDING_GROUPS, shape_of
 from training.launch.workers import Worker, gather_over_ranks, run_workers
@@ -113,6 +116,38 @@ def test_workers_that_died_while_they_waited_are_replaced(context: StageContext)
     os.kill(first.pids[1], signal.SIGKILL)
     second = run_workers(look, "second", restarts, context)
     assert not set(second.pids) & set(first.pids)
+
+
+@serve.deployment(ray_actor_options={"num_cpus": 0})
+class Scores:
+    """A server that tells which one it is."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def score(self, token_ids: list[list[int]]) -> list[float]:
+        return [float(self._number)] * len(token_ids)
+
+
+def ask(worker: Worker, client: ServeRolloutClient) -> tuple[int, list[float]]:
+    return os.getpid(), client.score([[1, 2]])
+
+
+@pytest.mark.usefixtures("kept")
+def test_the_same_workers_reach_the_servers_of_two_stages(context: StageContext) -> None:
+    client = ServeRolloutClient(
+        policy_app="", reward_app="scores", policy_replicas=1, reward_replicas=1, store=None, bucket_bytes=1,
+        update_timeout_s=60.0, request_timeout_s=300.0,
+    )  # fmt: skip
+    answers = []
+    for number in range(2):
+        start_serve()
+        try:
+            deploy([App("scores", Scores.bind(number))], timeout_s=300)
+            answers.append(run_workers(ask, client, HALF, context))
+        finally:
+            serve.shutdown()
+    assert answers == [(answers[0][0], [0.0]), (answers[0][0], [1.0])]
 
 
 @pytest.mark.usefixtures("kept")
