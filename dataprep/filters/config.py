@@ -116,7 +116,7 @@ class GopherQualitySettings(FamilySettings):
 
 
 class GopherRepetitionSettings(FamilySettings):
-    """Gopher's repetition rules (Rae et al. 2021, arXiv:2112.11446, table A1). Fractions are of all characters."""
+    """Gopher's repetition rules (Rae et al. 2021, arXiv:2112.11446, table A1)."""
 
     max_duplicate_paragraph_fraction: Fraction | None = 0.3
     """Largest share of paragraphs that occurred before in the document. `null` turns the rule off."""
@@ -269,7 +269,7 @@ class RefinedWebSettings(FamilySettings):
     """Phrases cut from the end of short lines."""
 
     inner_phrases: tuple[Text, ...] = ("items in cart",)
-    """Phrases cut from anywhere in short lines."""
+    """Phrases cut from anywhere in short lines, one of them from a line."""
 
     max_cut_words_fraction: Fraction | None = 0.05
     """Largest share of its words that a document may lose to these rules before it is dropped. `null` drops none."""
@@ -324,11 +324,13 @@ class DecontaminationSettings(FamilySettings):
     """Fields of a JSON row that are looked for. `null` looks for every string in it."""
 
     ngram: Annotated[int, Field(ge=1, le=MAX_INT)] = 13
-    """Words in a row that make an overlap, 13 as in GPT-3's paper. Fewer find more, and more by chance."""
+    """Words in a row that make an overlap, 13 as in GPT-3's paper. Fewer find more, and more by chance. With fewer than
+    `min_terms` nothing is looked for, so lower that too.
+    """
 
     min_terms: Annotated[int, Field(ge=1, le=MAX_INT)] = 8
     """Fewest words of an item that is shorter than `ngram` and is looked for whole. Still shorter items occur
-    everywhere and are left out.
+    everywhere and are left out. It is at most `ngram`, or nothing is looked for.
     """
 
     action: Literal["drop", "cut"] = "drop"
