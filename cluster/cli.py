@@ -76,21 +76,26 @@ def run(
     job = _load(spec, storage, settings)
     from cluster.runner import log_directory, run_spec
 
-    with quiet_terminal(log_directory(job) / "driver.log") as terminal, watched_interrupts() as interrupts:
-        try:
-            run_spec(job, terminal, address=address, interrupts=interrupts)
-        except BaseException as error:
-            if interrupts.asked_to_stop or isinstance(error, KeyboardInterrupt):  # whatever became of the interrupt
-                terminal.line("\nstopped. What is finished is kept; the same command goes on from there:")
-                terminal.line(f"    raymill {' '.join(sys.argv[1:])}")
-                raise typer.Exit(STOPPED) from None
-            if not isinstance(error, RaymillError):
-                raise
-            terminal.line(f"\n{error}", style="red")
-            if not isinstance(error, SpecError | InputError):
-                terminal.line(f"log: {terminal.log_path}", style="dim")
-                terminal.line("what is finished is kept; the same command goes on from there", style="dim")
-            raise typer.Exit(error.exit_code) from None
+    with quiet_terminal(log_directory(job) / "driver.log") as terminal:
+
+        def say_stopped() -> None:
+            terminal.line("\nstopped. What is finished is kept; the same command goes on from there:")
+            terminal.line(f"    raymill {' '.join(sys.argv[1:])}")
+
+        with watched_interrupts(say_stopped) as interrupts:
+            try:
+                run_spec(job, terminal, address=address, interrupts=interrupts)
+            except BaseException as error:
+                if interrupts.asked_to_stop or isinstance(error, KeyboardInterrupt):  # whatever became of the interrupt
+                    say_stopped()
+                    raise typer.Exit(STOPPED) from None
+                if not isinstance(error, RaymillError):
+                    raise
+                terminal.line(f"\n{error}", style="red")
+                if not isinstance(error, SpecError | InputError):
+                    terminal.line(f"log: {terminal.log_path}", style="dim")
+                    terminal.line("what is finished is kept; the same command goes on from there", style="dim")
+                raise typer.Exit(error.exit_code) from None
 
 
 @app.command()

@@ -12,11 +12,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 STOPPED = 130  # the shell's exit code for an interrupt
+STOP_WITHIN_S = 45.0  # Ray itself gives up a dead GCS after 60 s, and ends the process with 1
 _AGAIN_AFTER_S = 0.1
 _IMPATIENT = 3  # so many signals end the process at once; its Ray dies with it
 
@@ -24,7 +25,9 @@ _IMPATIENT = 3  # so many signals end the process at once; its Ray dies with it
 class Interrupts:
     """Whether this process was asked to stop."""
 
-    def __init__(self) -> None:
+    def __init__(self, farewell: Callable[[], None] = lambda: None) -> None:
+        self._farewell = farewell
+        self._leaver: threading.Timer | None = None
         self._asked = False
         self._signals = 0  # that were not swallowed
         self._newest: int = signal.SIGINT
@@ -44,6 +47,10 @@ class Interrupts:
         self._asked = True
         self._newest = number
         self._signals += 1
+        if self._leaver is None:
+            self._leaver = threading.Timer(STOP_WITHIN_S, self._leave)
+            self._leaver.daemon = True
+            self._leaver.start()
         if self._signals == 1:
             raise KeyboardInterrupt
         if self._signals >= _IMPATIENT:
@@ -62,15 +69,24 @@ class Interrupts:
         self._sender.daemon = True
         self._sender.start()
 
+    def _leave(self) -> None:
+        """End the process, whatever it still waits for: a Ray that got the signal too answers no more."""
+        self._farewell()
+        os._exit(STOPPED)
+
     def _close(self) -> None:
-        if self._sender is not None:
-            self._sender.cancel()
+        for timer in (self._sender, self._leaver):
+            if timer is not None:
+                timer.cancel()
 
 
 @contextmanager
-def watched_interrupts() -> Iterator[Interrupts]:
-    """Handle SIGINT and SIGTERM alike for the length of the block, in the main thread."""
-    interrupts = Interrupts()
+def watched_interrupts(farewell: Callable[[], None] = lambda: None) -> Iterator[Interrupts]:
+    """Handle SIGINT and SIGTERM alike for the length of the block, in the main thread.
+
+    `farewell` is called where the block has not ended `STOP_WITHIN_S` after the first signal; the process then ends.
+    """
+    interrupts = Interrupts(farewell)
     if threading.current_thread() is not threading.main_thread():
         yield interrupts
         return

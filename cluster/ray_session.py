@@ -32,8 +32,7 @@ from cluster.spec import ClusterResources
 START_LIMITS = {
     "RAY_raylet_start_wait_time_s": "240",
     "RAY_gcs_server_port_wait_time_s": "240",
-    "RAY_gcs_server_request_timeout_seconds": "240",
-    "RAY_py_gcs_connect_timeout_s": "240",
+    "RAY_py_gcs_connect_timeout_s": "60",  # as long do helpers of a killed driver's Ray look for it
     "RAY_gcs_rpc_server_connect_timeout_s": "60",
     "RAY_raylet_client_num_connect_attempts": "60",  # of a second each
     "RAY_agent_register_timeout_ms": "240000",

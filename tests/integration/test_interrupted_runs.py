@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 INTERRUPTIONS = int(os.environ.get("RAYMILL_INTERRUPTIONS", "8"))
 BUSY_PROCESSES = int(os.environ.get("RAYMILL_BUSY_PROCESSES", "2"))
 LONGEST_S = 30.0
-# Ctrl-C reaches all processes in the foreground, a supervisor's signal the driver alone.
-WAYS = ("group SIGINT", "group SIGINT", "driver SIGINT", "driver SIGTERM")
+# Ctrl-C reaches all processes in the foreground, a supervisor's signal the driver alone or all processes.
+WAYS = ("group SIGINT", "group SIGINT", "driver SIGINT", "driver SIGTERM", "group SIGTERM")
 
 
 @pytest.fixture

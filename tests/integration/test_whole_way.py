@@ -89,11 +89,9 @@ def _counts(record: RunRecord) -> dict[str, Any]:
     }
 
 
-def _wait_until_gone(pids: list[int]) -> list[int]:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and any(psutil.pid_exists(pid) for pid in pids):
-        time.sleep(0.2)
-    return [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+def _left(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that have not ended by themselves in five minutes. A number that is given again is another process."""
+    return psutil.wait_procs(processes, timeout=300)[1]
 
 
 @pytest.fixture(scope="module")
@@ -131,10 +129,10 @@ def two_raylets() -> Iterator[str]:
         shutil.rmtree(second_temp_dir, ignore_errors=True)
 
 
-def _kill_driver(arguments: list[str], after: str, into_s: float) -> list[int]:
+def _kill_driver(arguments: list[str], after: str, into_s: float) -> list[psutil.Process]:
     """Start a run and kill -9 its driver `into_s` seconds after it has written a line that holds `after`.
 
-    Returns the process ids of its Ray, whose last agents notice after half a minute or so.
+    Returns the processes of its Ray, whose last agents notice after half a minute or so.
     """
     process = subprocess.Popen(
         [*RAYMILL, "run", *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -147,7 +145,7 @@ def _kill_driver(arguments: list[str], after: str, into_s: float) -> list[int]:
             break
     time.sleep(into_s)
     assert process.poll() is None, f"the run ended before it could be killed: {''.join(shown)}"
-    children = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+    children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     return children
@@ -174,7 +172,7 @@ def finished(workspace: Workspace, two_raylets: str, tmp_path_factory: pytest.Te
         (elsewhere / name / "__init__.py").write_text("raise ImportError('the wrong package')\n")
     done = _raymill("submit", *workspace.arguments(), "--address", two_raylets, cwd=elsewhere)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert _wait_until_gone(orphans) == []  # a killed driver's Ray dies with it
+    assert _left(orphans) == []  # a killed driver's Ray dies with it
     return Finished(read_run("smoke", str(workspace.storage)), done.stdout)
 
 
@@ -296,13 +294,13 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(workspace: Workspace, tmp_pa
         if line.startswith("[1/"):
             break
     time.sleep(3)
-    children = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+    children = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGINT)
     shown = "".join(lines)
     assert process.wait(timeout=300) == 130
     assert "the same command goes on from there" in shown
     assert "Traceback" not in shown
-    assert _wait_until_gone(children) == []
+    assert _left(children) == []
 
 
 @pytest.fixture(scope="module")

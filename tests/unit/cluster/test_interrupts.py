@@ -94,6 +94,21 @@ def test_the_third_signal_ends_the_process_at_once() -> None:
     assert subprocess.run([sys.executable, "-c", code], timeout=50, check=False).returncode == STOPPED
 
 
+def test_a_process_that_cannot_stop_ends_after_its_time_and_says_so() -> None:
+    code = (
+        "import os, signal, time\n"
+        "from cluster import interrupts\n"
+        "interrupts.STOP_WITHIN_S = 0.5\n"
+        "with interrupts.watched_interrupts(lambda: print('stopped', flush=True)):\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM); time.sleep(1)\n"
+        "    except KeyboardInterrupt: pass\n"
+        "    time.sleep(60)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], timeout=50, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (STOPPED, "stopped\n")
+
+
 def test_the_handlers_before_it_are_put_back() -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), sys.unraisablehook
     with watched_interrupts():
