@@ -1,4 +1,4 @@
-"""The configs of post-training: SFT, preference pairs, reward model, DPO and evaluation.
+"""What the settings of several training stages share; each stage's own are in its folder's `config.py`.
 
 Importing this costs Pydantic only, since `raymill plan` loads it.
 """
@@ -10,9 +10,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from cluster.contracts.config import (
-    WorkerGroup,
-)
+from cluster.contracts.config import WorkerGroup
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 CAUSAL_MODELS = ("pretrain", "sft", "dpo", "ppo")  # kinds whose artifact is an `AutoModelForCausalLM` directory

@@ -7,7 +7,7 @@ from typing import Any
 
 from cluster.contracts.errors import InputError
 from cluster.contracts.records import Message
-from training.conversations.rendering import encode_exchange
+from training.conversations.rendering import encode_prompt_answer
 
 
 def load_tokenizer(directory: Path) -> Any:
@@ -25,7 +25,7 @@ def end_of_turn_id(tokenizer: Any) -> int:
 
     Raises `InputError` for a template that ends answers with ordinary text, which sampling can't stop at.
     """
-    _, answer_ids = encode_exchange(
+    _, answer_ids = encode_prompt_answer(
         tokenizer, [Message(role="user", content="a")], Message(role="assistant", content="b")
     )
     if not tokenizer.added_tokens_decoder.get(answer_ids[-1]):

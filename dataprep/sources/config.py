@@ -10,9 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from cluster.contracts.config import StrictModel
-from dataprep.config import (
-    MAX_INT,
-)
+from dataprep.config import MAX_INT
 
 ExtractorName = Literal["resiliparse", "trafilatura"]
 

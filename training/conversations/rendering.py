@@ -86,7 +86,7 @@ def encode_conversation(
     return EncodedConversation(input_ids, mask)
 
 
-def encode_exchange(tokenizer: Any, prompt: Sequence[Message], answer: Message) -> tuple[list[int], list[int]]:
+def encode_prompt_answer(tokenizer: Any, prompt: Sequence[Message], answer: Message) -> tuple[list[int], list[int]]:
     """(prompt ids, answer ids) of one answer; the answer ends with the token that ends its turn.
 
     The two are exactly what a policy is given and what it samples, so that reward models and DPO see sequences as

@@ -1,7 +1,7 @@
 """Preference pairs as token ids, for the reward model and for DPO alike.
 
 A pair is a prompt with two answers. Both answers end with the token that ends a turn, as a policy's sampled answers do
-(`encode_exchange`). A pair that is too long is left out whole, and counted.
+(`encode_prompt_answer`). A pair that is too long is left out whole, and counted.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.contracts.errors import InputError
-from training.conversations.rendering import encode_exchange
+from training.conversations.rendering import encode_prompt_answer
 from training.feedback.pairs import PreferencePair, read_pairs
 
 # Global batches among which pairs of like length are brought together; each pair weighs the same in its batch.
@@ -62,9 +62,9 @@ def encode_pairs(tokenizer: Any, rows: Sequence[PreferencePair], *, max_length: 
     for row in rows:
         # An answer's pairs stand together: its chosen side is encoded once.
         if previous is None or (row["prompt"], row["chosen"]) != (previous["prompt"], previous["chosen"]):
-            prompt_ids, chosen_ids = encode_exchange(tokenizer, row["prompt"], row["chosen"][0])
+            prompt_ids, chosen_ids = encode_prompt_answer(tokenizer, row["prompt"], row["chosen"][0])
         previous = row
-        _, rejected_ids = encode_exchange(tokenizer, row["prompt"], row["rejected"][0])
+        _, rejected_ids = encode_prompt_answer(tokenizer, row["prompt"], row["rejected"][0])
         pair = EncodedPair(prompt_ids, chosen_ids, rejected_ids)
         if pair.length <= max_length:
             pairs.append(pair)

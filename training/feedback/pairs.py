@@ -10,9 +10,7 @@ from cluster.contracts import storage
 from cluster.contracts.errors import CorruptArtifact
 from cluster.contracts.records import Message
 from training.conversations.prompt_answers import PromptAnswer
-from training.conversations.reading import (
-    parse_messages,
-)
+from training.conversations.reading import parse_messages
 
 
 class PreferencePair(TypedDict):

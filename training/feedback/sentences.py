@@ -27,10 +27,10 @@ def neighbouring_sentences(
     """
     found: dict[PromptAnswer, None] = {}
     for text in texts:
-        for exchange in _neighbours(text):
-            lengths = [len(words(sentence)) for sentence in (exchange.prompt[0][1], exchange.answer)]
+        for pair in _neighbours(text):
+            lengths = [len(words(sentence)) for sentence in (pair.prompt[0][1], pair.answer)]
             if min(lengths) >= min_words and max(lengths) <= max_words:
-                found.setdefault(exchange)
+                found.setdefault(pair)
     return heapq.nsmallest(count, found, key=lambda pair: order_key(seed, pair.prompt[0][1], pair.answer))
 
 

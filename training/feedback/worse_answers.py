@@ -47,7 +47,7 @@ def disturb_order(text: str, generator: random.Random) -> str | None:
 
 
 def disturbed_pairs(rows: Sequence[PromptAnswer], *, per_answer: int, seed: int) -> list[PreferencePair]:
-    """Up to `per_answer` pairs for each exchange: its answer over different disturbed orders of it."""
+    """Up to `per_answer` pairs for each answer: it over different disturbed orders of it."""
     pairs = []
     for row in rows:
         # Seeded by the row itself, so that one more conversation changes no other one's pairs.
@@ -62,7 +62,7 @@ def disturbed_pairs(rows: Sequence[PromptAnswer], *, per_answer: int, seed: int)
 
 
 def other_answer_pairs(rows: Sequence[PromptAnswer], *, per_answer: int, seed: int) -> list[PreferencePair]:
-    """Up to `per_answer` pairs for each exchange: its answer over answers to other prompts, of as many words."""
+    """Up to `per_answer` pairs for each answer: it over answers to other prompts, of as many words."""
     answers_to: dict[tuple[tuple[str, str], ...], set[str]] = {}
     by_length: dict[int, list[str]] = {}
     for row in rows:

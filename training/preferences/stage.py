@@ -50,7 +50,7 @@ class PairSets:
 
 
 def build_pairs(conversations: Sequence[Conversation], config: PreferencesConfig) -> PairSets:
-    """All pairs of both sides; no held-out prompt or answer occurs among the training prompt_answers."""
+    """All pairs of both sides; no held-out prompt or answer occurs in a pair for training."""
     split = split_conversations(conversations, fraction=config.heldout_fraction, seed=config.split_seed)
     train, heldout = prompt_answers(split.train), prompt_answers(split.heldout)
     train_answers = {row.answer for row in train}

@@ -8,7 +8,7 @@ import pytest
 from cluster.contracts.errors import InputError
 from tests.chat_fixtures import make_chat_tokenizer
 from training.conversations.reading import read_conversations
-from training.conversations.rendering import IGNORE_INDEX, encode_conversation, encode_exchange
+from training.conversations.rendering import IGNORE_INDEX, encode_conversation, encode_prompt_answer
 from training.conversations.splitting import deduplicated, first_prompt, split_conversations
 
 
@@ -54,7 +54,7 @@ def test_control_tokens_in_a_message_stay_text(tokenizer: Any) -> None:
 
 def test_generation_prompt_ends_where_an_answer_begins(tokenizer: Any) -> None:
     prompt, answer = talk("Who?", "Me.")
-    prompt_ids, answer_ids = encode_exchange(tokenizer, [prompt], answer)
+    prompt_ids, answer_ids = encode_prompt_answer(tokenizer, [prompt], answer)
     assert prompt_ids == encode_conversation(tokenizer, [prompt], add_generation_prompt=True).input_ids_T
     assert tokenizer.decode(answer_ids) == "Me.<|im_end|>"
 

@@ -106,7 +106,7 @@ def test_one_more_conversation_leaves_the_other_pairs_as_they_are() -> None:
     assert [pair for pair in after if pair in before] == before
 
 
-def test_an_exchange_counts_once_however_often_it_occurs() -> None:
+def test_an_answer_to_a_prompt_counts_once_however_often_it_occurs() -> None:
     row: Any = conversation(1)
     assert len(prompt_answers([row, row, row])) == 1
 
