@@ -6,7 +6,7 @@ around it.
     engine/             prompts in, sampled tokens out; imports no Ray
     policy.py           the deployment of a policy: a replica is one engine
     reward.py           the deployment of a reward model
-    weights/            new weights to every replica: who owns them, and how they travel
+    weight_updates/     new weights to every replica: who owns them, and how they travel
 
     rollout_client.py   both servers and their client for online RL
     http_gateway.py     both servers behind HTTP: what `raymill serve` runs
