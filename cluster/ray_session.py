@@ -41,6 +41,8 @@ START_LIMITS = {
 }
 for _name, _value in START_LIMITS.items():
     os.environ.setdefault(_name, _value)  # some are read when Ray is imported
+# A thread that is late, and calls Ray when ours has ended, must not start another one or join a stranger's.
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 
 import ray  # noqa: E402
 
