@@ -152,7 +152,8 @@ def _start(start: Callable[[], object], note: Callable[[str], None]) -> None:
     raise ResourceError(
         f"Ray could not be started on this machine in {START_ATTEMPTS} attempts and "
         f"{time.monotonic() - began:.0f} s: {reason[0]}\n    {_busy()}. Wait until the machine is less "
-        f"busy or end other programs, and run this again; Ray's own logs are under {Path(tempfile.gettempdir()) / 'ray'}"
+        "busy or end other programs, and run this again; "
+        f"Ray's own logs are under {Path(tempfile.gettempdir()) / 'ray'}"
     )
 
 

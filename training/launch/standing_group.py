@@ -91,7 +91,9 @@ class StandingGroup:
         os.environ.setdefault("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", SHUTDOWN_TIMEOUT_S)
         self.shape = shape
         self._directory = Path(tempfile.mkdtemp(prefix="raymill-ray-train-"))
-        self._mailbox: Any = ray.remote(num_cpus=0)(Mailbox).remote(shape.num_workers)
+        # Every worker may wait in a call of it, beside the driver's; Ray's own limit is 1,000 calls.
+        mailbox = ray.remote(num_cpus=0, max_concurrency=shape.num_workers + 8)(Mailbox)
+        self._mailbox: Any = mailbox.remote(shape.num_workers)
         self._ended = threading.Event()
         self._cause: BaseException | None = None
         # In a thread of its own, where Ray Train also leaves the process's signal handlers alone.
