@@ -6,7 +6,7 @@ the whole life of a group is one training run, whose function waits for jobs (`M
 in a job ends the group, so that failures are found and told as those of a group of one job, and a restart is a new one.
 
 Between two jobs a worker puts its environment back and collects its garbage; seeds and threads are set anew by every
-job. What a process has imported, its process group and its allocator's memory stay.
+job. What a process has imported, its process group and its allocator's host memory stay.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import gc
 import itertools
 import os
 import shutil
+import sys
 import tempfile
 import threading
 import uuid
@@ -183,7 +184,15 @@ class _Serve:
                 result = ray.get(taken[0])()
             # The next job's figures must not depend on when this one's engine is collected.
             gc.collect()
+            _give_back_gpu_memory()
             ray.get(self.mailbox.finish.remote(number, rank, [ray.put(result)]))
+
+
+def _give_back_gpu_memory() -> None:
+    """Return what torch's allocator keeps of a GPU: servers of a later stage may share it."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 @contextmanager

@@ -347,6 +347,7 @@ def _worker(
     torch.manual_seed(context.seed)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+        torch.cuda.reset_peak_memory_stats(device)  # of an earlier stage in this process
     else:
         keep_freed_memory()
     scratch = context.scratch / f"{context.name}-rank{rank}-{uuid.uuid4().hex[:8]}"
