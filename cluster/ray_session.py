@@ -13,12 +13,13 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ def worker_environment() -> dict[str, str]:
 
 
 START_ATTEMPTS = 2
+_BUSY_PER_CORE = 4.0  # load per core from which a machine counts as busy
 _STILL_WAITING_S = 30.0  # between two notes that Ray is still starting
 _PAUSE_S = 5.0  # before another attempt
 
@@ -136,8 +138,9 @@ def _start(start: Callable[[], object], note: Callable[[str], None]) -> None:
     began = time.monotonic()
     for attempt in range(1, START_ATTEMPTS + 1):
         earlier = {child.pid for child in psutil.Process().children()}
+        at_ease = attempt == 1 and psutil.getloadavg()[0] < _BUSY_PER_CORE * (psutil.cpu_count() or 1)
         try:
-            with _told_while_waiting(note):
+            with _told_while_waiting(note), nullcontext() if at_ease else _agent_ports_given():
                 start()
             return
         except BaseException as error:  # also an interrupt leaves half a Ray behind
@@ -155,6 +158,28 @@ def _start(start: Callable[[], object], note: Callable[[str], None]) -> None:
         "busy or end other programs, and run this again; "
         f"Ray's own logs are under {Path(tempfile.gettempdir()) / 'ray'}"
     )
+
+
+@contextmanager
+def _agent_ports_given() -> Iterator[None]:
+    """Choose the ports of the raylet's two helpers, where they would choose them and the raylet wait to be told.
+
+    It waits 15 to 25 s, a number in its C++ code, and then ends itself; on a busy machine two Python processes take
+    longer to start. Only there, since a port chosen beforehand may be somebody else's by the time it is bound.
+    """
+    parameter = ray._private.parameter
+    original = parameter.RayParams
+    names = ("metrics_agent_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+    with ExitStack() as probes:
+        sockets = [probes.enter_context(socket.socket()) for _ in names]
+        for probe in sockets:
+            probe.bind(("127.0.0.1", 0))
+        ports = {name: probe.getsockname()[1] for name, probe in zip(names, sockets, strict=True)}
+    parameter.RayParams = partial(original, **ports)
+    try:
+        yield
+    finally:
+        parameter.RayParams = original
 
 
 @contextmanager
