@@ -8,6 +8,8 @@ tells how this machine, as busy as it is now, compares with that one.
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -38,10 +40,12 @@ MEASURED_S: Mapping[tuple[str, str], float] = {
     ("evaluate", "fed6c6fb89c98110"): 32,
 }
 START_S = 6.0  # Ray and the report
-# What the probe found on that machine: products of 256 x 256 matrices, and passes of the Python loop, per second.
-MEASURED_PRODUCTS_PER_S = 2600.0
-MEASURED_LOOPS_PER_S = 1500.0
-_PROBE_S = 0.25  # each
+# What the probe found on that machine, per second on one core: products of 64 x 64 matrices, passes of a Python loop.
+MEASURED_PRODUCTS_PER_S = 160_000.0
+MEASURED_LOOPS_PER_S = 7_300.0
+_PROBE_S = 0.25  # each of the two, and as much for what others leave
+_RAY_NICENESS = 15  # of Ray's workers, which give way to everything else
+_LOOP = "sum(range(10_000))"
 
 
 def what_will_run(spec: JobSpec, todo: Sequence[PlannedStage], num_stages: int) -> list[str]:
@@ -76,11 +80,16 @@ def _measured(spec: JobSpec, stage: PlannedStage) -> float | None:
 
 
 def slowness() -> float:
-    """How many times as long this machine takes now as the one that `MEASURED_S` is from."""
-    matrix = np.ones((256, 256), np.float32)
+    """How many times as long this machine takes now as the one that `MEASURED_S` is from.
+
+    Half of a stage's time is taken for arithmetic and half for Python. What other programs leave is measured by
+    processes that give way to them as Ray's workers do, one a core.
+    """
+    matrix = np.ones((64, 64), np.float32)
     products = _rate(lambda: matrix @ matrix)
     loops = _rate(lambda: sum(range(10_000)))
-    return ((MEASURED_PRODUCTS_PER_S / products) * (MEASURED_LOOPS_PER_S / loops)) ** 0.5
+    alone = (MEASURED_PRODUCTS_PER_S / products + MEASURED_LOOPS_PER_S / loops) / 2
+    return alone * max(1.0, loops / _rate_left_by_others())
 
 
 def _rate(work: Callable[[], object]) -> float:
@@ -90,6 +99,17 @@ def _rate(work: Callable[[], object]) -> float:
         work()
         count += 1
     return max(count, 1) / elapsed
+
+
+def _rate_left_by_others() -> float:
+    """Passes of the Python loop per second and core in two processes of low priority."""
+    code = (
+        f"import os, time\nos.nice({_RAY_NICENESS})\nbegun = time.perf_counter()\ncount = 0\n"
+        f"while time.perf_counter() - begun < {_PROBE_S}:\n    {_LOOP}\n    count += 1\n"
+        "print(count / (time.perf_counter() - begun))"
+    )
+    probes = [subprocess.Popen([sys.executable, "-S", "-c", code], stdout=subprocess.PIPE) for _ in range(2)]
+    return sum(float(probe.communicate()[0]) for probe in probes) / len(probes)
 
 
 def what_next(record: RunRecord, report_uri: str, source: str, model_kinds: Sequence[str]) -> list[str]:
