@@ -31,13 +31,13 @@ MEASURED_S: Mapping[tuple[str, str], float] = {
     ("tokenizer", "a3bdbc3b6810d8e2"): 3,
     ("tokenize", "5ec3e0e169a9040d"): 1,
     ("mixture", "a3379b65480e4448"): 0,
-    ("pretrain", "dc79d003edcd6655"): 204,
-    ("preferences", "e1a26fd72b08355a"): 2,
-    ("sft", "6086172c1adc429b"): 40,
-    ("reward_model", "5000add4c19fe69d"): 121,
-    ("dpo", "70a3a7695747a3e2"): 29,
-    ("ppo", "ea59d32136d1acc0"): 62,
-    ("evaluate", "fed6c6fb89c98110"): 32,
+    ("pretrain", "86c65eca8429bf64"): 112,
+    ("preferences", "d2369f8eabbc76c2"): 2,
+    ("sft", "32e6440cd2800d89"): 18,
+    ("reward_model", "9cdaedf8a6647021"): 80,
+    ("dpo", "70a3a7695747a3e2"): 18,
+    ("ppo", "0d2aa87199877bb0"): 36,
+    ("evaluate", "0890d5c62501b766"): 20,
 }
 START_S = 6.0  # Ray and the report
 # What the probe found on that machine, per second on one core: products of 64 x 64 matrices, passes of a Python loop.
