@@ -404,6 +404,13 @@ def main() -> None:
     """The console entry point: deliberate errors become a message and an exit code, never a stack trace."""
     try:
         app()
+    except SystemExit as stop:
+        if stop.code != STOPPED:
+            raise
+        # Ray, interrupted as it started, can crash while the interpreter ends. All is stopped and said by now.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(STOPPED)
     except RaymillError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
