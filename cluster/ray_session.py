@@ -108,8 +108,7 @@ def ray_session(
             include_dashboard=False,
             **common,
         )
-        with _own_signal_handlers():
-            _start(start, note)
+        _start(start, note)
     try:
         yield
     finally:
@@ -123,14 +122,18 @@ def _own_signal_handlers() -> Iterator[None]:
         yield
         return
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    terminated = False
     try:
         yield
-    except SystemExit as error:  # what Ray's own handler makes of a SIGTERM in the meantime
-        raise KeyboardInterrupt from error
+    except SystemExit:  # what Ray's own handler makes of a SIGTERM in the meantime
+        terminated = True
     finally:
         for number, handler in handlers.items():
             if handler is not None:
                 signal.signal(number, handler)
+    if terminated:
+        signal.raise_signal(signal.SIGTERM)  # so that ours hears of it
+        raise KeyboardInterrupt
 
 
 def _start(start: Callable[[], object], note: Callable[[str], None]) -> None:
@@ -140,7 +143,8 @@ def _start(start: Callable[[], object], note: Callable[[str], None]) -> None:
         earlier = {child.pid for child in psutil.Process().children()}
         at_ease = attempt == 1 and psutil.getloadavg()[0] < _BUSY_PER_CORE * (psutil.cpu_count() or 1)
         try:
-            with _told_while_waiting(note), nullcontext() if at_ease else _agent_ports_given():
+            ports = nullcontext() if at_ease else _agent_ports_given()
+            with _told_while_waiting(note), ports, _own_signal_handlers():
                 start()
             return
         except BaseException as error:  # also an interrupt leaves half a Ray behind
