@@ -156,11 +156,11 @@ def _start(start: Callable[[], object], note: Callable[[str], None]) -> None:
         if attempt < START_ATTEMPTS:
             note(f"Ray did not start ({_busy()}); trying again ({attempt + 1} of {START_ATTEMPTS} attempts)")
             time.sleep(_PAUSE_S)
+    logs = Path(tempfile.gettempdir()) / "ray"
     raise ResourceError(
         f"Ray could not be started on this machine in {START_ATTEMPTS} attempts and "
         f"{time.monotonic() - began:.0f} s: {reason[0]}\n    {_busy()}. Wait until the machine is less "
-        "busy or end other programs, and run this again; "
-        f"Ray's own logs are under {Path(tempfile.gettempdir()) / 'ray'}"
+        f"busy or end other programs, and run this again; Ray's own logs are under {logs}"
     )
 
 
