@@ -26,18 +26,18 @@ from training.launch.native_bf16 import has_native_bf16
 
 # Wall seconds of the quickstart's stages, by kind and settings, on an idle machine of two cores with AVX-512.
 MEASURED_S: Mapping[tuple[str, str], float] = {
-    ("clean", "749c5e654b02de47"): 8,
+    ("clean", "749c5e654b02de47"): 6,
     ("dedupe", "751ec18d48025ae7"): 1,
     ("tokenizer", "a3bdbc3b6810d8e2"): 3,
     ("tokenize", "5ec3e0e169a9040d"): 1,
     ("mixture", "a3379b65480e4448"): 0,
-    ("pretrain", "86c65eca8429bf64"): 112,
+    ("pretrain", "86c65eca8429bf64"): 140,
     ("preferences", "d2369f8eabbc76c2"): 2,
-    ("sft", "32e6440cd2800d89"): 18,
-    ("reward_model", "9cdaedf8a6647021"): 80,
-    ("dpo", "70a3a7695747a3e2"): 18,
-    ("ppo", "0d2aa87199877bb0"): 36,
-    ("evaluate", "0890d5c62501b766"): 20,
+    ("sft", "32e6440cd2800d89"): 23,
+    ("reward_model", "9cdaedf8a6647021"): 77,
+    ("dpo", "70a3a7695747a3e2"): 20,
+    ("ppo", "0d2aa87199877bb0"): 38,
+    ("evaluate", "0890d5c62501b766"): 19,
 }
 START_S = 6.0  # Ray and the report
 # What the probe found on that machine, per second on one core: products of 64 x 64 matrices, passes of a Python loop.
