@@ -148,7 +148,7 @@ def test_a_stage_imports_no_other_stage_but_what_is_named_shared(room: str) -> N
         for stage in STAGES[room]
         for path in (ROOT / room / stage).rglob("*.py")
         for module in _imports(path)
-        if module.startswith(tuple(f"{room}.{other}." for other in STAGES[room] - {stage})) and module not in SHARED
+        if _is_within(module, {f"{room}.{other}" for other in STAGES[room] - {stage}}) and module not in SHARED
     ]
     assert wrong == []
 
