@@ -32,12 +32,13 @@ MEASURED_S: Mapping[tuple[str, str], float] = {
     ("tokenize", "5ec3e0e169a9040d"): 1,
     ("mixture", "a3379b65480e4448"): 0,
     ("pretrain", "86c65eca8429bf64"): 140,
-    ("preferences", "d2369f8eabbc76c2"): 2,
-    ("sft", "32e6440cd2800d89"): 23,
+    ("conversations", "58267af38e348402"): 0,
+    ("preferences", "c56f0e6f6e3c4507"): 2,
+    ("sft", "12ef28f01aca8967"): 23,
     ("reward_model", "9cdaedf8a6647021"): 77,
     ("dpo", "70a3a7695747a3e2"): 20,
-    ("ppo", "0d2aa87199877bb0"): 38,
-    ("evaluate", "0890d5c62501b766"): 19,
+    ("ppo", "02c3427e40c6c072"): 38,
+    ("evaluate", "70f1acb64c75c205"): 19,
 }
 START_S = 6.0  # Ray and the report
 # What the probe found on that machine, per second on one core: products of 64 x 64 matrices, passes of a Python loop.

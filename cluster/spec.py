@@ -189,7 +189,6 @@ def parse_spec(raw: object, *, source: str, directory: Path) -> JobSpec:
         _check_files(name, kind.config, stages.get(name), raw_stages[name] or {}, directory, problems)
     for name, config in stages.items():
         _check_reference_files(name, config, problems)
-    _check_splits(stages, problems)
     if problems or head is None:
         raise SpecError(problems, source)
     head = head.model_copy(update={"storage": _absolute(head.storage, directory)})
@@ -422,24 +421,6 @@ def _check_reference_files(name: str, config: StageConfig, problems: list[Proble
                     problems.append(Problem(where, pattern, "matches no file", "a file, directory or glob"))
             except (InputError, StorageError) as error:
                 problems.append(Problem(where, pattern, str(error)))
-
-
-def _check_splits(stages: Mapping[str, StageConfig], problems: list[Problem]) -> None:
-    """Stages that split the same conversations must agree how, or one trains on what another reports as held out."""
-    first: dict[str, tuple[str, tuple[object, object]]] = {}
-    for name, config in stages.items():
-        split = (getattr(config, "heldout_fraction", None), getattr(config, "split_seed", None))
-        for pattern in getattr(config, "conversations", ()):
-            other, expected = first.setdefault(pattern, (name, split))
-            if split != expected:
-                problems.append(
-                    Problem(
-                        f"stages.{name}.heldout_fraction",
-                        split,
-                        f"heldout_fraction and split_seed differ from those of stage {other} on the same conversations",
-                        f"{other} has {expected}; held-out prompts would leak into training",
-                    )
-                )
 
 
 def _resolve_paths(config: StageConfig, directory: Path) -> StageConfig:

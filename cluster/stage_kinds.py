@@ -29,6 +29,7 @@ _KINDS = (
     "dataprep.tokenize.kind:TOKENIZE",
     "dataprep.mixture.kind:MIXTURE",
     "training.pretrain.kind:PRETRAIN",
+    "training.conversations.kind:CONVERSATIONS",
     "training.preferences.kind:PREFERENCES",
     "training.post_training.kind:SFT",
     "training.post_training.kind:REWARD_MODEL",

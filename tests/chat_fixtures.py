@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,12 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from cluster.contracts.artifacts import Artifact, Manifest, StageContext
+from cluster.contracts.progress import SilentProgress
 from dataprep.tokenizer.chat_template import chat_template
 from dataprep.tokenizer.special_tokens import SpecialTokens
+from training.conversations.config import ConversationsConfig
+from training.conversations.stage import run as read_and_split
 
 SUBJECTS = ["red fox", "old king", "small boat", "green hill", "quiet town", "young pilot", "tall tower", "cold river"]
 VERBS = ["sees", "finds", "paints", "follows", "forgets", "guards"]
@@ -34,6 +39,18 @@ def write_conversations(path: Path, count: int) -> Path:
     """`count` conversations as JSON Lines."""
     path.write_text("".join(json.dumps(conversation(number)) + "\n" for number in range(count)))
     return path
+
+
+def make_conversations(
+    directory: Path, files: Sequence[Path], *, heldout_fraction: float = 0.2, split_seed: int = 0
+) -> Artifact:
+    """The artifact that the conversations stage makes of `files`."""
+    config = ConversationsConfig(
+        inputs=[str(file) for file in files], heldout_fraction=heldout_fraction, split_seed=split_seed
+    )
+    context = StageContext("conversations", SilentProgress(), directory, directory)
+    result = read_and_split(config, {}, str(directory), context)
+    return Artifact(str(directory), Manifest("conversations", directory.name, {}, {}, metrics=result.metrics))
 
 
 def make_chat_tokenizer(vocab_size: int = 400) -> Any:

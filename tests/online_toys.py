@@ -26,6 +26,7 @@ from transformers import (
 from cluster.contracts.artifacts import Artifact, Manifest
 from cluster.contracts.records import GenerateRequest, Rollout
 from serving.engine.torch_engine import TorchEngine
+from tests.chat_fixtures import make_conversations
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
@@ -78,15 +79,18 @@ def toy_artifacts(directory: Path, *, seed: int = 0) -> dict[str, Artifact]:
     return made
 
 
-def toy_conversations(path: Path, num_prompts: int = 40) -> Path:
-    """A conversations file of that many distinct first prompts."""
+def toy_conversations(
+    directory: Path, num_prompts: int = 40, *, heldout_fraction: float = 0.2, copies: int = 1
+) -> Artifact:
+    """A conversations artifact of that many distinct first prompts."""
     rows = [
         {"messages": [{"role": "user", "content": f"q{i}?"}, {"role": "assistant", "content": "yes"}]}
         for i in range(num_prompts)
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    directory.mkdir(parents=True)
+    path = directory / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows * copies))
+    return make_conversations(directory, [path], heldout_fraction=heldout_fraction)
 
 
 class ToyServers:

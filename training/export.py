@@ -61,6 +61,12 @@ def publish_file(source: Path, output: str, name: str) -> WrittenFile:
     return hashing.written(name)
 
 
+def write_file(output: str, name: str, content: bytes) -> WrittenFile:
+    """Write `content` to `name` in the artifact at `output`."""
+    storage.write_bytes(storage.join(output, name), content)
+    return WrittenFile(name, len(content), hashlib.sha256(content).hexdigest())
+
+
 def copy_tokenizer(tokenizer_uri: str, target: Path) -> None:
     """Bring the tokenizer files of a tokenizer or model artifact to a local directory. Raises `InputError`."""
     names = [n for n in TOKENIZER_FILES if storage.exists(storage.join(tokenizer_uri, n))]

@@ -16,16 +16,31 @@ ROW_BITS = 31  # of the 63 of a doc_id, for the row in a part; the other 32 are 
 
 
 class Message(TypedDict):
-    """One turn of a conversation."""
+    """One turn of a conversation, in the form of OpenAI's API."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str
+    reasoning_content: NotRequired[str]
+    """What the assistant thought before it answered."""
+    tool_calls: NotRequired[list[dict[str, Any]]]
+    """The functions that the assistant calls; `arguments` are a mapping."""
+    tool_call_id: NotRequired[str]
+    """Of a tool's turn: the call that it answers."""
+    name: NotRequired[str]
+    """Of a tool's turn: the function that was called."""
+    weight: NotRequired[float]
+    """0: nothing is learned from this turn of the assistant."""
 
 
 class Conversation(TypedDict):
-    """A row of an SFT file."""
+    """Messages in order, and what belongs to all of them."""
 
     messages: list[Message]
+    tools: NotRequired[list[dict[str, Any]]]
+    """JSON Schemas of the functions that the assistant may call."""
+    weight: NotRequired[float]
+    source: NotRequired[str]
+    """The name of the set that the row is of."""
     topic: NotRequired[str]
 
 

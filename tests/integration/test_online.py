@@ -34,12 +34,11 @@ class KillsRankZero(SilentProgress):
 @pytest.mark.usefixtures("local_ray")
 def test_the_reward_rises_and_a_killed_worker_costs_no_update(tmp_path: Path) -> None:
     artifacts = toy_artifacts(tmp_path)
-    conversations = toy_conversations(tmp_path / "conversations.jsonl")
+    artifacts["conversations"] = toy_conversations(tmp_path / "conversations", heldout_fraction=0.4)
     config = PpoConfig(
         policy="sft",
         reward_model="rm",
-        conversations=[str(conversations)],
-        heldout_fraction=0.4,
+        conversations="conversations",
         updates=UPDATES,
         prompts_per_update=16,
         samples_per_prompt=2,

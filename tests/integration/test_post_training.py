@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from cluster.contracts.artifacts import Artifact, Manifest, StageContext, StageResult
 from cluster.contracts.errors import StageFailed
 from cluster.contracts.progress import Progress, SilentProgress
-from tests.chat_fixtures import make_model_directory, write_conversations
+from tests.chat_fixtures import make_conversations, make_model_directory, write_conversations
 from tests.integration.token_fixtures import make_tokens
 from training.engine.deepspeed_engine import load_deepspeed
 from training.evaluate import stage as evaluate
@@ -50,6 +50,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_conversations(root / "rows.jsonl", 96)
     with open(root / "rows.jsonl", "a") as rows:
         rows.write("{broken\n")
+    make_conversations(root / "talks", [root / "rows.jsonl"])
     return root
 
 
@@ -65,13 +66,20 @@ def sft_config(root: Path, **changes: Any) -> SftConfig:
     settings: dict[str, Any] = {
         **SHARED,
         "model": "base",
-        "conversations": [str(root / "rows.jsonl")],
+        "conversations": "talks",
         "epochs": 1.5,
         "micro_batch_size": 2,
         "zero_stage": 1,
         "workers": TWO_WORKERS,
     }
     return SftConfig(**{**settings, **changes})
+
+
+def sft_inputs(root: Path) -> dict[str, Artifact]:
+    return {
+        "model": artifact(root, "base", "pretrain"),
+        "conversations": artifact(root, "talks", "conversations"),
+    }
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,7 @@ class KillRankZero(SilentProgress):
 def tuned(local_ray: None, root: Path) -> StageResult:
     """SFT on two workers under ZeRO-1, of which one is killed between two checkpoints."""
     progress = KillRankZero(step=7, mark=root / "killed")
-    inputs = {"model": artifact(root, "base", "pretrain")}
+    inputs = sft_inputs(root)
     result = sft.run(sft_config(root), inputs, str(root / "sft"), context(root, "sft", progress))
     assert progress.mark.exists()
     return result
@@ -99,8 +107,13 @@ def tuned(local_ray: None, root: Path) -> StageResult:
 
 @pytest.fixture(scope="module")
 def pairs(root: Path) -> StageResult:
-    config = PreferencesConfig(conversations=[str(root / "rows.jsonl")], disturbed_per_answer=2)
-    return preferences.run(config, {}, str(root / "pairs"), context(root, "preferences"))
+    config = PreferencesConfig(conversations="talks", disturbed_per_answer=2)
+    return preferences.run(
+        config,
+        {"conversations": artifact(root, "talks", "conversations")},
+        str(root / "pairs"),
+        context(root, "preferences"),
+    )
 
 
 def pair_inputs(root: Path) -> dict[str, Artifact]:
@@ -117,7 +130,6 @@ def test_sft_with_a_killed_worker_takes_every_step_once(tuned: StageResult, root
 
 def test_sft_learns_the_answers_and_exports_a_loadable_model(tuned: StageResult, root: Path) -> None:
     assert tuned.metrics["heldout_answer_loss"] < tuned.metrics["base_heldout_answer_loss"] - 0.5
-    assert tuned.metrics["num_quarantined"] == 1
     model = AutoModelForCausalLM.from_pretrained(root / "sft")
     assert len(AutoTokenizer.from_pretrained(root / "sft")) == model.config.vocab_size
     assert {f.name: f.size for f in tuned.files} == {
@@ -128,7 +140,7 @@ def test_sft_learns_the_answers_and_exports_a_loadable_model(tuned: StageResult,
 def test_one_process_with_other_micro_batches_comes_to_the_same_model(tuned: StageResult, root: Path) -> None:
     """Same rows in the same order: world size, micro-batch and the resume change rounding only."""
     config = sft_config(root, micro_batch_size=4, zero_stage=2, workers={"num_workers": 1})
-    inputs = {"model": artifact(root, "base", "pretrain")}
+    inputs = sft_inputs(root)
     alone = sft.run(config, inputs, str(root / "alone"), context(root, "sft"), launch=run_in_process)
     assert alone.engine == {"class": "DeepSpeedEngine", "zero_stage": 2, "world_size": 1}
     assert alone.metrics["heldout_answer_loss"] == pytest.approx(tuned.metrics["heldout_answer_loss"], abs=0.02)
@@ -138,7 +150,7 @@ def test_one_process_with_other_micro_batches_comes_to_the_same_model(tuned: Sta
 
 def test_lora_adapters_are_merged_into_the_exported_model(root: Path) -> None:
     config = sft_config(root, lora={"rank": 4}, epochs=0.5, workers={"num_workers": 1})
-    inputs = {"model": artifact(root, "base", "pretrain")}
+    inputs = sft_inputs(root)
     result = sft.run(config, inputs, str(root / "lora"), context(root, "sft"), launch=run_in_process)
     base, merged = (AutoModelForCausalLM.from_pretrained(root / name).state_dict() for name in ("base", "lora"))
     assert base.keys() == merged.keys()
@@ -186,7 +198,7 @@ def test_evaluation_measures_every_model_on_the_same_things(root: Path) -> None:
     make_tokens(root / "tokens")
     config = EvaluateConfig(
         tokens="tokens",
-        conversations=[str(root / "rows.jsonl")],
+        conversations="talks",
         base="base",
         sft="sft",
         preferences="pairs",
@@ -196,6 +208,7 @@ def test_evaluation_measures_every_model_on_the_same_things(root: Path) -> None:
     )
     inputs = {
         "tokens": artifact(root, "tokens", "tokenize"),
+        "conversations": artifact(root, "talks", "conversations"),
         "base": artifact(root, "base", "pretrain"),
         "sft": artifact(root, "sft", "sft"),
         "preferences": artifact(root, "pairs", "preferences"),
@@ -212,7 +225,7 @@ def test_evaluation_measures_every_model_on_the_same_things(root: Path) -> None:
 
 def test_ddp_in_place_of_deepspeed_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    inputs = {"model": artifact(root, "base", "pretrain")}
+    inputs = sft_inputs(root)
     config = sft_config(root, workers={"num_workers": 1})
     with pytest.raises(StageFailed, match=r"DeepSpeed on 1 was asked for; unset ACCELERATE_USE_CPU"):
         sft.run(config, inputs, str(root / "ddp"), context(root, "sft"), launch=run_in_process)
@@ -224,7 +237,7 @@ def test_a_checkpoint_of_another_number_of_workers_is_refused(root: Path) -> Non
             if done == 6:
                 raise KeyboardInterrupt
 
-    inputs = {"model": artifact(root, "base", "pretrain")}
+    inputs = sft_inputs(root)
     output = str(root / "interrupted")
     alone = sft_config(root, workers={"num_workers": 1})
     with pytest.raises(KeyboardInterrupt):

@@ -71,11 +71,11 @@ def _free_cpus() -> float:
 
 
 def _evaluate(group: WorkerGroup) -> StageConfig:
-    return EvaluateConfig(kind="evaluate", tokens="tokens", conversations=("rows.jsonl",), base="base", workers=group)
+    return EvaluateConfig(kind="evaluate", tokens="tokens", conversations="talks", base="base", workers=group)
 
 
 def _preferences() -> StageConfig:
-    return PreferencesConfig(kind="preferences", conversations=("rows.jsonl",))
+    return PreferencesConfig(kind="preferences", conversations="talks")
 
 
 @pytest.mark.usefixtures("kept")

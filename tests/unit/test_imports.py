@@ -34,8 +34,9 @@ FLOORS = {
         {"compile_kernels"},
     ],
     "training": [
-        {"config", "schedules", "export", "models", "launch", "metrics", "checkpoint", "data", "conversations"},
-        {"token_losses", "tokenizers", "feedback", "engine"},
+        {"config", "schedules", "export", "models", "launch", "metrics", "checkpoint", "data"},
+        {"token_losses", "engine", "conversations"},
+        {"tokenizers", "feedback"},
         {"inference"},
         {"pretrain", "preferences", "post_training", "online", "evaluate"},
     ],
@@ -60,10 +61,16 @@ FLOORS = {
 }
 STAGES = {
     "dataprep": {"clean", "quality_classifier", "repeated_lines", "dedupe", "tokenizer", "tokenize", "mixture"},
-    "training": {"pretrain", "preferences", "post_training", "online", "evaluate"},
+    "training": {"conversations", "pretrain", "preferences", "post_training", "online", "evaluate"},
 }
 # What a stage's folder shares with other stages, by name.
-SHARED = {"dataprep.tokenizer.encoders"}
+SHARED = {
+    "dataprep.tokenizer.encoders",
+    "training.conversations.artifact",
+    "training.conversations.prompt_answers",
+    "training.conversations.reading",
+    "training.conversations.rendering",
+}
 
 # The files that know Ray: the shells around algorithms that run where there is no Ray.
 RAY_FILES = {

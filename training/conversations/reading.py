@@ -20,6 +20,7 @@ import zstandard
 from cluster.contracts import storage
 from cluster.contracts.errors import InputError
 from cluster.contracts.records import QUARANTINE_SCHEMA, Conversation, Message, Quarantined
+from training.conversations.artifact import ReadConversation
 from training.conversations.rendering import _PLACE_HOLDER
 
 Row = TypeVar("Row")
@@ -31,12 +32,13 @@ class BadRow(ValueError):
     """A row that is not what it should be; the message is a short fixed word, counted in reports."""
 
 
-def read_conversations(patterns: Sequence[str]) -> tuple[list[Conversation], list[Quarantined]]:
+def read_conversation_files(patterns: Sequence[str]) -> tuple[list[ReadConversation], list[Quarantined]]:
     """(conversations, quarantined): what is in the JSON Lines files that `patterns` name, and the rows that are none.
 
     Raises `InputError` where a pattern matches nothing or no row at all is a conversation.
     """
-    conversations, quarantined = read_rows(patterns, parse_conversation)
+    found, quarantined = read_placed_rows(patterns, parse_conversation)
+    conversations = [ReadConversation(conversation, uri, offset) for conversation, uri, offset in found]
     if not conversations:
         raise InputError(
             f"{', '.join(patterns)}: none of {len(quarantined)} rows is a conversation; "
@@ -55,7 +57,15 @@ def read_rows(patterns: Sequence[str], parse: Callable[[bytes], Row]) -> tuple[l
     decompressed file. A compressed file that can't be decompressed is quarantined whole, with offset -1.
     Raises `InputError` where a pattern matches nothing.
     """
-    rows: list[Row] = []
+    placed, quarantined = read_placed_rows(patterns, parse)
+    return [row for row, _, _ in placed], quarantined
+
+
+def read_placed_rows(
+    patterns: Sequence[str], parse: Callable[[bytes], Row]
+) -> tuple[list[tuple[Row, str, int]], list[Quarantined]]:
+    """As `read_rows`, each row with its file's URI and its offset in it."""
+    rows: list[tuple[Row, str, int]] = []
     quarantined: list[Quarantined] = []
     files = []
     for pattern in patterns:
@@ -71,7 +81,7 @@ def read_rows(patterns: Sequence[str], parse: Callable[[bytes], Row]) -> tuple[l
             continue
         for offset, line in lines:
             try:
-                rows.append(parse(line))
+                rows.append((parse(line), file.uri, offset))
             except BadRow as error:
                 detail = line[:200].decode("utf-8", "replace")
                 quarantined.append(Quarantined(file.uri, offset, str(error), detail))

@@ -11,7 +11,6 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from cluster.contracts.config import (
-    InputFiles,
     InputOf,
     Resources,
     Sections,
@@ -19,7 +18,7 @@ from cluster.contracts.config import (
     WorkerGroup,
     not_in_fingerprint,
 )
-from training.config import CAUSAL_MODELS, Fraction
+from training.config import CAUSAL_MODELS
 
 
 class EvaluateConfig(StageConfig):
@@ -32,7 +31,7 @@ class EvaluateConfig(StageConfig):
 
     sections: ClassVar[Sections] = {
         "Models": ("base", "sft", "dpo", "ppo", "reward_model"),
-        "What is measured on": ("tokens", "conversations", "preferences", "heldout_fraction", "split_seed"),
+        "What is measured on": ("tokens", "conversations", "preferences"),
         "Losses and preferences": ("max_tokens", "sequence_length", "max_length"),
         "Sampled answers": ("num_prompts", "max_new_tokens", "temperature", "num_samples", "batch_size"),
         "Execution": ("workers",),
@@ -43,8 +42,10 @@ class EvaluateConfig(StageConfig):
     measured.
     """
 
-    conversations: Annotated[list[str], InputFiles(), Field(min_length=1)]
-    """The files that SFT was given. Those held out are measured on, and their prompts are answered."""
+    conversations: Annotated[str, InputOf(("conversations",))]
+    """The conversations stage, or a directory with its artifact. Those held out are measured on, and their prompts are
+    answered.
+    """
 
     base: Annotated[str | None, InputOf(CAUSAL_MODELS)] = None
     """The base model: a pretrain, sft, dpo or ppo stage, or a directory with a Hugging Face model. `null` leaves it
@@ -69,12 +70,6 @@ class EvaluateConfig(StageConfig):
     """The preferences stage, or a directory with its artifact, whose held-out pairs give the preference accuracy.
     `null` measures none.
     """
-
-    heldout_fraction: Fraction = 0.2
-    """Share of first prompts that is held out. It must be as in the other stages on the same conversations."""
-
-    split_seed: Annotated[int, Field(ge=0)] = 0
-    """Chooses which first prompts are held out. It must be as in the other stages on the same conversations."""
 
     max_tokens: Annotated[int, Field(ge=1)] = 50_000
     """Held-out tokens that the loss of each model is measured on."""

@@ -9,7 +9,7 @@ _EXAMPLE = """\
 stages:
   evaluate:
     tokens: tokenize
-    conversations: [data/conversations.jsonl]
+    conversations: conversations
     base: pretrain
     sft: sft
     dpo: models/my-own-dpo        # a directory, told by its slash

@@ -20,9 +20,8 @@ from cluster.contracts.commit import CommittedPart, commit_part, committed_parts
 from cluster.contracts.errors import InputError
 from cluster.contracts.records import Conversation, Message
 from cluster.contracts.tokens import open_shards
-from training.conversations.reading import read_conversations
+from training.conversations.artifact import read_conversations
 from training.conversations.rendering import encode_conversation, encode_rows
-from training.conversations.splitting import deduplicated, split_conversations
 from training.data.sampler import TokenSampler
 from training.evaluate.config import EvaluateConfig
 from training.feedback.encoded_pairs import encode_pairs
@@ -43,6 +42,7 @@ class EvaluateJob:
     config: EvaluateConfig
     models: dict[str, str]  # role -> URI
     tokens_uri: str
+    conversations_uri: str
     reward_model_uri: str | None
     preferences_uri: str | None
     output: str
@@ -62,6 +62,7 @@ def run(
         config=config,
         models={role: inputs[role].uri for role in config.models()},
         tokens_uri=inputs["tokens"].uri,
+        conversations_uri=inputs["conversations"].uri,
         reward_model_uri=inputs["reward_model"].uri if config.reward_model is not None else None,
         preferences_uri=inputs["preferences"].uri if config.preferences is not None else None,
         output=output,
@@ -128,9 +129,11 @@ def measure_model(worker: Worker, job: EvaluateJob, uri: str) -> Measured:
         tokenizer = load_tokenizer(local)
         model = load_model(local).to(worker.device)
     require_same_vocabulary(worker, job, uri, tokenizer)
-    conversations = heldout_conversations(config)
+    conversations = read_conversations(job.conversations_uri, "heldout")
     if not conversations:
-        raise InputError(f"no conversation is held out at heldout_fraction {config.heldout_fraction}")
+        raise InputError(
+            f"{job.conversations_uri} holds out no conversation; raise the conversations stage's heldout_fraction"
+        )
 
     figures: dict[str, float] = {"num_parameters": model.num_parameters(), **token_figures(worker, job, model)}
     figures["heldout_answer_loss"] = answer_loss(job, tokenizer, model, conversations)
@@ -211,13 +214,6 @@ def answer_loss(job: EvaluateJob, tokenizer: Any, model: Any, conversations: Seq
         pad_token_id=tokenizer.pad_token_id,
         batch_size=job.config.batch_size,
     ).nll()
-
-
-def heldout_conversations(config: EvaluateConfig) -> list[Conversation]:
-    """The conversations that no stage of the same split trained on, each once."""
-    conversations, _ = read_conversations(config.conversations)
-    split = split_conversations(deduplicated(conversations), fraction=config.heldout_fraction, seed=config.split_seed)
-    return split.heldout
 
 
 def distinct_prompts(conversations: Sequence[Conversation]) -> list[tuple[Message, ...]]:

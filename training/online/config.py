@@ -12,7 +12,6 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from cluster.contracts.config import (
-    InputFiles,
     InputOf,
     Resources,
     Sections,
@@ -43,7 +42,7 @@ class PpoConfig(StageConfig):
     kind: Literal["ppo"] = "ppo"
 
     sections: ClassVar[Sections] = {
-        "Inputs": ("policy", "reward_model", "conversations", "heldout_fraction", "split_seed", "max_prompt_tokens"),
+        "Inputs": ("policy", "reward_model", "conversations", "max_prompt_tokens"),
         "Amount": ("updates", "prompts_per_update", "samples_per_prompt", "epochs", "num_minibatches"),
         "Sampling": ("max_new_tokens", "temperature", "top_p", "max_staleness"),
         "Rewards": ("reward_clip", "missing_eos_penalty", "whiten_rewards", "kl_coef", "kl_estimator", "kl_in"),
@@ -77,16 +76,10 @@ class PpoConfig(StageConfig):
     reward_model: Annotated[str, InputOf(("reward_model",))]
     """The reward_model stage, or a directory with a reward model, that scores whole conversations."""
 
-    conversations: Annotated[list[str], InputFiles(), Field(min_length=1)]
-    """JSON Lines of conversations, as for SFT. Their first prompts are answered."""
-
-    heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of first prompts that is kept for the evaluation. It must be the same in all stages on the same
-    conversations.
+    conversations: Annotated[str, InputOf(("conversations",))]
+    """The conversations stage, or a directory with its artifact. The first prompts of its conversations are answered;
+    those of the held-out side measure the policy before and after.
     """
-
-    split_seed: Annotated[int, Field(ge=0)] = 0
-    """Chooses which first prompts are held out. It must be the same in all stages on the same conversations."""
 
     max_prompt_tokens: Annotated[int, Field(ge=1)] = 256
     """Longest prompt, in tokens. Longer ones are left out, and counted."""

@@ -11,7 +11,7 @@ stages:
   ppo:
     policy: sft
     reward_model: reward_model
-    conversations: [data/conversations.jsonl]
+    conversations: conversations
     updates: 100
     prompts_per_update: 64
     max_new_tokens: 128

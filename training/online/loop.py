@@ -49,6 +49,7 @@ class PpoJob:
     config: PpoConfig
     policy_uri: str  # the model to start from, which is the reference too
     reward_model_uri: str
+    conversations_uri: str
     output: str
     seed: int
     client: RolloutClient  # reaches the servers of both models
@@ -82,7 +83,15 @@ def train(
     checkpoints = CheckpointStore.of_stage(output)
     if finished is None:
         checkpoints.require_world_size(config.workers.num_workers)
-        job = PpoJob(config, inputs["policy"].uri, inputs["reward_model"].uri, output, context.seed, client)
+        job = PpoJob(
+            config=config,
+            policy_uri=inputs["policy"].uri,
+            reward_model_uri=inputs["reward_model"].uri,
+            conversations_uri=inputs["conversations"].uri,
+            output=output,
+            seed=context.seed,
+            client=client,
+        )
         outcome = launch(train_rank, job, config.workers, context, committed_steps=checkpoints.steps)
         finished = commit_result(output, StageResult(outcome.metrics, describe_files(output), outcome.engine))
     checkpoints.clear()
@@ -112,9 +121,7 @@ class PpoTraining:
             self.learner = _build_learner(config, policy_path, reward_path)
         self.prompts = read_prompts(
             tokenizer,
-            config.conversations,
-            heldout_fraction=config.heldout_fraction,
-            split_seed=config.split_seed,
+            job.conversations_uri,
             max_prompt_tokens=config.max_prompt_tokens,
         )
         self.sampling = SamplingParams(

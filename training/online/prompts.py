@@ -13,9 +13,8 @@ import numpy as np
 
 from cluster.contracts.errors import InputError
 from cluster.contracts.records import Conversation, Message
-from training.conversations.reading import read_conversations
+from training.conversations.artifact import Split, read_conversations
 from training.conversations.rendering import encode_conversation
-from training.conversations.splitting import split_conversations
 
 _Item = TypeVar("_Item")
 
@@ -29,18 +28,16 @@ class PromptSet:
     num_too_long: int  # left out, of both sides
 
 
-def read_prompts(
-    tokenizer: Any, patterns: Sequence[str], *, heldout_fraction: float, split_seed: int, max_prompt_tokens: int
-) -> PromptSet:
-    """The conversations' first prompts (with their system message) as token ids, split as every stage splits them.
+def read_prompts(tokenizer: Any, uri: str, *, max_prompt_tokens: int) -> PromptSet:
+    """First prompts (with their system message) of the conversations artifact at `uri`, as token ids.
 
     Raises `InputError` where a side of the split is left without a prompt.
     """
-    conversations, _ = read_conversations(patterns)
-    split = split_conversations(conversations, fraction=heldout_fraction, seed=split_seed)
     sides: list[list[list[int]]] = []
     num_too_long = 0
-    for name, side in (("training", split.train), ("held-out", split.heldout)):
+    splits: tuple[tuple[str, Split], ...] = (("training", "train"), ("held-out", "heldout"))
+    for name, split in splits:
+        side = read_conversations(uri, split)
         distinct = {tuple((m["role"], m["content"]) for m in _opening(c)): _opening(c) for c in side}
         encoded = [
             encode_conversation(tokenizer, messages, add_generation_prompt=True).input_ids_T
@@ -50,8 +47,8 @@ def read_prompts(
         num_too_long += len(encoded) - len(short)
         if not short:
             raise InputError(
-                f"{', '.join(patterns)}: no {name} prompt is left of {len(encoded)} "
-                f"(max_prompt_tokens {max_prompt_tokens}, heldout_fraction {heldout_fraction})"
+                f"{uri}: no {name} prompt is left of {len(encoded)} (max_prompt_tokens {max_prompt_tokens}; the "
+                "conversations stage's heldout_fraction says how many are held out)"
             )
         sides.append(short)
     return PromptSet(train=sides[0], heldout=sides[1], num_too_long=num_too_long)

@@ -11,7 +11,6 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from cluster.contracts.config import (
-    InputFiles,
     InputOf,
     Resources,
     Sections,
@@ -20,7 +19,7 @@ from cluster.contracts.config import (
     WorkerGroup,
     not_in_fingerprint,
 )
-from training.config import Fraction, batch_conflicts
+from training.config import batch_conflicts
 
 
 class LoraSettings(StrictModel):
@@ -120,26 +119,15 @@ class SftConfig(TrlConfig):
     kind: Literal["sft"] = "sft"
 
     sections: ClassVar[Sections] = {
-        "Inputs": ("model", "conversations", "heldout_fraction", "split_seed", "deduplicate"),
+        "Inputs": ("model", "conversations"),
         **TrlConfig.sections,
     }
 
     model: Annotated[str, InputOf(("pretrain", "sft"))]
     """The model to start from: a pretrain or sft stage, or a directory with a Hugging Face model."""
 
-    conversations: Annotated[list[str], InputFiles(), Field(min_length=1)]
-    """JSON Lines of conversations, a {messages: [...]} a row; plain, .gz or .zst."""
-
-    heldout_fraction: Fraction = 0.2
-    """Share of first prompts, with all that follows on them, that is kept out of training. It must be the same in all
-    stages on the same conversations.
-    """
-
-    split_seed: Annotated[int, Field(ge=0)] = 0
-    """Chooses which first prompts are held out. It must be the same in all stages on the same conversations."""
-
-    deduplicate: bool = True
-    """Whether repeated conversations count once."""
+    conversations: Annotated[str, InputOf(("conversations",))]
+    """The conversations stage, or a directory with its artifact. The answers of its training side are learned."""
 
 
 class RewardModelConfig(TrlConfig):

@@ -10,7 +10,7 @@ _SFT_EXAMPLE = """\
 stages:
   sft:
     model: pretrain
-    conversations: [data/conversations.jsonl]
+    conversations: conversations
     epochs: 3
     lr: 1e-4
     max_length: 1024

@@ -1,7 +1,8 @@
 """The sft stage: supervised fine-tuning, by TRL's `SFTTrainer` on conversations, with the loss on the answers only.
 
 Conversations are turned into tokens by `training/conversations/rendering.py`, and not by TRL, so that text in a message
-never becomes a control token. They are split by first prompt, so that the held-out loss is one of prompts never seen.
+never becomes a control token. The conversations stage splits them by first prompt, so that the held-out loss is one of
+prompts never seen.
 """
 
 from __future__ import annotations
@@ -13,10 +14,8 @@ from typing import Any
 from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.errors import InputError
-from training.conversations.reading import QUARANTINE_FILE, quarantine_parquet, read_conversations
+from training.conversations.artifact import read_conversations
 from training.conversations.rendering import EncodedConversation, encode_rows
-from training.conversations.splitting import deduplicated, split_conversations
-from training.export import publish_file
 from training.inference.sequence_scores import answer_logprobs
 from training.launch.workers import Launcher, Worker, run_workers, share, sum_over_ranks
 from training.models import load_model
@@ -42,7 +41,8 @@ def run(
     launch: Launcher = run_workers,
 ) -> StageResult:
     """The stage. With `launch=run_in_process` it needs no Ray."""
-    return run_job(TrlJob(config, inputs["model"].uri, output, context.seed), train, context, launch)
+    job = TrlJob(config, inputs["model"].uri, output, context.seed, inputs["conversations"].uri)
+    return run_job(job, train, context, launch)
 
 
 def train(worker: Worker, job: TrlJob[SftConfig]) -> StageResult | None:
@@ -51,22 +51,18 @@ def train(worker: Worker, job: TrlJob[SftConfig]) -> StageResult | None:
     from trl import SFTTrainer
 
     config = job.config
-    conversations, quarantined = read_conversations(config.conversations)
-    distinct = deduplicated(conversations) if config.deduplicate else conversations
-    split = split_conversations(distinct, fraction=config.heldout_fraction, seed=config.split_seed)
-
     arguments = trainer_arguments(TrlSftConfig, job, worker, packing=False)
     with storage.local_copy(job.model_uri, worker.scratch) as local:
         tokenizer = load_tokenizer(local)
         model = load_model(local)
     check_max_length(config, model)
-    train_rows, num_without_answer = encode_rows(tokenizer, split.train, config.max_length)
-    heldout_rows, num_heldout_without_answer = encode_rows(tokenizer, split.heldout, config.max_length)
+    conversations = read_conversations(job.data_uri, "train")
+    train_rows, num_without_answer = encode_rows(tokenizer, conversations, config.max_length)
+    heldout_rows, num_heldout_without_answer = encode_rows(
+        tokenizer, read_conversations(job.data_uri, "heldout"), config.max_length
+    )
     if not train_rows:
-        raise InputError(
-            f"{len(conversations)} conversations leave none to train on (heldout_fraction {config.heldout_fraction}, "
-            f"max_length {config.max_length})"
-        )
+        raise InputError(f"{len(conversations)} conversations leave none to train on (max_length {config.max_length})")
     trainer = SFTTrainer(
         model=model,
         args=arguments,
@@ -81,12 +77,8 @@ def train(worker: Worker, job: TrlJob[SftConfig]) -> StageResult | None:
     trained = train_and_export(trainer, job, worker, load=load_model)
 
     metrics: dict[str, Any] = {
-        "num_rows": len(conversations) + len(quarantined),
-        "num_quarantined": len(quarantined),
-        "num_duplicates": len(conversations) - len(distinct),
         "num_train_conversations": len(train_rows),
         "num_heldout_conversations": len(heldout_rows),
-        "num_leaking_conversations": split.num_leaking,
         "num_without_answer": num_without_answer + num_heldout_without_answer,
         "num_train_answer_tokens": sum(sum(row.assistant_mask_T) for row in train_rows),
         "steps": trained.steps,
@@ -97,10 +89,7 @@ def train(worker: Worker, job: TrlJob[SftConfig]) -> StageResult | None:
             metrics[name] = answer_loss(worker, uri, heldout_rows, pad_token_id=tokenizer.pad_token_id)
     if not worker.is_main:
         return None
-    local_quarantine = worker.scratch / QUARANTINE_FILE
-    local_quarantine.write_bytes(quarantine_parquet(quarantined))
-    quarantine = publish_file(local_quarantine, job.output, QUARANTINE_FILE)
-    return StageResult(metrics, [*trained.files, quarantine], trained.engine)
+    return StageResult(metrics, trained.files, trained.engine)
 
 
 def answer_loss(worker: Worker, uri: str, rows: Sequence[EncodedConversation], *, pad_token_id: int) -> float:

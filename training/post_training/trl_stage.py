@@ -47,7 +47,7 @@ class TrlJob(Generic[Config]):
     model_uri: str
     output: str
     seed: int
-    data_uri: str = ""  # the preferences artifact, where the stage has one
+    data_uri: str  # the artifact of conversations or preferences that is learned from
 
 
 @dataclass(frozen=True)

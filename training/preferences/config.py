@@ -10,36 +10,28 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from cluster.contracts.config import InputFiles, Sections, StageConfig
-from training.config import Fraction
+from cluster.contracts.config import InputFiles, InputOf, Sections, StageConfig
 
 
 class PreferencesConfig(StageConfig):
     """Preference pairs out of conversations: the person's answer against one made worse at equal length."""
 
-    uses_seed: ClassVar[bool] = False  # pairs are drawn by `split_seed` and the row itself
+    uses_seed: ClassVar[bool] = False  # pairs are drawn by `pair_seed` and the row itself
 
     kind: Literal["preferences"] = "preferences"
 
     sections: ClassVar[Sections] = {
-        "Inputs": ("conversations", "heldout_fraction", "split_seed"),
+        "Inputs": ("conversations", "pair_seed"),
         "Answers that give pairs": ("min_words", "max_words"),
         "Pairs of an answer": ("disturbed_per_answer", "other_answers_per_answer", "heldout_per_answer"),
         "Pairs of sentences": ("texts", "text_answers", "text_max_words"),
     }
 
-    conversations: Annotated[list[str], InputFiles(), Field(min_length=1)]
-    """JSON Lines of conversations, as for SFT. A person's answer is the chosen one of a pair."""
+    conversations: Annotated[str, InputOf(("conversations",))]
+    """The conversations stage, or a directory with its artifact. A person's answer is the chosen one of a pair."""
 
-    heldout_fraction: Fraction = 0.2
-    """Share of first prompts, with all that follows on them, that is kept out of the training pairs. It must be the
-    same in all stages on the same conversations.
-    """
-
-    split_seed: Annotated[int, Field(ge=0)] = 0
-    """Chooses which first prompts are held out, and draws the pairs. It must be the same in all stages on the same
-    conversations.
-    """
+    pair_seed: Annotated[int, Field(ge=0)] = 0
+    """Draws the pairs: the order of words, the other answers, the sentences."""
 
     min_words: Annotated[int, Field(ge=4)] = 4
     """Fewest words of an answer that gives pairs. Shorter ones have too few words to be put in another order."""

@@ -9,7 +9,7 @@ from training.preferences.report_figures import PREFERENCES_FIGURES
 _EXAMPLE = """\
 stages:
   preferences:
-    conversations: [data/conversations.jsonl]
+    conversations: conversations
     disturbed_per_answer: 8
     max_words: 40
     texts: [data/speeches.jsonl.zst]

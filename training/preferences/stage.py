@@ -12,7 +12,6 @@ Rows are in TRL's format: `prompt`, `chosen` and `rejected` are lists of message
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,20 +19,18 @@ from typing import Any
 
 import orjson
 
-from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
-from cluster.contracts.commit import WrittenFile
 from cluster.contracts.errors import InputError
 from cluster.contracts.records import Conversation, Message, Quarantined
+from training.conversations.artifact import read_conversations
 from training.conversations.prompt_answers import prompt_answers
 from training.conversations.reading import (
     QUARANTINE_FILE,
     parse_text,
     quarantine_parquet,
-    read_conversations,
     read_rows,
 )
-from training.conversations.splitting import split_conversations
+from training.export import write_file
 from training.feedback.pairs import HELDOUT_FILE, TEXT_FILE, TRAIN_FILE, PreferencePair
 from training.feedback.sentences import neighbouring_sentences
 from training.feedback.worse_answers import disturbed_pairs, other_answer_pairs
@@ -49,10 +46,13 @@ class PairSets:
     counts: dict[str, int]
 
 
-def build_pairs(conversations: Sequence[Conversation], config: PreferencesConfig) -> PairSets:
+def build_pairs(
+    train_conversations: Sequence[Conversation],
+    heldout_conversations: Sequence[Conversation],
+    config: PreferencesConfig,
+) -> PairSets:
     """All pairs of both sides; no held-out prompt or answer occurs in a pair for training."""
-    split = split_conversations(conversations, fraction=config.heldout_fraction, seed=config.split_seed)
-    train, heldout = prompt_answers(split.train), prompt_answers(split.heldout)
+    train, heldout = prompt_answers(train_conversations), prompt_answers(heldout_conversations)
     train_answers = {row.answer for row in train}
     novel = [row for row in heldout if row.answer not in train_answers]
     sides = {}
@@ -69,12 +69,11 @@ def build_pairs(conversations: Sequence[Conversation], config: PreferencesConfig
             (config.other_answers_per_answer, other_answer_pairs),
         ):
             per_answer = min(wanted, config.heldout_per_answer) if side == "heldout" else wanted
-            pairs += build(fitting, per_answer=per_answer, seed=config.split_seed)
+            pairs += build(fitting, per_answer=per_answer, seed=config.pair_seed)
         num_undisturbed += len(fitting) - len({(_key(p["prompt"]), p["chosen"][0]["content"]) for p in pairs})
         sides[side] = pairs
     counts = {
-        "num_conversations": len(conversations),
-        "num_leaking_conversations": split.num_leaking,
+        "num_conversations": len(train_conversations) + len(heldout_conversations),
         "num_train_answers": len(train),
         "num_heldout_answers": len(heldout),
         "num_heldout_answers_also_in_train": len(heldout) - len(novel),
@@ -98,30 +97,31 @@ def build_text_pairs(config: PreferencesConfig) -> tuple[list[PreferencePair], l
         count=config.text_answers,
         min_words=config.min_words,
         max_words=config.text_max_words,
-        seed=config.split_seed,
+        seed=config.pair_seed,
     )
-    return disturbed_pairs(drawn, per_answer=1, seed=config.split_seed), quarantined
+    return disturbed_pairs(drawn, per_answer=1, seed=config.pair_seed), quarantined
 
 
 def run(config: PreferencesConfig, inputs: Mapping[str, Artifact], output: str, context: StageContext) -> StageResult:
-    """Write `pairs.jsonl`, `heldout.jsonl` and the rows that were no conversations. Needs neither model nor Ray."""
-    conversations, quarantined = read_conversations(config.conversations)
-    sets = build_pairs(conversations, config)
-    text_pairs, quarantined_texts = build_text_pairs(config)
-    quarantined += quarantined_texts
+    """Write the pairs of both sides, those of sentences, and the rows of `texts` that were none. Needs no Ray."""
+    uri = inputs["conversations"].uri
+    train, heldout = read_conversations(uri, "train"), read_conversations(uri, "heldout")
+    sets = build_pairs(train, heldout, config)
+    text_pairs, quarantined = build_text_pairs(config)
     if not sets.train or not sets.heldout:
         raise InputError(
-            f"{len(conversations)} conversations give {len(sets.train)} training and {len(sets.heldout)} held-out "
-            f"pairs; both sides need some: lower min_words ({config.min_words}) or change heldout_fraction "
-            f"({config.heldout_fraction})"
+            f"{len(train)} training and {len(heldout)} held-out conversations give {len(sets.train)} and "
+            f"{len(sets.heldout)} pairs; both sides need some: lower min_words ({config.min_words}), or change the "
+            "conversations stage's heldout_fraction"
         )
     files = [
-        _write(output, TRAIN_FILE, _json_lines(sets.train)),
-        _write(output, HELDOUT_FILE, _json_lines(sets.heldout)),
-        _write(output, TEXT_FILE, _json_lines(text_pairs)),
-        _write(output, QUARANTINE_FILE, quarantine_parquet(quarantined)),
+        write_file(output, TRAIN_FILE, _json_lines(sets.train)),
+        write_file(output, HELDOUT_FILE, _json_lines(sets.heldout)),
+        write_file(output, TEXT_FILE, _json_lines(text_pairs)),
+        write_file(output, QUARANTINE_FILE, quarantine_parquet(quarantined)),
     ]
-    context.progress.update(len(conversations), len(conversations), "conversations")
+    num_conversations = len(train) + len(heldout)
+    context.progress.update(num_conversations, num_conversations, "conversations")
     metrics = {**sets.counts, "num_text_pairs": len(text_pairs), "num_quarantined": len(quarantined)}
     return StageResult(metrics, files)
 
@@ -132,8 +132,3 @@ def _key(messages: Sequence[Message]) -> tuple[tuple[str, str], ...]:
 
 def _json_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
     return b"".join(orjson.dumps(row) + b"\n" for row in rows)
-
-
-def _write(output: str, name: str, content: bytes) -> WrittenFile:
-    storage.write_bytes(storage.join(output, name), content)
-    return WrittenFile(name, len(content), hashlib.sha256(content).hexdigest())

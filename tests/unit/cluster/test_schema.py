@@ -111,7 +111,7 @@ def test_kind_may_be_left_out_where_the_name_is_the_kinds_and_any_name_may_have_
     del quickstart["stages"]["dedupe"]["kind"]
     VALIDATOR.validate(quickstart)
     quickstart["stages"]["sft"] = {**quickstart["stages"]["dedupe"], "kind": "dedupe"}
-    quickstart["stages"]["fine-tuned"] = {"kind": "sft", "model": "pretrain", "conversations": ["a.jsonl"]}
+    quickstart["stages"]["fine-tuned"] = {"kind": "sft", "model": "pretrain", "conversations": "conversations"}
     VALIDATOR.validate(quickstart)
 
 

@@ -153,7 +153,7 @@ def test_settings_that_contradict_others_are_all_named_beside_a_misspelt_key(tmp
         tokenizer: words
       pairs:
         kind: preferences
-        conversations: [pages.jsonl]
+        conversations: ./
         disturbed_per_answer: 0
         min_words: 9
         max_words: 5
@@ -184,8 +184,8 @@ def test_a_cycle_is_shown(tmp_path: Path) -> None:
         name: test
         storage: out
         stages:
-          a: {kind: sft, model: b, conversations: [pages.jsonl]}
-          b: {kind: sft, model: a, conversations: [pages.jsonl]}
+          a: {kind: sft, model: b, conversations: talks}
+          b: {kind: sft, model: a, conversations: talks}
         """,
     )
     assert any("a -> b -> a" in text for text in found.values())

@@ -7,7 +7,8 @@ import pytest
 
 from cluster.contracts.errors import InputError
 from tests.chat_fixtures import make_chat_tokenizer
-from training.conversations.reading import read_conversations
+from training.conversations.artifact import ReadConversation
+from training.conversations.reading import read_conversation_files
 from training.conversations.rendering import IGNORE_INDEX, encode_conversation, encode_prompt_answer
 from training.conversations.splitting import deduplicated, first_prompt, split_conversations
 
@@ -82,7 +83,7 @@ def test_bad_rows_are_quarantined_with_offset_and_reason(tmp_path: Path) -> None
     ]
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(lines))
-    conversations, quarantined = read_conversations([str(path)])
+    conversations, quarantined = read_conversation_files([str(path)])
     assert len(conversations) == 2
     assert [row.reason for row in quarantined] == [
         "bad_json",
@@ -101,7 +102,7 @@ def test_a_truncated_gzip_file_is_quarantined_whole(tmp_path: Path) -> None:
     row = json.dumps({"messages": talk("a", "b")}).encode()
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(row * 500)[:-20])
     (tmp_path / "b.jsonl").write_bytes(row)
-    conversations, quarantined = read_conversations([str(tmp_path)])
+    conversations, quarantined = read_conversation_files([str(tmp_path)])
     assert len(conversations) == 1
     assert [(q.offset, q.reason) for q in quarantined] == [(-1, "unreadable_file")]
 
@@ -109,23 +110,34 @@ def test_a_truncated_gzip_file_is_quarantined_whole(tmp_path: Path) -> None:
 def test_no_input_is_an_input_error(tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text("{}\n")
     with pytest.raises(InputError, match="none of 1 rows"):
-        read_conversations([str(tmp_path / "bad.jsonl")])
+        read_conversation_files([str(tmp_path / "bad.jsonl")])
     with pytest.raises(InputError, match="no file matches"):
-        read_conversations([str(tmp_path / "absent*.jsonl")])
+        read_conversation_files([str(tmp_path / "absent*.jsonl")])
+
+
+def placed(rows: list[Any]) -> list[ReadConversation]:
+    return [ReadConversation(row, "rows.jsonl", number) for number, row in enumerate(rows)]
 
 
 def test_split_shares_no_first_prompt_and_leaks_none_in_later_turns() -> None:
     conversations = [{"messages": talk(f"prompt {i}", "x")} for i in range(300)]
     conversations += [{"messages": talk(f"prompt {i}", "x", f"Prompt  {i + 1}", "y")} for i in range(299)]
-    split = split_conversations(conversations, fraction=0.3, seed=5)  # type: ignore[arg-type]
-    heldout = {first_prompt(c) for c in split.heldout}
-    said = {m["content"].casefold() for c in split.train for m in c["messages"] if m["role"] == "user"}
+    split = split_conversations(placed(conversations), fraction=0.3, seed=5)
+    heldout = {first_prompt(row.conversation) for row in split.heldout}
+    said = {
+        message["content"].casefold()
+        for row in split.train
+        for message in row.conversation["messages"]
+        if message["role"] == "user"
+    }
     assert not heldout & {" ".join(text.split()) for text in said}
-    assert split.num_leaking > 0
-    assert len(split.train) + len(split.heldout) + split.num_leaking == len(conversations)
+    assert split.leaking
+    assert len(split.train) + len(split.heldout) + len(split.leaking) == len(conversations)
     assert 0.2 < len(heldout) / 300 < 0.4
 
 
 def test_deduplication_keeps_the_first_of_equal_conversations() -> None:
-    rows: Any = [{"messages": talk("a", "b"), "topic": "1"}, {"messages": talk("a", "b")}, {"messages": talk("a", "c")}]
+    rows = placed(
+        [{"messages": talk("a", "b"), "topic": "1"}, {"messages": talk("a", "b")}, {"messages": talk("a", "c")}]
+    )
     assert deduplicated(rows) == [rows[0], rows[2]]

@@ -26,7 +26,7 @@ def learner(**changes: object) -> Learner:
     config = PpoConfig(
         policy="sft",
         reward_model="rm",
-        conversations=["c.jsonl"],
+        conversations="conversations",
         prompts_per_update=NUM_ANSWERS,
         lr=1e-3,
         critic_lr=1e-3,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cluster.contracts.artifacts import Artifact, StageContext, StageResult
+from cluster.contracts.artifacts import Artifact, Manifest, StageContext, StageResult
 from cluster.contracts.errors import InputError, StageFailed
 from cluster.contracts.progress import SilentProgress
 from tests.online_toys import ToyServers, toy_artifacts, toy_conversations
@@ -42,10 +42,13 @@ def run(tmp_path: Path, artifacts: dict[str, Artifact], client: Any, **changes: 
     config = PpoConfig(
         policy="sft",
         reward_model="rm",
-        conversations=[str(toy_conversations(tmp_path / "conversations.jsonl"))],
+        conversations="conversations",
         **{**settings, **changes},
     )
     context = StageContext("ppo", SilentProgress(), tmp_path / "scratch", tmp_path / "log")
+    directory = tmp_path / "conversations"
+    given = Artifact(str(directory), Manifest("conversations", "toy", {}, {})) if directory.exists() else None
+    artifacts = {**artifacts, "conversations": given or toy_conversations(directory)}
     return train(config, artifacts, str(tmp_path / "out"), context, client, launch=run_in_process)
 
 

@@ -13,7 +13,7 @@ from training.tokenizers import end_of_turn_id
 
 
 def config(**changes: object) -> PpoConfig:
-    return PpoConfig(policy="sft", reward_model="rm", conversations=["c.jsonl"], **changes)  # type: ignore[arg-type]
+    return PpoConfig(policy="sft", reward_model="rm", conversations="conversations", **changes)  # type: ignore[arg-type]
 
 
 def taken(update: int, num_prompts: int = 10, size: int = 4) -> list[int]:
@@ -48,9 +48,8 @@ def test_a_minibatch_holds_the_same_prompts_for_any_number_of_ranks(num_minibatc
 
 def test_prompts_are_encoded_up_to_where_the_assistant_speaks_and_no_prompt_is_on_both_sides(tmp_path):
     tokenizer = toy_tokenizer()
-    path = toy_conversations(tmp_path / "c.jsonl")
-    path.write_text(path.read_text() * 2)  # repeated conversations count once
-    prompts = read_prompts(tokenizer, [str(path)], heldout_fraction=0.3, split_seed=0, max_prompt_tokens=64)
+    artifact = toy_conversations(tmp_path / "c", heldout_fraction=0.3, copies=2)  # repeated ones count once
+    prompts = read_prompts(tokenizer, artifact.uri, max_prompt_tokens=64)
     texts = [tokenizer.decode(ids) for ids in prompts.train + prompts.heldout]
     assert sorted(texts) == sorted(f"<|im_start|>user\nq{i}?<|im_end|>\n<|im_start|>assistant\n" for i in range(40))
 
@@ -62,9 +61,9 @@ def test_a_limited_evaluation_takes_prompts_from_all_over_the_file():
 
 
 def test_a_side_without_a_prompt_is_refused(tmp_path):
-    path = toy_conversations(tmp_path / "c.jsonl")
+    artifact = toy_conversations(tmp_path / "c")
     with pytest.raises(InputError, match=r"no training prompt is left of \d+ \(max_prompt_tokens 3"):
-        read_prompts(toy_tokenizer(), [str(path)], heldout_fraction=0.3, split_seed=0, max_prompt_tokens=3)
+        read_prompts(toy_tokenizer(), artifact.uri, max_prompt_tokens=3)
 
 
 def test_sampling_stops_at_the_token_that_ends_the_templates_answers():

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from training.evaluate.config import EvaluateConfig
 from training.post_training.config import DpoConfig, RewardModelConfig, SftConfig
 
-SFT: dict[str, Any] = {"model": "base", "conversations": ["rows.jsonl"]}
+SFT: dict[str, Any] = {"model": "base", "conversations": "talks"}
 
 
 @pytest.mark.parametrize(
@@ -47,10 +47,12 @@ def test_resources_and_micro_batches_stay_out_of_the_fingerprint() -> None:
 
 def test_inputs_are_named_for_the_graph() -> None:
     assert set(DpoConfig.input_fields()) == {"model", "preferences"}
-    assert set(EvaluateConfig.input_fields()) == {"tokens", "base", "sft", "dpo", "ppo", "reward_model", "preferences"}
-    assert set(SftConfig.file_fields()) == {"conversations"}
+    assert set(EvaluateConfig.input_fields()) == {
+        "tokens", "conversations", "base", "sft", "dpo", "ppo", "reward_model", "preferences"
+    }  # fmt: skip
+    assert set(SftConfig.input_fields()) == {"model", "conversations"}
 
 
 def test_an_evaluation_of_no_model_is_refused() -> None:
     with pytest.raises(ValidationError, match="at least one model"):
-        EvaluateConfig(tokens="tokens", conversations=["rows.jsonl"])
+        EvaluateConfig(tokens="tokens", conversations="talks")

@@ -1,6 +1,7 @@
 import json
 import random
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from pydantic import ValidationError
 from cluster.contracts.artifacts import StageContext
 from cluster.contracts.errors import InputError
 from cluster.contracts.progress import SilentProgress
-from tests.chat_fixtures import conversation, make_chat_tokenizer
+from tests.chat_fixtures import conversation, make_chat_tokenizer, make_conversations
+from training.conversations.artifact import ReadConversation
 from training.conversations.prompt_answers import prompt_answers, words
+from training.conversations.splitting import split_conversations
 from training.feedback.pairs import read_pairs, read_text_pairs
 from training.feedback.worse_answers import disturb_order
 from training.preferences.config import PreferencesConfig
@@ -26,7 +29,13 @@ TEXTS = [
 
 
 def config(**changes: Any) -> PreferencesConfig:
-    return PreferencesConfig(conversations=["x"], **changes)
+    return PreferencesConfig(conversations="talks", **changes)
+
+
+def halves(rows: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """Training and held-out conversations, as the conversations stage splits them."""
+    split = split_conversations([ReadConversation(row, "rows", n) for n, row in enumerate(rows)], fraction=0.3, seed=0)
+    return [row.conversation for row in split.train], [row.conversation for row in split.heldout]
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -68,7 +77,7 @@ def test_sides_share_no_prompt_and_no_answer() -> None:
     shared = "This is the very same answer to both of them."
     for number in range(40):
         rows.append({"messages": [rows[number]["messages"][0], {"role": "assistant", "content": shared}]})
-    sets = build_pairs(rows, config(heldout_fraction=0.3, disturbed_per_answer=3, other_answers_per_answer=1))
+    sets = build_pairs(*halves(rows), config(disturbed_per_answer=3, other_answers_per_answer=1))
     sides = [{p["prompt"][0]["content"] for p in pairs} for pairs in (sets.train, sets.heldout)]
     answers = [{p["chosen"][0]["content"] for p in pairs} for pairs in (sets.train, sets.heldout)]
     assert sides[0]
@@ -80,7 +89,7 @@ def test_sides_share_no_prompt_and_no_answer() -> None:
 
 def test_no_pair_twice_and_no_more_than_asked_for() -> None:
     rows: Any = [conversation(number) for number in range(60)]
-    sets = build_pairs(rows, config(disturbed_per_answer=5, heldout_per_answer=2))
+    sets = build_pairs(*halves(rows), config(disturbed_per_answer=5, heldout_per_answer=2))
     for pairs, limit in ((sets.train, 5), (sets.heldout, 2)):
         per_answer = Counter(p["chosen"][0]["content"] for p in pairs)
         assert max(per_answer.values()) <= limit
@@ -89,7 +98,7 @@ def test_no_pair_twice_and_no_more_than_asked_for() -> None:
 
 def test_other_answers_have_as_many_words_and_answer_another_prompt() -> None:
     rows: Any = [conversation(number) for number in range(60)]
-    sets = build_pairs(rows, config(disturbed_per_answer=0, other_answers_per_answer=2))
+    sets = build_pairs(*halves(rows), config(disturbed_per_answer=0, other_answers_per_answer=2))
     given = {c["messages"][0]["content"]: c["messages"][1]["content"] for c in rows}
     assert sets.train
     for pair in sets.train:
@@ -101,8 +110,8 @@ def test_other_answers_have_as_many_words_and_answer_another_prompt() -> None:
 
 def test_one_more_conversation_leaves_the_other_pairs_as_they_are() -> None:
     rows: Any = [conversation(number) for number in range(50)]
-    before = build_pairs(rows[:-1], config()).train
-    after = build_pairs(rows, config()).train
+    before = build_pairs(*halves(rows[:-1]), config()).train
+    after = build_pairs(*halves(rows), config()).train
     assert [pair for pair in after if pair in before] == before
 
 
@@ -113,12 +122,12 @@ def test_an_answer_to_a_prompt_counts_once_however_often_it_occurs() -> None:
 
 def test_the_stage_writes_what_read_pairs_reads(tmp_path: Path) -> None:
     source = tmp_path / "rows.jsonl"
-    source.write_text("".join(json.dumps(conversation(n)) + "\n" for n in range(60)) + "{broken\n")
+    source.write_text("".join(json.dumps(conversation(n)) + "\n" for n in range(60)))
     context = StageContext("preferences", SilentProgress(), tmp_path, tmp_path)
-    result = run(config().model_copy(update={"conversations": [str(source)]}), {}, str(tmp_path / "out"), context)
+    inputs = {"conversations": make_conversations(tmp_path / "talks", [source])}
+    result = run(config(), inputs, str(tmp_path / "out"), context)
     train, heldout = read_pairs(str(tmp_path / "out"))
     assert (len(train), len(heldout)) == (result.metrics["num_train_pairs"], result.metrics["num_heldout_pairs"])
-    assert result.metrics["num_quarantined"] == 1
     assert {file.name for file in result.files} == {
         "pairs.jsonl",
         "heldout.jsonl",
@@ -134,10 +143,11 @@ def test_sentences_of_texts_make_pairs_of_their_own_and_change_no_others(tmp_pat
     sentences = [f"The {word} dog saw {number} small cats today." for number, word in enumerate("abcdef")]
     texts.write_text(json.dumps({"text": " ".join(sentences)}) + "\n" + '{"txt": 1}\n')
     context = StageContext("preferences", SilentProgress(), tmp_path, tmp_path)
-    without = config().model_copy(update={"conversations": [str(source)]})
+    inputs = {"conversations": make_conversations(tmp_path / "talks", [source])}
+    without = config()
     settings = without.model_copy(update={"texts": [str(texts)], "text_answers": 3})
-    run(without, {}, str(tmp_path / "without"), context)
-    result = run(settings, {}, str(tmp_path / "out"), context)
+    run(without, inputs, str(tmp_path / "without"), context)
+    result = run(settings, inputs, str(tmp_path / "out"), context)
     assert read_pairs(str(tmp_path / "out")) == read_pairs(str(tmp_path / "without"))
     pairs = read_text_pairs(str(tmp_path / "out"))
     assert len(pairs) == result.metrics["num_text_pairs"] == 3
@@ -152,8 +162,9 @@ def test_a_side_without_pairs_is_refused(tmp_path: Path) -> None:
     source = tmp_path / "rows.jsonl"
     source.write_text(json.dumps(conversation(1)) + "\n")
     context = StageContext("preferences", SilentProgress(), tmp_path, tmp_path)
+    inputs = {"conversations": make_conversations(tmp_path / "talks", [source], heldout_fraction=0)}
     with pytest.raises(InputError, match="both sides need some"):
-        run(config().model_copy(update={"conversations": [str(source)]}), {}, str(tmp_path / "out"), context)
+        run(config(), inputs, str(tmp_path / "out"), context)
 
 
 def test_a_config_that_asks_for_no_negative_is_refused() -> None:
