@@ -15,6 +15,7 @@ from cluster.contracts.config import StageConfig
 from cluster.contracts.errors import InputError, Problem, ResourceError, SpecError
 from cluster.fingerprint import directory_fingerprint, file_identities, settings_fingerprint, stage_fingerprint
 from cluster.spec import JobSpec, input_field, is_outside_reference, stage_inputs
+from cluster.stage_kinds import STAGE_KINDS
 
 OUTSIDE_KIND = "outside"
 
@@ -75,13 +76,19 @@ def open_inputs(stage: PlannedStage) -> dict[str, Artifact]:
     for role, uri in stage.inputs.items():
         if is_outside_reference(targets[role]):
             found = read_artifact(uri)
-            if found is not None and found.manifest.kind not in marks[input_field(role)].kinds:
+            if found is not None and not marks[input_field(role)].takes(found.manifest.kind, _model_of(found)):
                 raise InputError(f"stages.{stage.name}.{role}: {uri} is a {found.manifest.kind!r} artifact")
             outside = Manifest(OUTSIDE_KIND, stage.input_fingerprints[role], config={}, inputs={})
             inputs[role] = found or Artifact(uri, outside)
         else:
             inputs[role] = open_artifact(uri)
     return inputs
+
+
+def _model_of(artifact: Artifact) -> str | None:
+    """In which role the artifact is served: "policy", "reward" or none. Also of a kind that is not installed: none."""
+    kind = STAGE_KINDS.get(artifact.manifest.kind)
+    return kind.model if kind is not None else None
 
 
 def check_roles(stages: list[PlannedStage], available: Mapping[str, float], where: str) -> None:

@@ -19,6 +19,7 @@ from pydantic_core import PydanticUndefined
 
 from cluster.contracts.config import InputFiles, InputOf, ReferenceFiles, StageConfig
 
+_MODEL_STAGES = {"policy": "any that makes a causal model", "reward": "any that makes a reward model"}
 _UNLIMITED = 2**31 - 1  # bounds from here on are what the code can compute with, nothing to choose by
 
 
@@ -141,10 +142,11 @@ def _default(info: FieldInfo) -> str | None:
 
 def _type_text(info: FieldInfo, fragment: Mapping[str, Any], *, full: bool) -> str:
     optional = " or null" if {"type": "null"} in fragment.get("anyOf", ()) else ""
-    kinds = next((mark.kinds for mark in info.metadata if isinstance(mark, InputOf)), None)
+    mark = next((mark for mark in info.metadata if isinstance(mark, InputOf)), None)
     is_list = any(part.get("type") == "array" for part in (fragment, *fragment.get("anyOf", ())))
-    if kinds is not None:
-        stage = f"{'stages' if is_list else 'stage'} ({', '.join(kinds)})"
+    if mark is not None:
+        kinds = ", ".join((*mark.kinds, *([_MODEL_STAGES[mark.model]] if mark.model else [])))
+        stage = f"{'stages' if is_list else 'stage'} ({kinds})"
         return f"list of {stage} or directories{optional}" if is_list else f"{stage} or directory{optional}"
     if any(isinstance(mark, InputFiles | ReferenceFiles) for mark in info.metadata):
         return f"list of paths{optional}"
@@ -213,7 +215,8 @@ def _example(info: FieldInfo, fragment: Mapping[str, Any]) -> str:
     is_list = any(part.get("type") == "array" for part in (fragment, *fragment.get("anyOf", ())))
     for mark in info.metadata:
         if isinstance(mark, InputOf):
-            return f"[{mark.kinds[0]}]" if is_list else mark.kinds[0]
+            first = mark.kinds[0] if mark.kinds else {"policy": "sft", "reward": "reward_model"}[str(mark.model)]
+            return f"[{first}]" if is_list else first
         if isinstance(mark, InputFiles | ReferenceFiles):
             return "[data/*.jsonl]" if isinstance(mark, InputFiles) else "[data/list.txt]"
     return _fitting(next((part for part in fragment.get("anyOf", ()) if part.get("type") != "null"), fragment))

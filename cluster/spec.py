@@ -334,10 +334,12 @@ def _check_graph(
     """Check every reference, also of stages whose other settings are wrong; returns the stages in order."""
     edges: dict[str, list[str]] = {name: [] for name in kinds}
     for name, stage_kind in kinds.items():
-        marks = stage_kind.config.input_fields()
         values = raw_stages[name] or {}
-        for role, target in _roles((field, values.get(field)) for field in marks):  # the schema names wrong types
-            mark = marks[input_field(role)]
+        for role, target in _roles(
+            (field, values.get(field)) for field in stage_kind.inputs
+        ):  # wrong types: the schema
+            field = input_field(role)
+            needed = " or ".join(kind.name for kind in STAGE_KINDS.values() if stage_kind.takes(field, kind))
             path = f"stages.{name}.{role}"
             if is_outside_reference(target):
                 try:
@@ -348,14 +350,11 @@ def _check_graph(
                 except StorageError as error:
                     problems.append(Problem(path, target, str(error)))
             elif target not in raw_stages:
-                allowed = [other for other, kind in kinds.items() if kind.name in mark.kinds]
-                problems.append(
-                    Problem(path, target, "is no stage of this spec", f"a {' or '.join(mark.kinds)} stage: {allowed}")
-                )
+                allowed = [other for other, kind in kinds.items() if stage_kind.takes(field, kind)]
+                problems.append(Problem(path, target, "is no stage of this spec", f"a {needed} stage: {allowed}"))
             elif target in kinds:
-                found = kinds[target].name
-                if found not in mark.kinds:
-                    problems.append(Problem(path, target, f"is a {found} stage", f"needed: {' or '.join(mark.kinds)}"))
+                if not stage_kind.takes(field, kinds[target]):
+                    problems.append(Problem(path, target, f"is a {kinds[target].name} stage", f"needed: {needed}"))
                 edges[name].append(target)
     return _topological_order(edges, problems)
 

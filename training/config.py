@@ -10,10 +10,13 @@ from typing import Annotated
 
 from pydantic import Field
 
-from cluster.contracts.config import WorkerGroup
+from cluster.contracts.config import InputOf, WorkerGroup
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-CAUSAL_MODELS = ("pretrain", "sft", "dpo", "ppo")  # kinds whose artifact is an `AutoModelForCausalLM` directory
+CAUSAL_MODEL = InputOf(model="policy")
+"""Marks an input as any causal model: of pretrain, sft, dpo, ppo, a kind of another package, or a directory."""
+SCORING_MODEL = InputOf(model="reward")
+"""Marks an input as any reward model."""
 
 
 def batch_conflicts(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -28,9 +28,18 @@ class StrictModel(BaseModel):
 
 @dataclass(frozen=True)
 class InputOf:
-    """Marks a field as the name of a stage of one of `kinds` (or the URI of such an artifact)."""
+    """Marks a field as the name of a stage (or the URI of its artifact): one of `kinds`, or any that makes a `model`.
 
-    kinds: tuple[str, ...]
+    `InputOf(model="policy")` takes every kind whose record says so, those of other packages too, so that any stage may
+    start from the model that any other one made.
+    """
+
+    kinds: tuple[str, ...] = ()
+    model: Literal["policy", "reward"] | None = None
+
+    def takes(self, kind: str, model: str | None) -> bool:
+        """Whether a stage of this kind, whose artifact is such a model (or none), may be named."""
+        return kind in self.kinds or (self.model is not None and model == self.model)
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,10 @@ class StageKind:
         """The kind's name in a spec."""
         return str(self.config.model_fields["kind"].default)
 
+    def takes(self, field: str, other: StageKind) -> bool:
+        """Whether the input `field` may be an artifact of the kind `other`."""
+        return self.inputs[field].takes(other.name, other.model)
+
     @property
     def inputs(self) -> Mapping[str, InputOf]:
         """Field of the settings -> the kinds of artifact it takes."""

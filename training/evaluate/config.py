@@ -18,7 +18,7 @@ from cluster.contracts.config import (
     WorkerGroup,
     not_in_fingerprint,
 )
-from training.config import CAUSAL_MODELS
+from training.config import CAUSAL_MODEL, SCORING_MODEL
 
 
 class EvaluateConfig(StageConfig):
@@ -47,21 +47,21 @@ class EvaluateConfig(StageConfig):
     answered.
     """
 
-    base: Annotated[str | None, InputOf(CAUSAL_MODELS)] = None
-    """The base model: a pretrain, sft, dpo or ppo stage, or a directory with a Hugging Face model. `null` leaves it
+    base: Annotated[str | None, CAUSAL_MODEL] = None
+    """The base model: any stage that makes a causal model, or a directory with a Hugging Face model. `null` leaves it
     out; one of the four models is needed.
     """
 
-    sft: Annotated[str | None, InputOf(CAUSAL_MODELS)] = None
+    sft: Annotated[str | None, CAUSAL_MODEL] = None
     """The fine-tuned model, given likewise. `null` leaves it out."""
 
-    dpo: Annotated[str | None, InputOf(CAUSAL_MODELS)] = None
+    dpo: Annotated[str | None, CAUSAL_MODEL] = None
     """The model aligned by DPO, given likewise. `null` leaves it out."""
 
-    ppo: Annotated[str | None, InputOf(CAUSAL_MODELS)] = None
+    ppo: Annotated[str | None, CAUSAL_MODEL] = None
     """The model aligned by PPO, given likewise. `null` leaves it out."""
 
-    reward_model: Annotated[str | None, InputOf(("reward_model",))] = None
+    reward_model: Annotated[str | None, SCORING_MODEL] = None
     """The reward_model stage, or a directory with a reward model, that scores the sampled answers. `null` measures no
     rewards.
     """

@@ -19,6 +19,7 @@ from cluster.contracts.config import (
     WorkerGroup,
     not_in_fingerprint,
 )
+from training.config import CAUSAL_MODEL, SCORING_MODEL
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -68,12 +69,12 @@ class PpoConfig(StageConfig):
         ),
     }
 
-    policy: Annotated[str, InputOf(("sft", "dpo"))]
-    """The model to start from, which is the reference of the KL too: an sft or dpo stage, or a directory with a Hugging
-    Face model.
+    policy: Annotated[str, CAUSAL_MODEL]
+    """The model to start from, which is the reference of the KL too: any stage that makes a causal model, or a
+    directory with a Hugging Face model.
     """
 
-    reward_model: Annotated[str, InputOf(("reward_model",))]
+    reward_model: Annotated[str, SCORING_MODEL]
     """The reward_model stage, or a directory with a reward model, that scores whole conversations."""
 
     conversations: Annotated[str, InputOf(("conversations",))]

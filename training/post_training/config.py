@@ -19,7 +19,7 @@ from cluster.contracts.config import (
     WorkerGroup,
     not_in_fingerprint,
 )
-from training.config import batch_conflicts
+from training.config import CAUSAL_MODEL, batch_conflicts
 
 
 class LoraSettings(StrictModel):
@@ -123,8 +123,8 @@ class SftConfig(TrlConfig):
         **TrlConfig.sections,
     }
 
-    model: Annotated[str, InputOf(("pretrain", "sft"))]
-    """The model to start from: a pretrain or sft stage, or a directory with a Hugging Face model."""
+    model: Annotated[str, CAUSAL_MODEL]
+    """The model to start from: any stage that makes a causal model, or a directory with a Hugging Face model."""
 
     conversations: Annotated[str, InputOf(("conversations",))]
     """The conversations stage, or a directory with its artifact. The answers of its training side are learned."""
@@ -141,8 +141,8 @@ class RewardModelConfig(TrlConfig):
         **TrlConfig.sections,
     }
 
-    model: Annotated[str, InputOf(("sft", "pretrain"))]
-    """The causal model whose body is taken: an sft or pretrain stage, or a directory with a Hugging Face model."""
+    model: Annotated[str, CAUSAL_MODEL]
+    """The causal model whose body is taken: any stage that makes one, or a directory with a Hugging Face model."""
 
     preferences: Annotated[str, InputOf(("preferences",))]
     """The preferences stage, or a directory with its artifact, whose pairs are learned."""
@@ -167,9 +167,9 @@ class DpoConfig(TrlConfig):
         **TrlConfig.sections,
     }
 
-    model: Annotated[str, InputOf(("sft", "pretrain"))]
-    """The model to start from, which is the reference too: an sft or pretrain stage, or a directory with a Hugging Face
-    model.
+    model: Annotated[str, CAUSAL_MODEL]
+    """The model to start from, which is the reference too: any stage that makes a causal model, or a directory with a
+    Hugging Face model.
     """
 
     preferences: Annotated[str, InputOf(("preferences",))]

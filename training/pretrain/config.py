@@ -16,7 +16,7 @@ from cluster.contracts.config import (
     WorkerGroup,
     not_in_fingerprint,
 )
-from training.config import CAUSAL_MODELS, batch_conflicts
+from training.config import CAUSAL_MODEL, batch_conflicts
 from training.engine.deepspeed_config import Offload, Precision
 from training.models import PRESETS, ContextExtension
 from training.pretrain.batch_size_warmup import BatchPlan
@@ -96,9 +96,9 @@ class PretrainConfig(StageConfig):
     config with its `model_type`. `null` where `initial_model` is given; one of the two is needed.
     """
 
-    initial_model: Annotated[str | None, InputOf(CAUSAL_MODELS)] = None
-    """Training goes on from the weights of this model, instead of a new one: a pretrain, sft, dpo or ppo stage, or a
-    directory with a Hugging Face model. `null`, the default, begins with the new `model`.
+    initial_model: Annotated[str | None, CAUSAL_MODEL] = None
+    """Training goes on from the weights of this model, instead of a new one: any stage that makes a causal model, or
+    a directory with a Hugging Face model. `null`, the default, begins with the new `model`.
     """
 
     context_extension: ContextExtension | None = None

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from textwrap import dedent
+from typing import Literal
 
 import pytest
 
@@ -298,3 +299,59 @@ def test_a_list_of_inputs_is_checked_and_ordered_item_by_item(tmp_path: Path) ->
     found = _problems(tmp_path, GOOD + more % "old, words, absent, ./none")
     assert {f"stages.newer.against.{n}" for n in (1, 2, 3)} == set(found)
     assert "is a tokenizer stage" in found["stages.newer.against.1"]
+
+
+ROUNDS = """
+    name: rounds
+    storage: out
+    stages:
+      sft: {model: ./base, conversations: ./}
+      preferences: {conversations: ./}
+      reward_model: {model: sft, preferences: preferences}
+      dpo: {model: sft, preferences: preferences}
+      dpo2: {kind: dpo, model: dpo, preferences: preferences}
+      sft2: {kind: sft, model: ppo, conversations: ./}
+      ppo: {policy: dpo2, reward_model: reward_model, conversations: ./}
+      reward_model2: {kind: reward_model, model: ppo, preferences: preferences}
+    """
+
+
+def test_a_stage_starts_from_any_stage_that_makes_a_causal_model(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    spec = _load(tmp_path, ROUNDS)
+    order = list(spec.stages)
+    assert [name for name in order if name.startswith("dpo")] == ["dpo", "dpo2"]
+    assert order.index("ppo") < order.index("sft2")
+    assert order.index("ppo") < order.index("reward_model2")
+
+
+def test_a_reward_model_is_no_start_and_a_policy_is_no_judge(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    found = _problems(
+        tmp_path,
+        ROUNDS.replace("{kind: dpo, model: dpo,", "{kind: dpo, model: reward_model,").replace(
+            "reward_model: reward_model,", "reward_model: sft,"
+        ),
+    )
+    assert set(found) == {"stages.dpo2.model", "stages.ppo.reward_model"}
+    assert "is a reward_model stage" in found["stages.dpo2.model"]
+    assert "needed: pretrain or sft or dpo or ppo" in found["stages.dpo2.model"]
+    assert "needed: reward_model" in found["stages.ppo.reward_model"]
+
+
+def test_a_stage_starts_from_a_model_of_another_packages_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    from cluster.stage_kinds import STAGE_KINDS
+    from training.post_training.config import DpoConfig
+
+    class OrpoConfig(DpoConfig):
+        """Of another package."""
+
+        kind: Literal["orpo"] = "orpo"  # type: ignore[assignment]
+
+    monkeypatch.setitem(STAGE_KINDS, "orpo", replace(STAGE_KINDS["dpo"], config=OrpoConfig))
+    (tmp_path / "base").mkdir()
+    spec = _load(tmp_path, ROUNDS.replace("{kind: dpo, model: dpo,", "{kind: orpo, model: dpo,"))
+    assert spec.stages["dpo2"].kind == "orpo"
+    assert "ppo" in spec.stages
