@@ -24,7 +24,8 @@ from cluster.contracts.commit import (
     commit_part,
     committed_part,
 )
-from cluster.contracts.errors import CorruptArtifact, InputError
+from cluster.contracts.errors import CorruptArtifact, InputError, StageFailed
+from training.finite_weights import named_not_finite, not_finite
 
 # What a Hugging Face tokenizer is made of; a model directory holds these beside its weights.
 TOKENIZER_FILES = (
@@ -83,8 +84,16 @@ def export_model(
 
     `model` is the `PreTrainedModel` that trained; its own parameters may be partitioned, since only
     `state_dict` (from `engine.full_state_dict`) is written. `scratch` needs room for one copy of the weights.
+    Raises `StageFailed`, and writes nothing, where a weight is nan or infinite.
     """
     from transformers.utils import logging
+
+    bad = not_finite(state_dict.items())
+    if bad:
+        raise StageFailed(
+            f"training ended with a model that is no model: {named_not_finite(bad, len(state_dict))}; nothing is "
+            "exported. A lower lr or a longer warm-up keeps training from diverging"
+        )
 
     logging.disable_progress_bar()
     local = scratch / "export"

@@ -34,6 +34,7 @@ FLOORS = {
         {"compile_kernels"},
     ],
     "training": [
+        {"finite_weights"},
         {"config", "schedules", "export", "models", "launch", "metrics", "checkpoint", "data"},
         {"token_losses", "engine", "conversations"},
         {"tokenizers", "feedback"},

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from cluster.contracts.artifacts import StageResult
-from cluster.contracts.errors import InputError
-from training.export import commit_result, committed_result, copy_tokenizer, describe_files, publish_directory
+from cluster.contracts.errors import InputError, StageFailed
+from training.export import (
+    commit_result,
+    committed_result,
+    copy_tokenizer,
+    describe_files,
+    export_model,
+    publish_directory,
+)
 
 
 @pytest.fixture
@@ -54,3 +64,16 @@ def test_a_result_whose_files_are_gone_does_not_count(local: Path, tmp_path: Pat
 def test_a_directory_without_a_tokenizer_is_refused(local: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no tokenizer"):
         copy_tokenizer(str(local), tmp_path / "target")
+
+
+def test_a_model_with_a_nan_is_never_exported(tmp_path: Path) -> None:
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    )
+    state = dict(model.state_dict())
+    state["model.norm.weight"] = torch.full((8,), math.nan)
+    with pytest.raises(
+        StageFailed, match=r"1 of \d+ weights are nan or infinite \(model.norm.weight\); nothing is exp"
+    ):
+        export_model(model, state, tokenizer_uri="none", output=str(tmp_path / "out"), scratch=tmp_path)
+    assert not (tmp_path / "out").exists()
