@@ -38,7 +38,7 @@ FLOORS = {
         {"config", "schedules", "export", "models", "launch", "metrics", "checkpoint", "data"},
         {"token_losses", "engine", "conversations"},
         {"tokenizers", "feedback"},
-        {"inference"},
+        {"inference", "candidates"},
         {"pretrain", "preferences", "post_training", "online", "evaluate"},
     ],
     "serving": [
@@ -67,6 +67,7 @@ STAGES = {
 # What a stage's folder shares with other stages, by name.
 SHARED = {
     "dataprep.tokenizer.encoders",
+    "training.candidates.artifact",
     "training.conversations.artifact",
     "training.conversations.prompt_answers",
     "training.conversations.reading",

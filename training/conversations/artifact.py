@@ -23,7 +23,7 @@ Split = Literal["train", "heldout"]
 FILES: Mapping[Split, str] = {"train": "train.parquet", "heldout": "heldout.parquet"}
 DROPPED_FILE = "dropped.parquet"
 
-_MESSAGE = pa.struct(
+MESSAGE_TYPE = pa.struct(
     [
         ("role", pa.string()),
         ("content", pa.string()),
@@ -36,7 +36,7 @@ _MESSAGE = pa.struct(
 )
 ROW_SCHEMA = pa.schema(
     [
-        ("messages", pa.list_(_MESSAGE)),
+        ("messages", pa.list_(MESSAGE_TYPE)),
         ("tools", pa.string()),  # JSON
         ("weight", pa.float64()),
         ("source", pa.string()),
@@ -69,25 +69,31 @@ def dropped_parquet(rows: Sequence[tuple[ReadConversation, str]]) -> bytes:
 
 def read_conversations(uri: str, split: Split) -> list[Conversation]:
     """The conversations of one side of the artifact at `uri`, in their order. Raises `CorruptArtifact`."""
+    return [read.conversation for read in read_located_conversations(uri, split)]
+
+
+def read_located_conversations(uri: str, split: Split) -> list[ReadConversation]:
+    """The same with the file and offset of each. Raises `CorruptArtifact`."""
     try:
         table = storage.read_table(storage.join(uri, FILES[split]))
     except (FileNotFoundError, pa.ArrowInvalid) as error:
         raise CorruptArtifact(f"{uri} is no conversations artifact: {error}") from error
-    return [_from_row(row) for row in table.to_pylist()]
+    return [ReadConversation(_from_row(row), row["uri"], row["offset"]) for row in table.to_pylist()]
 
 
 def _to_row(read: ReadConversation) -> dict[str, Any]:
     conversation = read.conversation
     return {
         **{name: conversation.get(name) for name in ("weight", "source", "topic")},
-        "messages": [_message_to_row(message) for message in conversation["messages"]],
+        "messages": [message_to_row(message) for message in conversation["messages"]],
         "tools": _json(conversation.get("tools")),
         "uri": read.uri,
         "offset": read.offset,
     }
 
 
-def _message_to_row(message: Message) -> dict[str, Any]:
+def message_to_row(message: Message) -> dict[str, Any]:
+    """A message as a value of `MESSAGE_TYPE`."""
     return {**message, "tool_calls": _json(message.get("tool_calls"))}
 
 
@@ -95,10 +101,11 @@ def _from_row(row: Mapping[str, Any]) -> Conversation:
     found = {name: row[name] for name in ("weight", "source", "topic") if row[name] is not None}
     if row["tools"] is not None:
         found["tools"] = orjson.loads(row["tools"])
-    return Conversation(messages=[_message_from_row(message) for message in row["messages"]], **found)  # type: ignore[typeddict-item]
+    return Conversation(messages=[message_from_row(message) for message in row["messages"]], **found)  # type: ignore[typeddict-item]
 
 
-def _message_from_row(row: Mapping[str, Any]) -> Message:
+def message_from_row(row: Mapping[str, Any]) -> Message:
+    """The message that a value of `MESSAGE_TYPE` stands for."""
     found = {name: value for name, value in row.items() if value is not None}
     if "tool_calls" in found:
         found["tool_calls"] = orjson.loads(found["tool_calls"])
