@@ -229,18 +229,3 @@ def test_ddp_in_place_of_deepspeed_is_refused(root: Path, monkeypatch: pytest.Mo
     config = sft_config(root, workers={"num_workers": 1})
     with pytest.raises(StageFailed, match=r"DeepSpeed on 1 was asked for; unset ACCELERATE_USE_CPU"):
         sft.run(config, inputs, str(root / "ddp"), context(root, "sft"), launch=run_in_process)
-
-
-def test_a_checkpoint_of_another_number_of_workers_is_refused(root: Path) -> None:
-    class Interrupted(SilentProgress):
-        def update(self, done: float, total: float | None, unit: str, **figures: float | str) -> None:
-            if done == 6:
-                raise KeyboardInterrupt
-
-    inputs = sft_inputs(root)
-    output = str(root / "interrupted")
-    alone = sft_config(root, workers={"num_workers": 1})
-    with pytest.raises(KeyboardInterrupt):
-        sft.run(alone, inputs, output, context(root, "sft", Interrupted()), launch=run_in_process)
-    with pytest.raises(StageFailed, match=r"step 4 was written by 1 workers.*set workers.num_workers to 1"):
-        sft.run(sft_config(root), inputs, output, context(root, "sft"))

@@ -95,6 +95,17 @@ def build_engine(
         deepspeed.utils.set_z3_leaf_modules(model, classes)
     engine, _, _, _ = deepspeed.initialize(model=model, model_parameters=list(parameters), config=dict(config))
     assert_engine(engine, zero_stage=zero_stage, world_size=dist.get_world_size())
+    guard_steps(engine)
+    return engine
+
+
+def guard_steps(engine: Any) -> None:
+    """Have a new engine apply no gradient that isn't finite, and know the norm of every step's gradients.
+
+    Call it before anything is loaded into the engine. Libraries that build an engine of their own leave DeepSpeed's
+    ways as they are: at ZeRO-0 in fp32 it writes nan into every weight.
+    """
+    zero_stage = engine.zero_optimization_stage()
     if zero_stage == 0 and dist.get_world_size() == 1:
         engine.enable_backward_allreduce = False  # one rank has nothing to add up, and would copy all gradients twice
     if not engine.zero_optimization():
@@ -104,7 +115,6 @@ def build_engine(
             _guard_plain_optimizer(engine)
     elif zero_stage < 3:
         _forget_bad_gradients(engine.optimizer)
-    return engine
 
 
 def leaf_classes(model: torch.nn.Module) -> list[type[torch.nn.Module]]:
@@ -290,14 +300,17 @@ def engine_files(
     What rank 0 has, every rank needs at loading: `CheckpointStore.load(ranks=(0, rank))`. With `buffers` the files
     hold a snapshot of this moment, and may be written while the engine trains on; without, the engine's own
     tensors, which must not change before they are written. An optimizer offloaded to NVMe is copied to a directory
-    below `scratch`, which is removed once the files are forgotten.
+    below `scratch`, which is removed once the files are forgotten. Weights that are not trained, as of a model with
+    adapters, are left out: whoever loads the files has them already.
     """
     if buffers is not None:
         buffers.begin()
     files: dict[str, FileWriter] = {}
     directory = tempfile.TemporaryDirectory(dir=scratch, ignore_cleanup_errors=True)
     with _collecting(engine, Path(directory.name), files, buffers):
-        engine.save_checkpoint(directory.name, tag=CHECKPOINT_TAG, save_latest=False)
+        engine.save_checkpoint(
+            directory.name, tag=CHECKPOINT_TAG, save_latest=False, exclude_frozen_parameters=_has_frozen(engine)
+        )
     # DeepSpeed writes scripts beside its files, and copies what it keeps on NVMe, past its checkpoint engine.
     copied = [path for path in Path(directory.name).rglob("*") if path.is_file() and path.suffix != ".py"]
     for path in copied:
@@ -409,11 +422,15 @@ def load_resized_engine(engine: Any, directory: Path, *, seed: int) -> None:
 
 
 def _load_checkpoint(engine: Any, directory: Path, tag: str) -> None:
-    loaded, _ = engine.load_checkpoint(str(directory), tag=tag)
+    loaded, _ = engine.load_checkpoint(str(directory), tag=tag, load_module_strict=not _has_frozen(engine))
     if loaded is None:
         raise StageFailed(f"DeepSpeed found no checkpoint in {directory}")
     if engine.zero_optimization_stage() in (1, 2):
         _forget_sums(engine.optimizer)
+
+
+def _has_frozen(engine: Any) -> bool:
+    return any(not parameter.requires_grad for parameter in engine.module.parameters())
 
 
 def _load_random_state(directory: Path) -> None:

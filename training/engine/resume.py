@@ -32,33 +32,52 @@ def resume(
 
     All ranks call it. `seed` is for the random state of ranks that the checkpoint knows nothing of.
     """
-    zero_stage = engine.zero_optimization_stage()
-    first_of_machine = worker.local_rank == 0
+    found = fetch(store, worker, zero_stage=engine.zero_optimization_stage(), at_most=at_most)
+    if found is not None:
+        load(engine, found, worker, seed=seed)
+    return found
+
+
+def fetch(store: CheckpointStore, worker: Worker, *, zero_stage: int, at_most: int | None = None) -> Checkpoint | None:
+    """Bring what this rank needs of the newest intact checkpoint to its scratch directory, for `load`.
+
+    For loops that must know the step before they have an engine. All ranks call it.
+    """
 
     def ranks_needed(checkpoint: Checkpoint) -> list[int]:
         if checkpoint.world_size == worker.world_size or zero_stage == 0:
             return [0, worker.rank]
-        return list(range(checkpoint.world_size)) if first_of_machine else []
+        return list(range(checkpoint.world_size)) if worker.local_rank == 0 else []
 
-    target = worker.scratch / "restored"
-    found = store.restore(
-        target, ranks=ranks_needed, at_most=at_most, share=worker.share, agree=worker.agree, note=worker.progress.note
+    return store.restore(
+        _target(worker),
+        ranks=ranks_needed,
+        at_most=at_most,
+        share=worker.share,
+        agree=worker.agree,
+        note=worker.progress.note,
     )
-    if found is None:
-        return None
+
+
+def load(engine: Any, found: Checkpoint, worker: Worker, *, seed: int) -> None:
+    """Bring the engine to the checkpoint that `fetch` found. All ranks call it; the fetched files are removed."""
+    zero_stage, target = engine.zero_optimization_stage(), _target(worker)
     if found.world_size == worker.world_size:
         load_engine(engine, target)
     elif zero_stage == 0:
         load_resized_engine(engine, target, seed=seed + found.step)
     else:
-        if first_of_machine:
+        if worker.local_rank == 0:
             convert_to_universal(target, zero_stage=zero_stage)
         load_resized_engine(engine, _of_this_machine(target, worker), seed=seed + found.step)
         worker.barrier()  # nobody reads the first rank's files any longer
     shutil.rmtree(target, ignore_errors=True)
     resized = "" if found.world_size == worker.world_size else f", written by {found.world_size} workers"
     worker.progress.note(f"resuming from the checkpoint of step {found.step}{resized}")
-    return found
+
+
+def _target(worker: Worker) -> Path:
+    return worker.scratch / "restored"
 
 
 def _of_this_machine(target: Path, worker: Worker) -> Path:

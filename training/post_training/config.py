@@ -40,6 +40,18 @@ class LoraSettings(StrictModel):
     """
 
 
+class DivergenceSettings(StrictModel):
+    """What a run does about steps that go wrong. Every one is a line on the screen and in `metrics.jsonl`."""
+
+    not_finite: Literal["stop", "skip"] = "stop"
+    """What is done when the loss or the gradient's norm is nan or infinite: `stop` the stage, or `skip` the batch, so
+    that the weights stay as they are, and go on with the next one.
+    """
+
+    max_events: Annotated[int, Field(ge=0)] = 10
+    """Batches that a run may skip; one more stops it."""
+
+
 class TrlConfig(StageConfig):
     """What SFT, reward model and DPO share: the optimiser, the batch, the engine and the workers."""
 
@@ -47,7 +59,7 @@ class TrlConfig(StageConfig):
         "Amount": ("epochs", "global_batch_size", "max_length"),
         "Optimizer (AdamW)": ("lr", "lr_schedule", "warmup_fraction", "weight_decay", "adam_beta2", "max_grad_norm"),
         "Engine": ("lora", "zero_stage", "precision", "micro_batch_size", "gradient_checkpointing"),
-        "Execution": ("checkpoint_every_steps", "workers"),
+        "Execution": ("divergence", "checkpoint_every_steps", "workers"),
     }
 
     epochs: Annotated[float, Field(gt=0)] = 1.0
@@ -95,6 +107,9 @@ class TrlConfig(StageConfig):
 
     gradient_checkpointing: bool = not_in_fingerprint(default=False)
     """Whether activations are recomputed in the backward pass, which takes less memory and is slower."""
+
+    divergence: DivergenceSettings = not_in_fingerprint(default=DivergenceSettings())
+    """What is done about a loss or gradient that is nan or infinite. It may be changed to go on after a stop."""
 
     checkpoint_every_steps: Annotated[int, Field(ge=1)] = not_in_fingerprint(default=50)
     """Optimizer steps between checkpoints. What was trained since the last one is lost when a worker dies. Checkpoints

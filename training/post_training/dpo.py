@@ -24,12 +24,14 @@ from training.post_training.config import DpoConfig
 from training.post_training.trl_stage import (
     TrlJob,
     check_max_length,
+    check_weights,
     lora_config,
     run_job,
     train_and_export,
     trainer_arguments,
     training_rows,
 )
+from training.post_training.trl_trainer import stage_trainer
 from training.tokenizers import load_tokenizer
 
 
@@ -70,12 +72,13 @@ def train(worker: Worker, job: TrlJob[DpoConfig]) -> StageResult | None:
         loss_weights=list(weights.values()),
     )
     with storage.local_copy(job.model_uri, worker.scratch) as local:
+        check_weights(worker, local)
         tokenizer = load_tokenizer(local)
         model = load_model(local)
         reference = load_model(local) if config.lora is None else None  # adapters are switched off instead
     check_max_length(config, model)
     train_pairs, heldout_pairs = read_encoded_pairs(job.data_uri, tokenizer, max_length=config.max_length)
-    trainer = TokenisedDpoTrainer(
+    trainer = stage_trainer(TokenisedDpoTrainer)(
         model=model,
         ref_model=reference,
         args=arguments,

@@ -33,12 +33,14 @@ from training.post_training.config import RewardModelConfig
 from training.post_training.trl_stage import (
     TrlJob,
     check_max_length,
+    check_weights,
     lora_config,
     run_job,
     train_and_export,
     trainer_arguments,
     training_rows,
 )
+from training.post_training.trl_trainer import stage_trainer
 from training.tokenizers import end_of_turn_id, load_tokenizer
 
 NUM_TRAIN_PAIRS_MEASURED = 128
@@ -66,6 +68,7 @@ def train(worker: Worker, job: TrlJob[RewardModelConfig]) -> StageResult | None:
         TrlRewardConfig, job, worker, center_rewards_coefficient=config.center_rewards_coefficient
     )
     with storage.local_copy(job.model_uri, worker.scratch) as local:
+        check_weights(worker, local)
         tokenizer = load_tokenizer(local)
         if end_of_turn_id(tokenizer) == tokenizer.pad_token_id:
             raise InputError("a reward model needs a padding token that is not the one that ends answers")
@@ -75,7 +78,7 @@ def train(worker: Worker, job: TrlJob[RewardModelConfig]) -> StageResult | None:
     train_pairs, heldout_pairs = read_encoded_pairs(
         job.data_uri, tokenizer, max_length=config.max_length, more_train_rows=read_text_pairs(job.data_uri)
     )
-    trainer = trainer_class(config)(
+    trainer = stage_trainer(trainer_class(config))(
         model=model,
         args=arguments,
         train_dataset=training_rows(

@@ -23,12 +23,14 @@ from training.post_training.config import SftConfig
 from training.post_training.trl_stage import (
     TrlJob,
     check_max_length,
+    check_weights,
     lora_config,
     run_job,
     train_and_export,
     trainer_arguments,
     training_rows,
 )
+from training.post_training.trl_trainer import stage_trainer
 from training.tokenizers import load_tokenizer
 
 
@@ -53,6 +55,7 @@ def train(worker: Worker, job: TrlJob[SftConfig]) -> StageResult | None:
     config = job.config
     arguments = trainer_arguments(TrlSftConfig, job, worker, packing=False)
     with storage.local_copy(job.model_uri, worker.scratch) as local:
+        check_weights(worker, local)
         tokenizer = load_tokenizer(local)
         model = load_model(local)
     check_max_length(config, model)
@@ -63,7 +66,7 @@ def train(worker: Worker, job: TrlJob[SftConfig]) -> StageResult | None:
     )
     if not train_rows:
         raise InputError(f"{len(conversations)} conversations leave none to train on (max_length {config.max_length})")
-    trainer = SFTTrainer(
+    trainer = stage_trainer(SFTTrainer)(
         model=model,
         args=arguments,
         train_dataset=training_rows(

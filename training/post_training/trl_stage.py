@@ -11,7 +11,7 @@ Without it, it finds no backend and takes every rank for a single process. `acce
 
 from __future__ import annotations
 
-import shutil
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from training.checkpoint.store import CheckpointStore
 from training.engine.deepspeed_config import deepspeed_config
 from training.engine.deepspeed_engine import assert_engine, full_state_dict, load_deepspeed
 from training.export import commit_result, committed_result, export_model
+from training.finite_weights import bad_weights
 from training.launch.workers import Launcher, Worker, WorkerFunction
 from training.metrics.metrics_log import MetricsLog
 from training.post_training.config import TrlConfig
@@ -65,15 +66,13 @@ def run_job(
 ) -> StageResult:
     """Start `train` on the workers and mark what rank 0 gives back as the stage's result.
 
-    A result that an earlier attempt left is given again, without training. Raises `StageFailed` where there is a
-    checkpoint of another number of workers, and whatever `launch` raises.
+    A result that an earlier attempt left is given again, without training. Raises whatever `launch` raises.
     """
     finished = committed_result(job.output)
     store = CheckpointStore.of_stage(job.output)
     if finished is not None:
         store.clear()
         return finished
-    store.require_world_size(job.config.workers.num_workers)
     result = commit_result(job.output, launch(train, job, job.config.workers, context, committed_steps=store.steps))
     store.clear()
     return result
@@ -141,10 +140,9 @@ def trainer_arguments(arguments_class: Any, job: TrlJob[Any], worker: Worker, **
         max_length=config.max_length,
         save_strategy="steps",
         save_steps=config.checkpoint_every_steps,
-        save_on_each_node=True,  # each rank has a directory of its own
-        save_total_limit=1,
         logging_strategy="steps",
         logging_steps=1,
+        logging_nan_inf_filter=False,  # it would show the mean of earlier losses in place of a nan
         log_level="error",
         disable_tqdm=True,
         report_to=[],
@@ -216,16 +214,17 @@ def train_and_export(trainer: Any, job: TrlJob[Any], worker: Worker, *, load: Ca
     from transformers import PrinterCallback
 
     store = CheckpointStore.of_stage(job.output)
-    restored_directory = worker.scratch / "restored"
-    restored = store.restore(restored_directory, share=worker.share, agree=worker.agree, note=worker.progress.note)
-    first_step = restored.step if restored is not None else 0
-    if restored is not None:
-        worker.progress.note(f"resuming from the checkpoint of step {restored.step}")
+    trainer.begin_stage(worker, store, seed=job.seed, zero_stage=job.config.zero_stage)
+    first_step = trainer.restored.step if trainer.restored is not None else 0
     log = MetricsLog(job.output, worker.scratch, first_step=first_step + 1) if worker.is_main else None
+    if log is not None:
+        trainer.publish_log = log.publish
     trainer.remove_callback(PrinterCallback)  # the log and the progress bar tell it all
-    trainer.add_callback(_follower(trainer, job, worker, store, log))
-    trainer.train(resume_from_checkpoint=str(restored_directory) if restored is not None else None)
+    trainer.add_callback(_follower(trainer, job, worker, log))
+    trainer.train(resume_from_checkpoint=str(trainer.resume_directory) if trainer.resume_directory else None)
     engine = assert_engine(trainer.model_wrapped, zero_stage=job.config.zero_stage, world_size=worker.world_size)
+    if "train_loss" not in trainer.stage_state:
+        raise StageFailed(f"all of the {trainer.state.global_step} steps were skipped, so nothing was trained")
     state_dict = full_state_dict(trainer.model_wrapped)
     forget_deepspeed()
     files: list[WrittenFile] = []
@@ -238,9 +237,7 @@ def train_and_export(trainer: Any, job: TrlJob[Any], worker: Worker, *, load: Ca
         )
         files.append(log.close())
     worker.barrier()
-    # The log of a resumed trainer holds the steps before the resume as well.
-    last_loss = next(row["loss"] for row in reversed(trainer.state.log_history) if "loss" in row)
-    return TrainedModel(engine, trainer.state.global_step, float(last_loss), files)
+    return TrainedModel(engine, trainer.state.global_step, trainer.stage_state["train_loss"], files)
 
 
 def forget_deepspeed() -> None:
@@ -265,8 +262,8 @@ def _with_weights(model: Any, state_dict: Mapping[str, torch.Tensor], trained: A
     return model.merge_and_unload() if adapters is not None else model
 
 
-def _follower(trainer: Any, job: TrlJob[Any], worker: Worker, store: CheckpointStore, log: MetricsLog | None) -> Any:
-    """A callback that checks the engine, reports each step and commits each checkpoint."""
+def _follower(trainer: Any, job: TrlJob[Any], worker: Worker, log: MetricsLog | None) -> Any:
+    """A callback that checks the engine, judges each step and reports it."""
     from transformers import TrainerCallback
 
     class Follower(TrainerCallback):
@@ -274,24 +271,63 @@ def _follower(trainer: Any, job: TrlJob[Any], worker: Worker, store: CheckpointS
             assert_engine(trainer.model_wrapped, zero_stage=job.config.zero_stage, world_size=worker.world_size)
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-            if log is None or not logs or "loss" not in logs:
+            if not logs or "loss" not in logs:
                 return
+            step, loss = state.global_step, float(logs["loss"])
             figures = {name: value for name, value in logs.items() if isinstance(value, int | float)}
-            log.append({"step": state.global_step, **figures})
-            worker.progress.update(state.global_step, state.max_steps, "steps", loss=float(logs["loss"]))
-
-        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            local = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            row: dict[str, Any] = {"step": step, **figures}
+            trouble = _trouble(loss, logs["grad_norm"])
+            if trouble is not None:
+                row["events"] = [_pass_over(trouble, step, trainer, job, worker)]
+            else:
+                trainer.stage_state["train_loss"] = loss
             if log is not None:
-                log.publish()
-            store.save(state.global_step, local, rank=worker.rank, world_size=worker.world_size, barrier=worker.barrier)
-            worker.barrier()
-            shutil.rmtree(local)
+                log.append(row)
+            worker.progress.update(step, state.max_steps, "steps", loss=loss)
 
     return Follower()
 
 
+def _trouble(loss: float, grad_norm: float) -> str | None:
+    """What is wrong with a step; None where its loss and its gradients' norm are numbers."""
+    if not math.isfinite(loss):
+        return f"the training loss is {loss}"
+    return None if math.isfinite(grad_norm) else f"the gradient's norm is {grad_norm}"
+
+
+def _pass_over(trouble: str, step: int, trainer: Any, job: TrlJob[Any], worker: Worker) -> str:
+    """Note a step that was not applied, where the settings let the run go on. Raises `StageFailed` where they don't.
+
+    The engine has left the weights as they were (`guard_steps`).
+    """
+    config: TrlConfig = job.config
+    events = trainer.stage_state.get("events", 0)
+    advice = (
+        f"a lower lr ({config.lr}), more warmup_fraction ({config.warmup_fraction}) or a smaller max_grad_norm "
+        f"({config.max_grad_norm}) may do better"
+    )
+    if config.divergence.not_finite == "stop":
+        raise StageFailed(
+            f"{trouble} at step {step}; divergence.not_finite: skip leaves such batches out and goes on, and {advice}"
+        )
+    if not trainer.model_wrapped.optimizer.overflow:
+        raise StageFailed(f"{trouble} at step {step}, whose gradients are numbers, so it can't be skipped; {advice}")
+    if events >= config.divergence.max_events:
+        raise StageFailed(f"{trouble} at step {step}, after {events} skipped batches (divergence.max_events); {advice}")
+    trainer.stage_state["events"] = events + 1
+    trainer._tr_loss.zero_()  # which the trainer takes off itself, and nan stays nan
+    worker.progress.note(f"step {step}: {trouble}; the batch is skipped")
+    return f"step {step}: {trouble}; skip"
+
+
 # --------------------------------------------------------------------------------------------------- measurement
+
+
+def check_weights(worker: Worker, model_directory: Path) -> None:
+    """Raise `InputError` where the model to start from has weights that are nan or infinite. All ranks call it."""
+    found = bad_weights(model_directory) if worker.local_rank == 0 else None
+    if not worker.agree(found is None):
+        raise InputError(f"the model to start from can't be trained: {found or 'its weights are nan or infinite'}")
 
 
 def check_max_length(config: TrlConfig, model: Any) -> None:
