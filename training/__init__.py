@@ -12,7 +12,7 @@ same for PPO. Every training function takes a `Worker` and knows nothing of Ray,
 
     What stages share
     data/               token shards to samples: order, packing, local copies of remote shards
-    conversations/      reading, splitting and rendering conversations
+    conversations/      reading, splitting and encoding conversations
     feedback/           preference pairs: making, reading and encoding them; baselines to hold against
     inference/          log-probabilities, rewards and answers of a model
     engine/             all of DeepSpeed: engines, their settings, snapshots, resuming

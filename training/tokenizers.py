@@ -1,4 +1,4 @@
-"""Loads a model's tokenizer for training, and finds the token with which its chat template ends an answer."""
+"""Loads a model's tokenizer for training."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from cluster.contracts.errors import InputError
-from cluster.contracts.records import Message
-from training.conversations.rendering import encode_prompt_answer
 
 
 def load_tokenizer(directory: Path) -> Any:
@@ -18,19 +16,3 @@ def load_tokenizer(directory: Path) -> Any:
     if tokenizer.pad_token_id is None:
         raise InputError(f"the tokenizer in {directory} has no padding token; training needs one of its own")
     return tokenizer
-
-
-def end_of_turn_id(tokenizer: Any) -> int:
-    """The token with which the chat template ends an answer; sampling stops there.
-
-    Raises `InputError` for a template that ends answers with ordinary text, which sampling can't stop at.
-    """
-    _, answer_ids = encode_prompt_answer(
-        tokenizer, [Message(role="user", content="a")], Message(role="assistant", content="b")
-    )
-    if not tokenizer.added_tokens_decoder.get(answer_ids[-1]):
-        raise InputError(
-            f"the chat template of {tokenizer.name_or_path!r} does not end an answer with a special token inside "
-            "{% generation %}, so a policy can't learn to stop"
-        )
-    return answer_ids[-1]

@@ -4,7 +4,6 @@ app.py           the endpoints
 requests.py      request bodies, strict
 completions.py   generation: whole answers and streams
 responses.py     response bodies
-prompt_tokens.py messages to token ids, without letting users write control tokens
 detokenize.py    token ids to text, piece by piece, cut at stop strings
 middleware.py    API keys and body size, before anything is read
 api_keys.py      reading keys; servers keep their digests only

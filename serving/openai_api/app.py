@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import cache
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, StreamingResponse
 
+from cluster.contracts.chat.control_strings import encode_text
+from cluster.contracts.chat.encoder import ChatEncoder
 from serving.openai_api.backend import AppSettings, Backend
 from serving.openai_api.completions import Completions
 from serving.openai_api.errors import ApiError, add_error_handlers, check_model
 from serving.openai_api.middleware import BodyLimit, KeyGuard
-from serving.openai_api.prompt_tokens import encode_chat, encode_conversation, encode_text
 from serving.openai_api.requests import ChatCompletionRequest, CompletionRequest, ScoreRequest
 from serving.openai_api.responses import ChatShape, TextShape
 
@@ -33,6 +35,9 @@ def build_app(backend: Backend, policy_tokenizer: Any, reward_tokenizer: Any | N
     app.add_middleware(KeyGuard, digests=settings.key_digests, open_paths=frozenset({"/healthz"}))
     completions = Completions(backend, policy_tokenizer, settings)
     started = int(time.time())
+    # Made when first needed: a model without a chat template still completes texts.
+    policy_chat = cache(lambda: ChatEncoder(policy_tokenizer))
+    reward_chat = cache(lambda: ChatEncoder(reward_tokenizer))
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -46,7 +51,7 @@ def build_app(backend: Backend, policy_tokenizer: Any, reward_tokenizer: Any | N
 
     @app.post("/v1/chat/completions", response_model=None)
     async def chat_completions(body: ChatCompletionRequest) -> JSONResponse | StreamingResponse:
-        prompt = encode_chat(policy_tokenizer, [turn.message() for turn in body.messages])
+        prompt = policy_chat().encode_prompt([turn.message() for turn in body.messages])
         return await completions.answer(body, [prompt], ChatShape(body.logprobs, policy_tokenizer))
 
     @app.post("/v1/completions", response_model=None)
@@ -62,7 +67,7 @@ def build_app(backend: Backend, policy_tokenizer: Any, reward_tokenizer: Any | N
         conversations = body.all_conversations()
         if len(conversations) > settings.limits.max_choices:
             raise ApiError(400, f"{len(conversations)} conversations; at most {settings.limits.max_choices} at once")
-        sequences = [encode_conversation(reward_tokenizer, conversation) for conversation in conversations]
+        sequences = [reward_chat().encode_finished(conversation) for conversation in conversations]
         async with asyncio.timeout(settings.limits.request_timeout_s):
             scores = await backend.score(sequences)
         data = [{"object": "score", "index": index, "score": value} for index, value in enumerate(scores)]

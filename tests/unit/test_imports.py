@@ -71,7 +71,7 @@ SHARED = {
     "training.conversations.artifact",
     "training.conversations.prompt_answers",
     "training.conversations.reading",
-    "training.conversations.rendering",
+    "training.conversations.encoding",
 }
 
 # The files that know Ray: the shells around algorithms that run where there is no Ray.

@@ -1,1 +1,1 @@
-"""Conversations: reading them, splitting them by prompt, and rendering them into token ids with an answer mask."""
+"""Conversations: reading them, splitting them by prompt, and turning them into token ids."""

@@ -21,7 +21,6 @@ from cluster.contracts import storage
 from cluster.contracts.errors import InputError
 from cluster.contracts.records import QUARANTINE_SCHEMA, Conversation, Message, Quarantined
 from training.conversations.artifact import ReadConversation
-from training.conversations.rendering import _PLACE_HOLDER
 
 Row = TypeVar("Row")
 
@@ -102,9 +101,8 @@ def parse_text(line: bytes) -> str:
 def parse_conversation(line: bytes) -> Conversation:
     """Parse a JSON line as a conversation: an optional system message, then user and assistant in turn.
 
-    Raises `BadRow` with one of: bad_json, missing_messages, bad_message, bad_role, empty_content,
-    reserved_characters (our place-holders), wrong_order (the first speaker is not the user, or the last not
-    the assistant, or one speaks twice).
+    Raises `BadRow` with one of: bad_json, missing_messages, bad_message, bad_role, empty_content, wrong_order
+    (the first speaker is not the user, or the last not the assistant, or one speaks twice).
     """
     try:
         row = orjson.loads(line)
@@ -141,8 +139,6 @@ def _parse_message(value: Any) -> Message:
         raise BadRow("bad_role")
     if not isinstance(content, str) or not content.strip():
         raise BadRow("empty_content")
-    if _PLACE_HOLDER.search(content):
-        raise BadRow("reserved_characters")
     return Message(role=role, content=content)
 
 

@@ -16,12 +16,14 @@ import orjson
 
 from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
+from cluster.contracts.chat.encoder import ChatEncoder
+from cluster.contracts.chat.rendering import ChatRefused
 from cluster.contracts.commit import CommittedPart, commit_part, committed_parts
 from cluster.contracts.errors import InputError
 from cluster.contracts.records import Conversation, Message
 from cluster.contracts.tokens import open_shards
 from training.conversations.artifact import read_conversations
-from training.conversations.rendering import encode_conversation, encode_rows
+from training.conversations.encoding import encode_rows
 from training.data.sampler import TokenSampler
 from training.evaluate.config import EvaluateConfig
 from training.feedback.encoded_pairs import encode_pairs
@@ -32,7 +34,7 @@ from training.inference.generate import generate_answers
 from training.inference.sequence_scores import answer_logprobs, pair_logprobs, rewards
 from training.launch.workers import Launcher, Worker, run_workers
 from training.models import load_model, load_reward_model
-from training.tokenizers import end_of_turn_id, load_tokenizer
+from training.tokenizers import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ def measure_model(worker: Worker, job: EvaluateJob, uri: str) -> Measured:
         tokenizer = load_tokenizer(local)
         model = load_model(local).to(worker.device)
     require_same_vocabulary(worker, job, uri, tokenizer)
+    encoder = ChatEncoder(tokenizer)
     conversations = read_conversations(job.conversations_uri, "heldout")
     if not conversations:
         raise InputError(
@@ -136,12 +139,12 @@ def measure_model(worker: Worker, job: EvaluateJob, uri: str) -> Measured:
         )
 
     figures: dict[str, float] = {"num_parameters": model.num_parameters(), **token_figures(worker, job, model)}
-    figures["heldout_answer_loss"] = answer_loss(job, tokenizer, model, conversations)
+    figures["heldout_answer_loss"] = answer_loss(job, encoder, model, conversations)
     if job.preferences_uri is not None:
-        figures["preference_accuracy"] = preference_accuracy(job, tokenizer, model)
+        figures["preference_accuracy"] = preference_accuracy(job, encoder, model)
 
-    sampled = sample_answers(job, tokenizer, model, distinct_prompts(conversations)[: config.num_prompts])
-    figures.update(answer_figures(sampled, stop_token_id=end_of_turn_id(tokenizer)))
+    sampled = sample_answers(job, encoder, model, distinct_prompts(conversations)[: config.num_prompts])
+    figures.update(answer_figures(sampled, stop_token_ids=encoder.stop_token_ids))
     answers: list[dict[str, Any]] = [
         {"prompt": list(prompt), "answer": text} for prompt, text in zip(sampled.prompts, sampled.texts, strict=True)
     ]
@@ -174,13 +177,18 @@ class SampledAnswers:
 
 
 def sample_answers(
-    job: EvaluateJob, tokenizer: Any, model: Any, prompts: Sequence[tuple[Message, ...]]
+    job: EvaluateJob, encoder: ChatEncoder, model: Any, prompts: Sequence[tuple[Message, ...]]
 ) -> SampledAnswers:
     """Have the model answer all prompts by sampling, and the first `num_samples` of them greedily as well."""
     config = job.config
-    prompt_ids = [encode_conversation(tokenizer, p, add_generation_prompt=True).input_ids_T for p in prompts]
+    found = encoder.encode_prompts((prompt, None) for prompt in prompts)
+    prompts = [prompt for prompt, ids in zip(prompts, found, strict=True) if not isinstance(ids, ChatRefused)]
+    prompt_ids = [ids for ids in found if not isinstance(ids, ChatRefused)]
+    if not prompt_ids:
+        raise InputError("the chat template refuses every held-out prompt")
+    tokenizer = encoder.tokenizer
     settings: dict[str, Any] = {
-        "stop_token_id": end_of_turn_id(tokenizer),
+        "stop_token_ids": encoder.stop_token_ids,
         "pad_token_id": tokenizer.pad_token_id,
         "max_new_tokens": config.max_new_tokens,
         "seed": job.seed,
@@ -194,24 +202,24 @@ def sample_answers(
     return SampledAnswers(prompts, prompt_ids, sampled, texts, greedy_texts)
 
 
-def answer_figures(sampled: SampledAnswers, *, stop_token_id: int) -> dict[str, float]:
+def answer_figures(sampled: SampledAnswers, *, stop_token_ids: Sequence[int]) -> dict[str, float]:
     """How many answers were sampled, how many of them differ, how long they are and how many came to an end."""
     return {
         "num_sampled_answers": len(sampled.texts),
         "distinct_answer_fraction": len(set(sampled.texts)) / len(sampled.texts),
         "mean_answer_tokens": float(np.mean([len(ids) for ids in sampled.answer_ids])),
-        "finished_fraction": float(np.mean([ids[-1] == stop_token_id for ids in sampled.answer_ids])),
+        "finished_fraction": float(np.mean([ids[-1] in stop_token_ids for ids in sampled.answer_ids])),
     }
 
 
-def answer_loss(job: EvaluateJob, tokenizer: Any, model: Any, conversations: Sequence[Conversation]) -> float:
+def answer_loss(job: EvaluateJob, encoder: ChatEncoder, model: Any, conversations: Sequence[Conversation]) -> float:
     """Mean negative log-likelihood per answer token of held-out conversations, in nats."""
-    rows, _ = encode_rows(tokenizer, conversations, job.config.max_length)
+    rows = encode_rows(encoder, conversations, max_length=job.config.max_length).rows
     return answer_logprobs(
         model,
         [row.input_ids_T for row in rows],
         [row.assistant_mask_T for row in rows],
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=encoder.tokenizer.pad_token_id,
         batch_size=job.config.batch_size,
     ).nll()
 
@@ -249,13 +257,15 @@ def token_figures(worker: Worker, job: EvaluateJob, model: Any) -> dict[str, flo
     return {"heldout_loss": measured.mean, "heldout_tokens": measured.num_tokens}
 
 
-def preference_accuracy(job: EvaluateJob, tokenizer: Any, model: Any) -> float:
+def preference_accuracy(job: EvaluateJob, encoder: ChatEncoder, model: Any) -> float:
     """The share of held-out pairs whose chosen answer is the likelier one, by its summed log-probability."""
     assert job.preferences_uri is not None
-    pairs = encode_pairs(tokenizer, read_pairs(job.preferences_uri)[1], max_length=job.config.max_length).pairs
+    pairs = encode_pairs(encoder, read_pairs(job.preferences_uri)[1], max_length=job.config.max_length).pairs
     if not pairs:
         raise InputError(f"no held-out pair of {job.preferences_uri} has at most {job.config.max_length} tokens")
-    logprobs_P2 = pair_logprobs(model, pairs, pad_token_id=tokenizer.pad_token_id, batch_size=job.config.batch_size)
+    logprobs_P2 = pair_logprobs(
+        model, pairs, pad_token_id=encoder.tokenizer.pad_token_id, batch_size=job.config.batch_size
+    )
     return pair_accuracy((logprobs_P2[:, 0] - logprobs_P2[:, 1]).numpy())
 
 

@@ -1,17 +1,19 @@
 """Preference pairs as token ids, for the reward model and for DPO alike.
 
 A pair is a prompt with two answers. Both answers end with the token that ends a turn, as a policy's sampled answers do
-(`encode_prompt_answer`). A pair that is too long is left out whole, and counted.
+(`ChatEncoder.prompt_answer`). A pair that is too long is left out whole, and counted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from cluster.contracts.chat.encoder import ChatEncoder
+from cluster.contracts.chat.rendering import ChatRefused
+from cluster.contracts.chat.stop_tokens import common_length
 from cluster.contracts.errors import InputError
-from training.conversations.rendering import encode_prompt_answer
+from cluster.contracts.records import Message
 from training.feedback.pairs import PreferencePair, read_pairs
 
 # Global batches among which pairs of like length are brought together; each pair weighs the same in its batch.
@@ -48,32 +50,54 @@ class EncodedPair:
 
 @dataclass(frozen=True)
 class EncodedPairs:
-    """Pairs that fit, with the rows they came from, and how many did not."""
+    """Pairs that fit, with the rows they came from, and how many there are of the others."""
 
     pairs: list[EncodedPair]
     rows: list[PreferencePair]
     num_too_long: int
+    num_refused: int = 0  # those that the chat template does not take
 
 
-def encode_pairs(tokenizer: Any, rows: Sequence[PreferencePair], *, max_length: int) -> EncodedPairs:
+def encode_pairs(encoder: ChatEncoder, rows: Sequence[PreferencePair], *, max_length: int) -> EncodedPairs:
     """Tokens of all pairs of at most `max_length` tokens. A cut answer would be judged for missing its end."""
-    pairs, kept = [], []
+    sides: list[tuple[Sequence[Message], Sequence[Message], None]] = []
+    chosen_sides: list[int] = []  # of each row
     previous: PreferencePair | None = None
     for row in rows:
         # An answer's pairs stand together: its chosen side is encoded once.
         if previous is None or (row["prompt"], row["chosen"]) != (previous["prompt"], previous["chosen"]):
-            prompt_ids, chosen_ids = encode_prompt_answer(tokenizer, row["prompt"], row["chosen"][0])
+            sides.append((row["prompt"], row["chosen"], None))
         previous = row
-        _, rejected_ids = encode_prompt_answer(tokenizer, row["prompt"], row["rejected"][0])
-        pair = EncodedPair(prompt_ids, chosen_ids, rejected_ids)
-        if pair.length <= max_length:
-            pairs.append(pair)
-            kept.append(row)
-    return EncodedPairs(pairs, kept, len(rows) - len(pairs))
+        chosen_sides.append(len(sides) - 1)
+    found = encoder.prompt_answers([*sides, *((row["prompt"], row["rejected"], None) for row in rows)])
+    pairs, kept = [], []
+    num_too_long = num_refused = 0
+    for row, chosen_side, rejected in zip(rows, chosen_sides, found[len(sides) :], strict=True):
+        chosen = found[chosen_side]
+        if isinstance(chosen, ChatRefused) or isinstance(rejected, ChatRefused):
+            num_refused += 1
+            continue
+        pair = _as_pair(chosen, rejected)
+        if pair.length > max_length:
+            num_too_long += 1
+            continue
+        pairs.append(pair)
+        kept.append(row)
+    return EncodedPairs(pairs, kept, num_too_long, num_refused)
+
+
+def _as_pair(chosen: tuple[list[int], list[int]], rejected: tuple[list[int], list[int]]) -> EncodedPair:
+    """Two answers to one prompt. Where a tokenizer joins its end with the answer, less of it is the same for both."""
+    if chosen[0] == rejected[0]:
+        return EncodedPair(chosen[0], chosen[1], rejected[1])
+    whole_chosen, whole_rejected = (prompt + answer for prompt, answer in (chosen, rejected))
+    shared = common_length(whole_chosen, whole_rejected)
+    length = min(shared, len(chosen[0]), len(rejected[0]))
+    return EncodedPair(whole_chosen[:length], whole_chosen[length:], whole_rejected[length:])
 
 
 def read_encoded_pairs(
-    uri: str, tokenizer: Any, *, max_length: int, more_train_rows: Sequence[PreferencePair] = ()
+    uri: str, encoder: ChatEncoder, *, max_length: int, more_train_rows: Sequence[PreferencePair] = ()
 ) -> tuple[EncodedPairs, EncodedPairs]:
     """(training pairs, held-out pairs) of the preferences artifact at `uri`, as tokens.
 
@@ -81,8 +105,12 @@ def read_encoded_pairs(
     `max_length` tokens.
     """
     train_rows, heldout_rows = read_pairs(uri)
-    train = encode_pairs(tokenizer, [*train_rows, *more_train_rows], max_length=max_length)
-    heldout = encode_pairs(tokenizer, heldout_rows, max_length=max_length)
+    train = encode_pairs(encoder, [*train_rows, *more_train_rows], max_length=max_length)
+    heldout = encode_pairs(encoder, heldout_rows, max_length=max_length)
     if not train.pairs or not heldout.pairs:
-        raise InputError(f"no pair of {uri} has at most max_length {max_length} tokens on either side")
+        refused = train.num_refused + heldout.num_refused
+        raise InputError(
+            f"no pair of {uri} has at most max_length {max_length} tokens on either side"
+            + (f"; {refused} are refused by the chat template" if refused else "")
+        )
     return train, heldout

@@ -17,7 +17,7 @@ def generate_answers(
     model: Any,
     prompts: Sequence[Sequence[int]],
     *,
-    stop_token_id: int,
+    stop_token_ids: Sequence[int],
     pad_token_id: int,
     max_new_tokens: int,
     temperature: float | None,
@@ -43,11 +43,11 @@ def generate_answers(
                 input_ids=input_ids_BT,
                 attention_mask=attention_mask_BT,
                 max_new_tokens=max_new_tokens,
-                eos_token_id=stop_token_id,
+                eos_token_id=list(stop_token_ids),
                 pad_token_id=pad_token_id,
                 **how,
             )
         for answer_A in output_BT[:, input_ids_BT.shape[1] :].tolist():
-            end = answer_A.index(stop_token_id) + 1 if stop_token_id in answer_A else len(answer_A)
-            answers.append(answer_A[:end])
+            ends = (place + 1 for place, token in enumerate(answer_A) if token in stop_token_ids)
+            answers.append(answer_A[: next(ends, None)])
     return answers

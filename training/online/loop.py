@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
+from cluster.contracts.chat.encoder import ChatEncoder
 from cluster.contracts.errors import InputError
 from cluster.contracts.hashing import derived_seed
 from cluster.contracts.records import RolloutClient, SamplingParams
@@ -39,7 +40,6 @@ from training.online.critic import Critic
 from training.online.heldout import HeldoutFigures, compare, evaluate
 from training.online.learner import Learner
 from training.online.prompts import prompts_of_update, read_prompts, share_of_rank, spread_over
-from training.tokenizers import end_of_turn_id
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,9 @@ class PpoTraining:
             tokenizer = AutoTokenizer.from_pretrained(policy_path)
             _require_same_vocabulary(tokenizer, AutoTokenizer.from_pretrained(reward_path), job)
             self.learner = _build_learner(config, policy_path, reward_path)
+        encoder = ChatEncoder(tokenizer)
         self.prompts = read_prompts(
-            tokenizer,
+            encoder,
             job.conversations_uri,
             max_prompt_tokens=config.max_prompt_tokens,
         )
@@ -128,7 +129,7 @@ class PpoTraining:
             max_new_tokens=config.max_new_tokens,
             temperature=config.temperature,
             top_p=config.top_p,
-            stop_token_ids=(end_of_turn_id(tokenizer),),
+            stop_token_ids=encoder.stop_token_ids,
         )
         self.checkpoints = CheckpointStore.of_stage(job.output)
         self.version = 0  # updates made, which is the version of the weights
@@ -270,6 +271,7 @@ class PpoTraining:
             "stopped_early": self.stopped_early,
             "train_prompts": len(self.prompts.train),
             "prompts_too_long": self.prompts.num_too_long,
+            "prompts_refused": self.prompts.num_refused,
         }
         return PpoOutcome(metrics, engine_record(engine))
 

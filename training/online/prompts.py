@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
+from cluster.contracts.chat.encoder import ChatEncoder
+from cluster.contracts.chat.rendering import ChatRefused
 from cluster.contracts.errors import InputError
 from cluster.contracts.records import Conversation, Message
 from training.conversations.artifact import Split, read_conversations
-from training.conversations.rendering import encode_conversation
 
 _Item = TypeVar("_Item")
 
@@ -26,32 +27,35 @@ class PromptSet:
     train: list[list[int]]
     heldout: list[list[int]]
     num_too_long: int  # left out, of both sides
+    num_refused: int = 0  # by the chat template, of both sides
 
 
-def read_prompts(tokenizer: Any, uri: str, *, max_prompt_tokens: int) -> PromptSet:
+def read_prompts(encoder: ChatEncoder, uri: str, *, max_prompt_tokens: int) -> PromptSet:
     """First prompts (with their system message) of the conversations artifact at `uri`, as token ids.
 
     Raises `InputError` where a side of the split is left without a prompt.
     """
     sides: list[list[list[int]]] = []
-    num_too_long = 0
+    num_too_long = num_refused = 0
     splits: tuple[tuple[str, Split], ...] = (("training", "train"), ("held-out", "heldout"))
     for name, split in splits:
         side = read_conversations(uri, split)
-        distinct = {tuple((m["role"], m["content"]) for m in _opening(c)): _opening(c) for c in side}
-        encoded = [
-            encode_conversation(tokenizer, messages, add_generation_prompt=True).input_ids_T
-            for messages in distinct.values()
-        ]
+        distinct = {
+            (tuple((m["role"], m["content"]) for m in _opening(c)), repr(c.get("tools"))): (_opening(c), c.get("tools"))
+            for c in side
+        }
+        found = encoder.encode_prompts(distinct.values())
+        encoded = [ids for ids in found if not isinstance(ids, ChatRefused)]
+        num_refused += len(found) - len(encoded)
         short = [ids for ids in encoded if len(ids) <= max_prompt_tokens]
         num_too_long += len(encoded) - len(short)
         if not short:
             raise InputError(
-                f"{uri}: no {name} prompt is left of {len(encoded)} (max_prompt_tokens {max_prompt_tokens}; the "
+                f"{uri}: no {name} prompt is left of {len(found)} (max_prompt_tokens {max_prompt_tokens}; the "
                 "conversations stage's heldout_fraction says how many are held out)"
             )
         sides.append(short)
-    return PromptSet(train=sides[0], heldout=sides[1], num_too_long=num_too_long)
+    return PromptSet(train=sides[0], heldout=sides[1], num_too_long=num_too_long, num_refused=num_refused)
 
 
 def spread_over(items: Sequence[_Item], count: int | None) -> Sequence[_Item]:

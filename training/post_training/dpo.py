@@ -15,6 +15,7 @@ import numpy as np
 
 from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
+from cluster.contracts.chat.encoder import ChatEncoder
 from training.feedback.encoded_pairs import WINDOW_BATCHES, EncodedPair, read_encoded_pairs
 from training.feedback.pair_baselines import pair_accuracy
 from training.inference.sequence_scores import pair_logprobs
@@ -77,7 +78,7 @@ def train(worker: Worker, job: TrlJob[DpoConfig]) -> StageResult | None:
         model = load_model(local)
         reference = load_model(local) if config.lora is None else None  # adapters are switched off instead
     check_max_length(config, model)
-    train_pairs, heldout_pairs = read_encoded_pairs(job.data_uri, tokenizer, max_length=config.max_length)
+    train_pairs, heldout_pairs = read_encoded_pairs(job.data_uri, ChatEncoder(tokenizer), max_length=config.max_length)
     trainer = stage_trainer(TokenisedDpoTrainer)(
         model=model,
         ref_model=reference,
@@ -106,6 +107,7 @@ def train(worker: Worker, job: TrlJob[DpoConfig]) -> StageResult | None:
         "num_train_pairs": len(train_pairs.pairs),
         "num_heldout_pairs": len(heldout_pairs.pairs),
         "num_pairs_too_long": train_pairs.num_too_long + heldout_pairs.num_too_long,
+        "num_pairs_refused": train_pairs.num_refused + heldout_pairs.num_refused,
         "steps": trained.steps,
         "train_loss": trained.train_loss,
         **heldout_figures(before_P2, after_P2, beta=config.beta),

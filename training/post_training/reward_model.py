@@ -20,6 +20,7 @@ import torch
 
 from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
+from cluster.contracts.chat.encoder import ChatEncoder
 from cluster.contracts.errors import InputError
 from training.conversations.prompt_answers import words
 from training.feedback.encoded_pairs import WINDOW_BATCHES, EncodedPair, EncodedPairs, read_encoded_pairs
@@ -41,7 +42,7 @@ from training.post_training.trl_stage import (
     training_rows,
 )
 from training.post_training.trl_trainer import stage_trainer
-from training.tokenizers import end_of_turn_id, load_tokenizer
+from training.tokenizers import load_tokenizer
 
 NUM_TRAIN_PAIRS_MEASURED = 128
 
@@ -70,13 +71,14 @@ def train(worker: Worker, job: TrlJob[RewardModelConfig]) -> StageResult | None:
     with storage.local_copy(job.model_uri, worker.scratch) as local:
         check_weights(worker, local)
         tokenizer = load_tokenizer(local)
-        if end_of_turn_id(tokenizer) == tokenizer.pad_token_id:
+        encoder = ChatEncoder(tokenizer)
+        if tokenizer.pad_token_id in encoder.stop_token_ids:
             raise InputError("a reward model needs a padding token that is not the one that ends answers")
         load = partial(new_reward_model, pad_token_id=tokenizer.pad_token_id, seed=job.seed)
         model = load(local)
     check_max_length(config, model)
     train_pairs, heldout_pairs = read_encoded_pairs(
-        job.data_uri, tokenizer, max_length=config.max_length, more_train_rows=read_text_pairs(job.data_uri)
+        job.data_uri, encoder, max_length=config.max_length, more_train_rows=read_text_pairs(job.data_uri)
     )
     trainer = stage_trainer(trainer_class(config))(
         model=model,
@@ -99,6 +101,7 @@ def train(worker: Worker, job: TrlJob[RewardModelConfig]) -> StageResult | None:
         "num_train_pairs": len(train_pairs.pairs),
         "num_heldout_pairs": len(heldout_pairs.pairs),
         "num_pairs_too_long": train_pairs.num_too_long + heldout_pairs.num_too_long,
+        "num_pairs_refused": train_pairs.num_refused + heldout_pairs.num_refused,
         "steps": trained.steps,
         "train_loss": trained.train_loss,
         **measured,

@@ -1,8 +1,7 @@
 """The sft stage: supervised fine-tuning, by TRL's `SFTTrainer` on conversations, with the loss on the answers only.
 
-Conversations are turned into tokens by `training/conversations/rendering.py`, and not by TRL, so that text in a message
-never becomes a control token. The conversations stage splits them by first prompt, so that the held-out loss is one of
-prompts never seen.
+Conversations are turned into tokens by `cluster/contracts/chat/`, as the server does it, and not by TRL. The
+conversations stage splits them by first prompt, so that the held-out loss is one of prompts never seen.
 """
 
 from __future__ import annotations
@@ -13,9 +12,10 @@ from typing import Any
 
 from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
+from cluster.contracts.chat.encoder import ChatEncoder, EncodedConversation
 from cluster.contracts.errors import InputError
 from training.conversations.artifact import read_conversations
-from training.conversations.rendering import EncodedConversation, encode_rows
+from training.conversations.encoding import encode_rows
 from training.inference.sequence_scores import answer_logprobs
 from training.launch.workers import Launcher, Worker, run_workers, share, sum_over_ranks
 from training.models import load_model
@@ -60,18 +60,20 @@ def train(worker: Worker, job: TrlJob[SftConfig]) -> StageResult | None:
         model = load_model(local)
     check_max_length(config, model)
     conversations = read_conversations(job.data_uri, "train")
-    train_rows, num_without_answer = encode_rows(tokenizer, conversations, config.max_length)
-    heldout_rows, num_heldout_without_answer = encode_rows(
-        tokenizer, read_conversations(job.data_uri, "heldout"), config.max_length
-    )
-    if not train_rows:
-        raise InputError(f"{len(conversations)} conversations leave none to train on (max_length {config.max_length})")
+    encoder = ChatEncoder(tokenizer)
+    training = encode_rows(encoder, conversations, max_length=config.max_length)
+    heldout = encode_rows(encoder, read_conversations(job.data_uri, "heldout"), max_length=config.max_length)
+    if not training.rows:
+        raise InputError(
+            f"{len(conversations)} conversations leave none to train on (max_length {config.max_length}): "
+            f"{training.num_without_answer} have no answer in it, and refused are {dict(training.refused)}"
+        )
     trainer = stage_trainer(SFTTrainer)(
         model=model,
         args=arguments,
         train_dataset=training_rows(
-            [{"input_ids": row.input_ids_T, "labels": row.labels()} for row in train_rows],
-            [len(row.input_ids_T) for row in train_rows],
+            [{"input_ids": row.input_ids_T, "labels": row.labels()} for row in training.rows],
+            [len(row.input_ids_T) for row in training.rows],
             job,
         ),
         processing_class=tokenizer,
@@ -80,16 +82,18 @@ def train(worker: Worker, job: TrlJob[SftConfig]) -> StageResult | None:
     trained = train_and_export(trainer, job, worker, load=load_model)
 
     metrics: dict[str, Any] = {
-        "num_train_conversations": len(train_rows),
-        "num_heldout_conversations": len(heldout_rows),
-        "num_without_answer": num_without_answer + num_heldout_without_answer,
-        "num_train_answer_tokens": sum(sum(row.assistant_mask_T) for row in train_rows),
+        "num_train_conversations": len(training.rows),
+        "num_heldout_conversations": len(heldout.rows),
+        "num_without_answer": training.num_without_answer + heldout.num_without_answer,
+        "num_refused": training.num_refused + heldout.num_refused,
+        "num_truncated": training.num_truncated + heldout.num_truncated,
+        "num_train_answer_tokens": sum(sum(row.assistant_mask_T) for row in training.rows),
         "steps": trained.steps,
         "train_loss": trained.train_loss,
     }
-    if heldout_rows:
+    if heldout.rows:
         for name, uri in (("base_heldout_answer_loss", job.model_uri), ("heldout_answer_loss", job.output)):
-            metrics[name] = answer_loss(worker, uri, heldout_rows, pad_token_id=tokenizer.pad_token_id)
+            metrics[name] = answer_loss(worker, uri, heldout.rows, pad_token_id=tokenizer.pad_token_id)
     if not worker.is_main:
         return None
     return StageResult(metrics, trained.files, trained.engine)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import LlamaForSequenceClassification
 
+from cluster.contracts.chat.encoder import ChatEncoder
 from cluster.contracts.records import GenerateRequest, Rollout, SamplingParams
 from serving.config import HttpLimits
 from serving.engine.loop import EngineLoop
@@ -20,7 +21,6 @@ from serving.openai_api.api_keys import key_digests
 from serving.openai_api.app import build_app
 from serving.openai_api.backend import AppSettings
 from serving.openai_api.errors import Overloaded
-from serving.openai_api.prompt_tokens import encode_chat, encode_conversation
 from tests.unit.serving.tiny_models import llama_config, tiny_policy, tiny_tokenizer
 
 KEY = "0123456789abcdef"
@@ -119,7 +119,7 @@ def test_a_chat_answer_is_the_engines_answer_to_the_templated_prompt(
     client: Client, backend: LocalBackend, tokenizer: Any
 ) -> None:
     body = client.post("/v1/chat/completions", messages=HELLO, temperature=0, max_tokens=6, model="policy").json()
-    prompt = encode_chat(tokenizer, HELLO)
+    prompt = ChatEncoder(tokenizer).encode_prompt(HELLO)
     rollout = asyncio.run(backend.loop.generate(GenerateRequest(prompt, SamplingParams(6, temperature=0))))
     expected = tokenizer.decode(rollout.answer_ids_A.tolist(), skip_special_tokens=True)
     assert body["object"] == "chat.completion"
@@ -198,7 +198,7 @@ def test_scores_are_those_of_the_conversations_up_to_their_last_turn(
 ) -> None:
     conversations = [[*HELLO, {"role": "assistant", "content": text}] for text in ("fine", "the lazy dog jumps")]
     body = client.post("/v1/score", conversations=conversations).json()
-    sequences = [encode_conversation(tokenizer, c) for c in conversations]
+    sequences = [ChatEncoder(tokenizer).encode_finished(c) for c in conversations]
     expected = score_sequences(backend.reward, sequences, max_batch_size=1, max_batch_tokens=1)
     assert [entry["score"] for entry in body["data"]] == pytest.approx(expected, abs=1e-5)
     one = client.post("/v1/score", messages=conversations[1], model="reward").json()

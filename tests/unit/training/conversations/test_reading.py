@@ -6,65 +6,14 @@ from typing import Any
 import pytest
 
 from cluster.contracts.errors import InputError
-from tests.chat_fixtures import make_chat_tokenizer
 from training.conversations.artifact import ReadConversation
 from training.conversations.reading import read_conversation_files
-from training.conversations.rendering import IGNORE_INDEX, encode_conversation, encode_prompt_answer
 from training.conversations.splitting import deduplicated, first_prompt, split_conversations
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return make_chat_tokenizer()
 
 
 def talk(*contents: str, system: str | None = None) -> Any:
     turns = [{"role": ("user", "assistant")[i % 2], "content": c} for i, c in enumerate(contents)]
     return [{"role": "system", "content": system}, *turns] if system is not None else turns
-
-
-@pytest.mark.parametrize(
-    "messages",
-    [
-        talk("What about it?", "Every day the old king sees it."),
-        talk("Hi", "Hello there.", "And then?", "Nothing more, my friend."),
-        talk("Hi", "Hello.", system="Be brief."),
-        talk("Ünïcode — 日本?", "Ja, 日本 \U0001f600."),
-    ],
-)
-def test_ids_and_mask_are_those_of_apply_chat_template(tokenizer: Any, messages: Any) -> None:
-    reference = tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
-    encoded = encode_conversation(tokenizer, messages)
-    assert encoded.input_ids_T == reference["input_ids"]
-    assert [int(a) for a in encoded.assistant_mask_T] == reference["assistant_masks"]
-
-
-def test_labels_are_the_answers_with_their_end_and_nothing_else(tokenizer: Any) -> None:
-    encoded = encode_conversation(tokenizer, talk("Who?", "Me.", "Why?", "Because."))
-    labelled = [token for token in encoded.labels() if token != IGNORE_INDEX]
-    assert tokenizer.decode(labelled) == "Me.<|im_end|>Because.<|im_end|>"
-
-
-def test_control_tokens_in_a_message_stay_text(tokenizer: Any) -> None:
-    typed = "a <|im_end|> b<|pad|><|endoftext|><|im_start|>assistant"
-    encoded = encode_conversation(tokenizer, talk(typed, f"no {typed}"))
-    control = tokenizer.convert_ids_to_tokens([token for token in encoded.input_ids_T if token < 4])
-    assert control == ["<|im_start|>", "<|im_end|>", "<|im_start|>", "<|im_end|>"]
-    assert tokenizer.decode(encoded.input_ids_T).count(typed) == 2
-
-
-def test_generation_prompt_ends_where_an_answer_begins(tokenizer: Any) -> None:
-    prompt, answer = talk("Who?", "Me.")
-    prompt_ids, answer_ids = encode_prompt_answer(tokenizer, [prompt], answer)
-    assert prompt_ids == encode_conversation(tokenizer, [prompt], add_generation_prompt=True).input_ids_T
-    assert tokenizer.decode(answer_ids) == "Me.<|im_end|>"
-
-
-def test_a_template_without_generation_marks_is_refused() -> None:
-    tokenizer = make_chat_tokenizer()
-    tokenizer.chat_template = "{% for m in messages %}{{ m['role'] + m['content'] }}{% endfor %}"
-    with pytest.raises(InputError, match="generation"):
-        encode_conversation(tokenizer, talk("Who?", "Me."))
 
 
 def test_bad_rows_are_quarantined_with_offset_and_reason(tmp_path: Path) -> None:
@@ -77,7 +26,6 @@ def test_bad_rows_are_quarantined_with_offset_and_reason(tmp_path: Path) -> None
         json.dumps({"messages": talk("a", " ")}),
         json.dumps({"messages": talk("a", "b", "c")}),
         json.dumps({"messages": ["a"]}),
-        json.dumps({"messages": talk("\ue0000\ue001", "b")}),
         "",
         good,
     ]
@@ -92,7 +40,6 @@ def test_bad_rows_are_quarantined_with_offset_and_reason(tmp_path: Path) -> None
         "empty_content",
         "wrong_order",
         "bad_message",
-        "reserved_characters",
     ]
     content = path.read_bytes()
     assert content[quarantined[0].offset :].startswith(b"{broken")

@@ -5,13 +5,12 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from cluster.contracts.chat.encoder import ChatEncoder
 from tests.chat_fixtures import make_model_directory
-from training.conversations.rendering import encode_conversation
 from training.inference.generate import generate_answers
 from training.inference.sequence_scores import answer_logprobs, padded, rewards
 from training.models import load_model
 from training.post_training.reward_model import new_reward_model
-from training.tokenizers import end_of_turn_id
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +23,7 @@ def rows(directory: Path) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(directory)
     talks = [("Who is it?", "The old king."), ("Hi", "Every day the red fox sees a small boat."), ("What now?", "No.")]
     return [
-        encode_conversation(tokenizer, [{"role": "user", "content": q}, {"role": "assistant", "content": a}])
+        ChatEncoder(tokenizer).encode([{"role": "user", "content": q}, {"role": "assistant", "content": a}])
         for q, a in talks
     ]
 
@@ -61,10 +60,10 @@ def test_rewards_do_not_depend_on_the_side_of_the_padding(directory: Path, rows:
 
 def test_the_same_seed_gives_the_same_answers(directory: Path, rows: Any) -> None:
     model, tokenizer = load_model(directory), AutoTokenizer.from_pretrained(directory)
-    stop = end_of_turn_id(tokenizer)
+    stop = ChatEncoder(tokenizer).end_of_turn_id
     assert tokenizer.convert_ids_to_tokens(stop) == "<|im_end|>"
     prompts = [row.input_ids_T[:6] for row in rows]
-    how: Any = {"stop_token_id": stop, "pad_token_id": 3, "max_new_tokens": 8, "batch_size": 2}
+    how: Any = {"stop_token_ids": [stop], "pad_token_id": 3, "max_new_tokens": 8, "batch_size": 2}
     first = generate_answers(model, prompts, temperature=1.0, seed=1, **how)
     assert first == generate_answers(model, prompts, temperature=1.0, seed=1, **how)
     assert first != generate_answers(model, prompts, temperature=1.0, seed=2, **how)

@@ -5,11 +5,11 @@ from collections import Counter
 import pytest
 from pydantic import ValidationError
 
+from cluster.contracts.chat.encoder import ChatEncoder
 from cluster.contracts.errors import InputError
 from tests.online_toys import toy_conversations, toy_tokenizer
 from training.online.config import PpoConfig
 from training.online.prompts import prompts_of_update, read_prompts, share_of_rank, spread_over
-from training.tokenizers import end_of_turn_id
 
 
 def config(**changes: object) -> PpoConfig:
@@ -49,7 +49,7 @@ def test_a_minibatch_holds_the_same_prompts_for_any_number_of_ranks(num_minibatc
 def test_prompts_are_encoded_up_to_where_the_assistant_speaks_and_no_prompt_is_on_both_sides(tmp_path):
     tokenizer = toy_tokenizer()
     artifact = toy_conversations(tmp_path / "c", heldout_fraction=0.3, copies=2)  # repeated ones count once
-    prompts = read_prompts(tokenizer, artifact.uri, max_prompt_tokens=64)
+    prompts = read_prompts(ChatEncoder(tokenizer), artifact.uri, max_prompt_tokens=64)
     texts = [tokenizer.decode(ids) for ids in prompts.train + prompts.heldout]
     assert sorted(texts) == sorted(f"<|im_start|>user\nq{i}?<|im_end|>\n<|im_start|>assistant\n" for i in range(40))
 
@@ -63,15 +63,7 @@ def test_a_limited_evaluation_takes_prompts_from_all_over_the_file():
 def test_a_side_without_a_prompt_is_refused(tmp_path):
     artifact = toy_conversations(tmp_path / "c")
     with pytest.raises(InputError, match=r"no training prompt is left of \d+ \(max_prompt_tokens 3"):
-        read_prompts(toy_tokenizer(), artifact.uri, max_prompt_tokens=3)
-
-
-def test_sampling_stops_at_the_token_that_ends_the_templates_answers():
-    tokenizer = toy_tokenizer()
-    assert end_of_turn_id(tokenizer) == tokenizer.convert_tokens_to_ids("<|im_end|>")
-    tokenizer.chat_template = tokenizer.chat_template.replace("<|im_end|>{% endgeneration %}", ".{% endgeneration %}")
-    with pytest.raises(InputError, match="does not end an answer with a special token"):
-        end_of_turn_id(tokenizer)
+        read_prompts(ChatEncoder(toy_tokenizer()), artifact.uri, max_prompt_tokens=3)
 
 
 def test_what_cannot_be_honoured_is_refused_with_the_fix():
