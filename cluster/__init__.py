@@ -21,6 +21,7 @@ Begin with `runner.py`, which turns a spec into finished artifacts, stage by sta
     ray_session.py      starting or joining Ray; checks of memory, disk and shared storage
     submit.py           the same spec as a job on a cluster
     run_without_ray.py  one training stage in plain processes
+    starting_models.py  models that stages are given: checked before workers start, adapters merged with their base
     ppo_stage.py        the one stage that needs both `training` and `serving`
 
     What people see

@@ -13,9 +13,10 @@ from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, Manifest, open_artifact, read_artifact
 from cluster.contracts.config import StageConfig
 from cluster.contracts.errors import InputError, Problem, ResourceError, SpecError
-from cluster.fingerprint import directory_fingerprint, file_identities, settings_fingerprint, stage_fingerprint
+from cluster.fingerprint import digest, directory_fingerprint, file_identities, settings_fingerprint, stage_fingerprint
 from cluster.spec import JobSpec, input_field, is_outside_reference, stage_inputs
 from cluster.stage_kinds import STAGE_KINDS
+from training.base_model.adapter_layers import adapter_base
 
 OUTSIDE_KIND = "outside"
 
@@ -49,7 +50,7 @@ def make_plan(spec: JobSpec) -> list[PlannedStage]:
             if is_outside_reference(target):
                 outside = read_artifact(target)
                 uris[role] = target
-                fingerprints[role] = outside.manifest.fingerprint if outside else directory_fingerprint(target)
+                fingerprints[role] = outside.manifest.fingerprint if outside else _outside_fingerprint(target)
             else:
                 uris[role] = planned[target].uri
                 fingerprints[role] = planned[target].fingerprint
@@ -83,6 +84,13 @@ def open_inputs(stage: PlannedStage) -> dict[str, Artifact]:
         else:
             inputs[role] = open_artifact(uri)
     return inputs
+
+
+def _outside_fingerprint(uri: str) -> str:
+    """The fingerprint of a directory that no stage made; of an adapter, with all that it stands on."""
+    base = adapter_base(uri)
+    own = directory_fingerprint(uri)
+    return own if base is None else digest([own, _outside_fingerprint(base)])
 
 
 def _model_of(artifact: Artifact) -> str | None:

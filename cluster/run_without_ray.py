@@ -21,6 +21,7 @@ from cluster.run_record import artifact_lock
 from cluster.runner import finish_stage, log_directory, say_finished
 from cluster.spec import JobSpec
 from cluster.stage_kinds import STAGE_KINDS
+from cluster.starting_models import starting_models
 from cluster.terminal import BarDisplay, LineDisplay, Terminal, duration
 
 
@@ -83,6 +84,7 @@ def _train(stage: PlannedStage, spec: JobSpec, terminal: Terminal, inputs: dict[
                 parts_directory=stage.parts_uri,
             )
             storage.make_directory(stage.uri)
+            inputs = starting_models(stage, inputs, storage_uri=spec.head.storage, scratch=scratch, is_main=is_main)
             result = function(stage.config, inputs, stage.uri, context, launch=run_in_process)  # type: ignore[call-arg]
             if is_main:
                 finish_stage(stage, result, wall_s=time.perf_counter() - started)

@@ -30,6 +30,7 @@ from cluster.run_forecast import emulated_bf16, what_next, what_will_run
 from cluster.run_record import RunRecord, RunStage, artifact_lock, run_lock, run_uri, write_run
 from cluster.spec import JobSpec
 from cluster.stage_kinds import STAGE_KINDS, kinds_of_models
+from cluster.starting_models import check_outside_models, starting_models
 from cluster.terminal import Terminal, duration
 from training.launch.standing_group import STANDING_GROUPS
 
@@ -89,6 +90,8 @@ def _run_stages(
             "memory": float("inf"),
         }
         check_roles(todo, local, "resources.cpus/gpus in the spec")
+    with tempfile.TemporaryDirectory(prefix="raymill-models-") as scratch:
+        check_outside_models(todo, Path(scratch), spec.source)
     terminal.line("starting Ray" if address is None else f"joining Ray at {address}", style="dim")
     with (
         ray_session.ray_session(resources, address, spec.head.environment.env_vars, terminal.line),
@@ -130,7 +133,8 @@ def _run_stage(stage: PlannedStage, spec: JobSpec, terminal: Terminal, position:
         try:
             storage.make_directory(stage.uri)
             function = STAGE_KINDS[stage.kind].load_function()
-            result = function(stage.config, open_inputs(stage), stage.uri, context)
+            inputs = starting_models(stage, open_inputs(stage), storage_uri=spec.head.storage, scratch=scratch)
+            result = function(stage.config, inputs, stage.uri, context)
         except RaymillError as error:
             traceback.print_exc()  # to the log file: descriptors 1 and 2 are not the user's terminal
             error.args = (f"stage {stage.name}: {error}",) if stage.name not in str(error) else error.args

@@ -26,6 +26,7 @@ from cluster.contracts.config import ConflictingSettings, StageConfig, StrictMod
 from cluster.contracts.errors import InputError, Problem, SpecError, StorageError
 from cluster.contracts.stage_kind import StageKind
 from cluster.stage_kinds import BROKEN_KINDS, STAGE_KINDS
+from training.base_model.adapter_layers import light_findings
 
 _Model = TypeVar("_Model", bound=BaseModel)
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -343,11 +344,15 @@ def _check_graph(
             path = f"stages.{name}.{role}"
             if is_outside_reference(target):
                 try:
-                    if not storage.exists(_absolute(target, directory)):
+                    uri = _absolute(target, directory)
+                    if not storage.exists(uri):
                         problems.append(
                             Problem(path, target, "does not exist", "a directory with a model or an artifact")
                         )
-                except StorageError as error:
+                    elif stage_kind.inputs[field].model is not None:
+                        found = light_findings(uri)
+                        problems.extend(Problem(path, target, wrong.what, wrong.mend) for wrong in found)
+                except (InputError, StorageError) as error:
                     problems.append(Problem(path, target, str(error)))
             elif target not in raw_stages:
                 allowed = [other for other, kind in kinds.items() if stage_kind.takes(field, kind)]

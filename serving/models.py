@@ -61,7 +61,7 @@ def load_tokenizer(uri: str) -> Any:
 
     with local_model(uri) as path:
         try:
-            return AutoTokenizer.from_pretrained(path, local_files_only=True)
+            return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise InputError(f"{uri} holds no tokenizer that can be loaded: {error}") from error
 
@@ -72,7 +72,8 @@ def stop_token_ids(uri: str) -> tuple[int, ...]:
 
     found: set[int] = set()
     with local_model(uri) as path:
-        declared = [AutoConfig.from_pretrained(path, local_files_only=True).get_text_config().eos_token_id]
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        declared = [config.get_text_config().eos_token_id]
         if (path / "generation_config.json").exists():
             declared.append(GenerationConfig.from_pretrained(path, local_files_only=True).eos_token_id)
         if (path / "tokenizer_config.json").exists():
@@ -88,7 +89,12 @@ def _load(auto_class: Any, uri: str, config: ServerConfig) -> Any:
     with local_model(uri) as path:
         try:
             model = auto_class.from_pretrained(
-                path, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, local_files_only=True
+                path,
+                dtype=dtype,
+                attn_implementation="sdpa",
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
             )
         except (OSError, ValueError) as error:
             raise InputError(f"{uri} holds no model that can be loaded: {error}") from error

@@ -20,6 +20,7 @@ same for PPO. Every training function takes a `Worker` and knows nothing of Ray,
     launch/             all of Ray Train: starting workers, naming the one that hangs
     metrics/            `metrics.jsonl` and trackers
 
+    base_model/         models from outside, checked before workers start; adapters merged with their base
     models.py           presets, Hugging Face configs and model directories
     tokenizers.py       a model's tokenizer, and the token that ends an answer
     schedules.py        learning rates over the steps

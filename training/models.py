@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,14 +124,12 @@ def new_model(config: Any, *, attention_kernel: str | None = None) -> Any:
 def load_model(directory: Path, *, config: Any = None, attention_kernel: str | None = None) -> Any:
     """The causal LM in a local model directory, in fp32; nothing is downloaded and no code of it is run.
 
-    `config` replaces the directory's own (a longer context, say).
+    `config` replaces the directory's own (a longer context, say). Raises `InputError` where a tensor is missing (other
+    than tied ones, which are stored once) or of another shape; transformers would draw it at random.
     """
-    import torch
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(
-        directory, config=config, dtype=torch.float32, local_files_only=True, attn_implementation=attention_kernel
-    )
+    return _loaded(AutoModelForCausalLM, directory, config=config, attn_implementation=attention_kernel)
 
 
 def compile_layers(model: Any, *, backend: str | Callable[..., Any] = "inductor") -> None:
@@ -257,7 +255,7 @@ def load_config(directory: Path) -> Any:
     """The config of the model in a local directory."""
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(directory, local_files_only=True)
+    return AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
 
 
 class ContextExtension(StrictModel):
@@ -412,8 +410,54 @@ def check_sequence_length(sequence_length: int, config: Any) -> None:
 
 
 def load_reward_model(directory: Path) -> Any:
-    """The trained reward model in a local directory, in fp32."""
-    import torch
+    """The trained reward model in a local directory, in fp32. Raises `InputError` as `load_model` does."""
     from transformers import AutoModelForSequenceClassification
 
-    return AutoModelForSequenceClassification.from_pretrained(directory, dtype=torch.float32, local_files_only=True)
+    return _loaded(AutoModelForSequenceClassification, directory)
+
+
+def load_under_new_head(directory: Path, **settings: Any) -> Any:
+    """The body of the causal model in a local directory under a fresh score head, drawn from torch's seed; in fp32.
+
+    `settings` enter the config (`num_labels`, `pad_token_id`). Raises `InputError` where a tensor of the body is
+    missing or of another shape.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    return _loaded(AutoModelForSequenceClassification, directory, new_head=True, **settings)
+
+
+def missing_tensors(model: Any, missing: Iterable[str], *, new_head: bool = False) -> list[str]:
+    """Those of the names that `from_pretrained` gives as missing that a model can't do without.
+
+    Tied tensors are not among them, as transformers leaves those out. With `new_head`, what stands beside the body is
+    made anew.
+    """
+    body = f"{model.base_model_prefix}."
+    return sorted(name for name in missing if not new_head or name.startswith(body))
+
+
+def _loaded(auto_class: Any, directory: Path, *, new_head: bool = False, **settings: Any) -> Any:
+    """`auto_class.from_pretrained` without its leniency: no pickles, no foreign code, nothing left at random."""
+    import torch
+    from safetensors import SafetensorError
+
+    try:
+        model, found = auto_class.from_pretrained(
+            directory,
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **settings,
+        )
+    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
+        raise InputError(f"transformers can't load the model in {directory}: {error}") from error
+    missing = missing_tensors(model, found["missing_keys"], new_head=new_head)
+    if missing:
+        raise InputError(
+            f"the model in {directory} lacks {len(missing)} tensors, which would be drawn at random: "
+            f"{', '.join(missing[:5])}; copy its weights again"
+        )
+    return model

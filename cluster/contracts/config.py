@@ -13,6 +13,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cluster.contracts.model_needs import ModelNeeds
+
 Sections = Mapping[str, tuple[str, ...]]
 """The settings of a stage as people read them: title of a section -> its settings."""
 
@@ -159,6 +161,10 @@ class StageConfig(StrictModel):
         for path, files in replaced.items():
             set_at(values, path, tuple(files))
         return type(self).model_validate(values)
+
+    def model_needs(self, field: str) -> ModelNeeds:
+        """What the model must have that the input `field` names; it is checked before any worker starts."""
+        return ModelNeeds()
 
     def roles(self) -> list[tuple[str, int, Resources]]:
         """(role, number of processes, resources each) that run at the same time; checked against the cluster."""

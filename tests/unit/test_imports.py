@@ -36,7 +36,7 @@ FLOORS = {
     "training": [
         {"finite_weights"},
         {"config", "schedules", "export", "models", "launch", "metrics", "checkpoint", "data"},
-        {"token_losses", "engine", "conversations"},
+        {"token_losses", "engine", "conversations", "base_model"},
         {"tokenizers", "feedback"},
         {"inference", "candidates"},
         {"pretrain", "preferences", "post_training", "online", "evaluate"},
@@ -53,7 +53,7 @@ FLOORS = {
         {"stage_kinds", "setting_texts", "fingerprint", "run_record", "terminal", "progress", "interrupts"},
         {"spec", "inspect", "verify", "ppo_stage"},
         {"plan", "ray_session", "report", "explain", "schema"},
-        {"run_forecast", "reference_pages"},
+        {"run_forecast", "reference_pages", "starting_models"},
         {"runner", "serve", "submit"},
         {"run_without_ray"},
         {"cli"},

@@ -19,6 +19,7 @@ from cluster.contracts.config import (
     WorkerGroup,
     not_in_fingerprint,
 )
+from cluster.contracts.model_needs import ModelNeeds
 from training.config import CAUSAL_MODEL, SCORING_MODEL
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -228,6 +229,14 @@ class PpoConfig(StageConfig):
             ("policy_server", self.policy_server.num_replicas, self.policy_server),
             ("reward_server", self.reward_server.num_replicas, self.reward_server),
         ]
+
+    def model_needs(self, field: str) -> ModelNeeds:
+        return ModelNeeds(
+            chat_template=field == "policy",
+            padding_token=True,
+            max_length=self.max_prompt_tokens + self.max_new_tokens,
+            length_setting="max_prompt_tokens + max_new_tokens",
+        )
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         pieces = self.num_minibatches * self.workers.num_workers

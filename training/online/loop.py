@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
@@ -34,12 +33,14 @@ from training.engine.deepspeed_engine import engine_record
 from training.export import commit_result, committed_result, describe_files, export_model
 from training.launch.workers import Launcher, Worker, run_workers
 from training.metrics.metrics_log import MetricsLog
+from training.models import load_model, load_reward_model
 from training.online.answers import ScoredAnswers, answer_and_score
 from training.online.config import PpoConfig
 from training.online.critic import Critic
 from training.online.heldout import HeldoutFigures, compare, evaluate
 from training.online.learner import Learner
 from training.online.prompts import prompts_of_update, read_prompts, share_of_rank, spread_over
+from training.tokenizers import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,8 @@ class PpoTraining:
         with ExitStack() as stack:
             policy_path = stack.enter_context(storage.local_copy(job.policy_uri, worker.scratch))
             reward_path = stack.enter_context(storage.local_copy(job.reward_model_uri, worker.scratch))
-            tokenizer = AutoTokenizer.from_pretrained(policy_path)
-            _require_same_vocabulary(tokenizer, AutoTokenizer.from_pretrained(reward_path), job)
+            tokenizer = load_tokenizer(policy_path)
+            _require_same_vocabulary(tokenizer, load_tokenizer(reward_path), job)
             self.learner = _build_learner(config, policy_path, reward_path)
         encoder = ChatEncoder(tokenizer)
         self.prompts = read_prompts(
@@ -277,13 +278,11 @@ class PpoTraining:
 
 
 def _build_learner(config: PpoConfig, policy_path: Path, reward_path: Path) -> Learner:
-    policy = AutoModelForCausalLM.from_pretrained(policy_path, dtype="float32")
+    policy = load_model(policy_path)
     if config.critic_init == "reward_model":
-        critic = Critic.from_reward_model(
-            AutoModelForSequenceClassification.from_pretrained(reward_path, dtype="float32")
-        )
+        critic = Critic.from_reward_model(load_reward_model(reward_path))
     else:
-        critic = Critic.from_policy(AutoModelForCausalLM.from_pretrained(policy_path, dtype="float32"))
+        critic = Critic.from_policy(load_model(policy_path))
     return Learner(policy, critic, copy.deepcopy(policy), config=config)
 
 

@@ -19,6 +19,7 @@ from cluster.contracts.config import (
     WorkerGroup,
     not_in_fingerprint,
 )
+from cluster.contracts.model_needs import ModelNeeds
 from training.config import CAUSAL_MODEL, batch_conflicts
 
 
@@ -121,6 +122,17 @@ class TrlConfig(StageConfig):
 
     def roles(self) -> list[tuple[str, int, Resources]]:
         return [("workers", self.workers.num_workers, self.workers)]
+
+    def model_needs(self, field: str) -> ModelNeeds:
+        lora = self.lora
+        targets = tuple(lora.target_modules) if lora is not None and lora.target_modules != "all-linear" else ()
+        return ModelNeeds(
+            chat_template=True,
+            padding_token=True,
+            max_length=self.max_length,
+            lora_targets=targets,
+            new_head=self.kind == "reward_model",
+        )
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         if self.precision == "bf16" and self.workers.gpus == 0:

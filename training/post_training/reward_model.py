@@ -28,7 +28,7 @@ from training.feedback.pair_baselines import bag_of_words_accuracy, length_accur
 from training.feedback.pairs import read_text_pairs
 from training.inference.sequence_scores import rewards
 from training.launch.workers import Launcher, Worker, gather_over_ranks, run_workers, share
-from training.models import load_reward_model
+from training.models import load_reward_model, load_under_new_head
 from training.post_training.bradley_terry import first_difference, prefix_pair_losses
 from training.post_training.config import RewardModelConfig
 from training.post_training.trl_stage import (
@@ -132,12 +132,8 @@ def measure(worker: Worker, uri: str, train_pairs: EncodedPairs, heldout_pairs: 
 
 def new_reward_model(directory: Path, *, pad_token_id: int, seed: int) -> Any:
     """The body of the causal model in `directory` under a new score head, drawn from `seed`."""
-    from transformers import AutoModelForSequenceClassification
-
     torch.manual_seed(seed)
-    return AutoModelForSequenceClassification.from_pretrained(
-        directory, num_labels=1, pad_token_id=pad_token_id, dtype=torch.float32, local_files_only=True
-    )
+    return load_under_new_head(directory, num_labels=1, pad_token_id=pad_token_id)
 
 
 def trainer_class(config: RewardModelConfig) -> Any:

@@ -32,7 +32,7 @@ def export_checkpoint(stage_uri: str, output: str, *, step: int | None = None) -
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = store.load(kept[-1] if step is None else step, Path(scratch) / "checkpoint")
         with storage.local_copy(stage_uri, Path(scratch)) as local:
-            config = AutoConfig.from_pretrained(local, local_files_only=True)
+            config = AutoConfig.from_pretrained(local, local_files_only=True, trust_remote_code=False)
         weights = saved_weights(Path(scratch) / "checkpoint", zero_stage=checkpoint.state["zero_stage"])
         model = AutoModelForCausalLM.from_config(config)
         weights = {name: weight.to(model.dtype) for name, weight in weights.items()}

@@ -59,7 +59,7 @@ def load_tokenizer(local: Path) -> Any:
     """The Hugging Face tokenizer in a local directory."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(local, local_files_only=True)
+    return AutoTokenizer.from_pretrained(local, local_files_only=True, trust_remote_code=False)
 
 
 def engine_settings(config: PretrainConfig) -> dict[str, Any]:

@@ -1,0 +1,23 @@
+"""What a stage needs of a model that it is given: stages say it by `StageConfig.model_needs`, the check asks for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ModelNeeds:
+    """What a model must have, beside weights that are all there."""
+
+    chat_template: bool = False
+    """Whether conversations are rendered with the model's own template."""
+    padding_token: bool = False
+    """Whether rows are padded with the tokenizer's own padding token."""
+    max_length: int | None = None
+    """The longest row in tokens, for which the model must have positions. None: no row of a known length."""
+    length_setting: str = "max_length"
+    """The setting that says how long rows are."""
+    lora_targets: tuple[str, ...] = ()
+    """Names of modules that get adapters; the model must have a module of each name."""
+    new_head: bool = False
+    """Whether the stage puts a head of its own in place of the model's, which may then lack one."""

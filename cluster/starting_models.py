@@ -1,0 +1,114 @@
+"""The models that stages are given: checked before any worker starts, and adapters merged with their base.
+
+Directories that no stage made are checked twice. `raymill plan` looks at file names and heads of weight files
+(`quick_problems`, by way of the spec's check); a run has transformers look at them too before Ray starts, so that a
+missing tensor is not found hours later. A model that a stage of the run makes is checked when its user's turn comes.
+
+What a stage is given is always a whole model. An adapter, of a stage or from outside, is merged with its base once, to
+`<storage>/merged/<fingerprint>`, and every stage that starts from it takes that.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from uuid import uuid4
+
+from cluster.contracts import storage
+from cluster.contracts.artifacts import Artifact, read_artifact, write_manifest
+from cluster.contracts.errors import Problem, SpecError, StageFailed
+from cluster.fingerprint import digest
+from cluster.plan import PlannedStage
+from cluster.run_record import artifact_lock
+from cluster.spec import input_field, is_outside_reference, stage_inputs
+from training.base_model.adapter_layers import adapter_base
+
+MERGED_KIND = "merged"
+_LONGEST_MERGE_S = 3600.0  # for which the other ranks of torchrun wait
+
+
+def check_outside_models(stages: Iterable[PlannedStage], scratch: Path, source: str) -> None:
+    """Raise `SpecError` with all that is wrong with the model directories from outside that these stages name."""
+    problems = [
+        problem
+        for stage in stages
+        for role, target in stage_inputs(stage.config).items()
+        if is_outside_reference(target)
+        for problem in _model_problems(stage, role, target, scratch)
+    ]
+    if problems:
+        raise SpecError(problems, source)
+
+
+def starting_models(
+    stage: PlannedStage, inputs: Mapping[str, Artifact], *, storage_uri: str, scratch: Path, is_main: bool = True
+) -> dict[str, Artifact]:
+    """A stage's inputs, its models checked, and each that is an adapter replaced by what it makes of its base.
+
+    Of several ranks that call this, the one with `is_main` merges and the others wait. Raises `SpecError` with all that
+    is wrong with the models.
+    """
+    problems = [
+        problem for role, artifact in inputs.items() for problem in _model_problems(stage, role, artifact.uri, scratch)
+    ]
+    if problems:
+        raise SpecError(problems, f"stage {stage.name}")
+    whole = {}
+    for role, artifact in inputs.items():
+        model = type(stage.config).input_fields()[input_field(role)].model
+        base = adapter_base(artifact.uri) if model is not None else None
+        whole[role] = artifact
+        if model is not None and base is not None:
+            name = digest([stage.input_fingerprints[role], model])
+            merged = storage.join(storage_uri, MERGED_KIND, name)
+            whole[role] = _merged(artifact, merged, model, scratch, is_main)
+    return whole
+
+
+def _model_problems(stage: PlannedStage, role: str, uri: str, scratch: Path) -> Iterator[Problem]:
+    field = input_field(role)
+    model = type(stage.config).input_fields()[field].model
+    if model is None:
+        return
+    from training.base_model.check import model_findings  # imports torch
+
+    for finding in model_findings(uri, stage.config.model_needs(field), model, scratch=scratch):
+        yield Problem(f"stages.{stage.name}.{role}", uri, finding.what, finding.mend)
+
+
+def _merged(adapter: Artifact, uri: str, model: str, scratch: Path, is_main: bool) -> Artifact:
+    """The artifact at `uri`, made of the adapter and its base unless it is there; its metrics are the adapter's."""
+    if not is_main:
+        return _awaited(uri)
+    with artifact_lock(uri):
+        found = read_artifact(uri)
+        if found is not None:
+            return found
+        from training.base_model.merge import merge_adapter
+        from training.export import publish_directory
+
+        local = scratch / uuid4().hex
+        merge_adapter(adapter.uri, "reward" if model == "reward" else "policy", target=local, scratch=scratch)
+        files = publish_directory(local, uri)
+        manifest = replace(
+            adapter.manifest,
+            kind=MERGED_KIND,
+            fingerprint=uri.rpartition("/")[2],
+            inputs={"adapter": adapter.manifest.fingerprint},
+            num_files=len(files),
+            num_bytes=sum(file.size for file in files),
+        )
+        write_manifest(uri, manifest, files)
+        return Artifact(uri, manifest)
+
+
+def _awaited(uri: str) -> Artifact:
+    deadline = time.monotonic() + _LONGEST_MERGE_S
+    while time.monotonic() < deadline:
+        found = read_artifact(uri)
+        if found is not None:
+            return found
+        time.sleep(0.5)
+    raise StageFailed(f"rank 0 did not merge the adapter with its base: there is nothing at {uri}")

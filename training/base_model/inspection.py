@@ -1,0 +1,271 @@
+"""What transformers makes of a model directory: tensors that are missing, the tokenizer, modules for adapters.
+
+No weights are read: the heads of the safetensors files stand in for them as tensors without values (torch's `meta`
+device), and transformers' own loading renames and merges those as it would the real ones. So this takes seconds and a
+few hundred megabytes for a model of any size.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+from cluster.contracts import storage
+from cluster.contracts.model_needs import ModelNeeds
+from training.base_model.directory import Finding, ModelDirectory, shown
+from training.base_model.tensor_headers import TensorHeader
+from training.models import missing_tensors
+
+Role = Literal["policy", "reward"]
+_COPY_AGAIN = "copy its weights again, or save the whole model by save_pretrained"
+# What an unused token is called in the tokenizers of known models; the first fits best for padding.
+_PADDING_HINTS = ("pad", "reserved", "unused", "extra", "endoftext", "unk")
+_MOST_CANDIDATES = 5
+
+
+def transformers_findings(
+    directory: ModelDirectory, needs: ModelNeeds, role: Role, *, scratch: Path
+) -> Iterator[Finding]:
+    """What is wrong with a whole model (no adapter) beside its `directory.findings`."""
+    if not directory.config:  # without which transformers loads nothing, not even the tokenizer
+        return
+    with without_weights(directory, scratch) as local:
+        yield from _tokenizer_findings(local, directory, needs)
+        config, found = load_config(local, role)
+        yield from found
+        if config is None:
+            return
+        yield from _position_findings(config, needs)
+        model, found = skeleton(config, role, needs)
+        yield from found
+        if model is None:
+            return
+        if directory.tensors and not directory.findings:  # what is cut short or quantised lacks tensors anyway
+            yield from _tensor_findings(model, directory.tensors, role, needs)
+        yield from _embedding_findings(model, local)
+        yield from lora_findings(model, needs.lora_targets)
+
+
+@contextmanager
+def without_weights(directory: ModelDirectory, scratch: Path) -> Iterator[Path]:
+    """A local directory with the model's files: itself where it is local, else a copy without weights."""
+    if storage.is_local(directory.uri):
+        yield storage.local_path(directory.uri)
+        return
+    target = scratch / uuid4().hex
+    target.mkdir(parents=True)
+    try:
+        for name in directory.names:
+            if "/" not in name and not name.endswith((".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5")):
+                storage.download_file(directory.path(name), target / name)
+        yield target
+    finally:
+        shutil.rmtree(target, ignore_errors=True)
+
+
+def load_config(local: Path, role: Role) -> tuple[Any, list[Finding]]:
+    """The model's config, or None with what keeps it from being one of a causal (or reward) model."""
+    from transformers import AutoConfig
+    from transformers.models.auto import modeling_auto
+
+    try:
+        config = AutoConfig.from_pretrained(local, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # whatever a config's own class stumbles over
+        if "trust_remote_code" in str(error):
+            return None, [
+                Finding(
+                    "is of a type whose code lies in the directory itself, and such code is never run",
+                    "take a model of a type that transformers knows",
+                )
+            ]
+        reason = str(error).strip().split("\n")[0]
+        return None, [Finding(f"has a config that transformers does not take ({reason})", "give one that it loads")]
+    if getattr(config, "quantization_config", None) is not None:
+        del config.quantization_config  # told already; the rest can still be looked at
+    known = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if config.model_type not in known:
+        return None, [
+            Finding(
+                f"is of type {config.model_type!r}, which is no causal language model of transformers",
+                "take one that predicts the next token (Llama, Mistral, Qwen, Gemma, GPT-2)",
+            )
+        ]
+    classifies = any(str(name).endswith("ForSequenceClassification") for name in config.architectures or ())
+    if role == "policy" and classifies:
+        return None, [Finding("is a reward model or classifier", "give the causal model that it was made from")]
+    if role == "reward" and config.architectures and not classifies:
+        return None, [
+            Finding(
+                f"is no reward model but {', '.join(map(str, config.architectures))}",
+                "give the directory of a reward_model stage, or one with a score head of one label",
+            )
+        ]
+    if role == "reward" and config.num_labels != 1:
+        return config, [Finding(f"has {config.num_labels} labels", "a reward model has one, its score")]
+    return config, []
+
+
+def skeleton(config: Any, role: Role, needs: ModelNeeds) -> tuple[Any, list[Finding]]:
+    """The model as the stage will build it, without values; None where transformers can't build it."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    scores = role == "reward" or needs.new_head
+    auto_class = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
+    try:
+        with torch.device("meta"):
+            return auto_class.from_config(config, trust_remote_code=False), []
+    except Exception as error:  # whatever a model's own code stumbles over
+        what = "a reward model" if scores else "a causal model"
+        reason = str(error).strip().split("\n")[0][:200]
+        return None, [
+            Finding(
+                f"is of type {config.model_type!r}, of whose config transformers makes no {what[2:]} ({reason})",
+                "take a model of another type" if scores else "mend its config.json",
+            )
+        ]
+
+
+def meta_tensors(headers: Mapping[str, TensorHeader]) -> dict[str, Any]:
+    """Tensors without values in place of those in the files."""
+    import torch
+
+    floats = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
+    return {
+        name: torch.empty(header.shape, dtype=floats.get(header.dtype, torch.float32), device="meta")
+        for name, header in headers.items()
+    }
+
+
+def _tensor_findings(
+    model: Any, headers: Mapping[str, TensorHeader], role: Role, needs: ModelNeeds
+) -> Iterator[Finding]:
+    import torch
+    from transformers.utils import logging
+
+    level, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()  # its table of missing tensors is told in our words
+    logging.disable_progress_bar()
+    try:
+        loaded, found = type(model).from_pretrained(
+            None,
+            config=model.config,
+            state_dict=meta_tensors(headers),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            dtype=torch.float32,
+            device_map={"": "meta"},
+        )
+    except Exception as error:  # whatever a model's own renaming of tensors stumbles over
+        reason = str(error).strip().split("\n")[0][:200]
+        yield Finding(f"has weights that transformers does not load ({type(error).__name__}: {reason})", _COPY_AGAIN)
+        return
+    finally:
+        logging.set_verbosity(level)
+        if shows_bars:
+            logging.enable_progress_bar()
+    missing = missing_tensors(loaded, found["missing_keys"], new_head=needs.new_head)
+    if missing:
+        yield Finding(f"lacks {len(missing)} tensors that its config asks for: {shown(missing)}", _COPY_AGAIN)
+    wrong = {
+        f"{name} is {list(there)} and should be {list(wanted)}" for name, there, wanted in found["mismatched_keys"]
+    }
+    if wrong:
+        yield Finding(f"has tensors of other shapes than its config says: {shown(wrong)}", _COPY_AGAIN)
+
+
+def _position_findings(config: Any, needs: ModelNeeds) -> Iterator[Finding]:
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if needs.max_length is not None and positions is not None and 0 < positions < needs.max_length:
+        yield Finding(
+            f"has {positions} positions (max_position_embeddings), and {needs.length_setting} is {needs.max_length}",
+            f"lower {needs.length_setting} to {positions} at most",
+        )
+
+
+# ----------------------------------------------------------------------------------------------------- tokenizer
+
+
+def _tokenizer(local: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(local, local_files_only=True, trust_remote_code=False)
+
+
+def _tokenizer_findings(local: Path, directory: ModelDirectory, needs: ModelNeeds) -> Iterator[Finding]:
+    if any(finding.what.startswith("holds no tokenizer") for finding in directory.findings):
+        return
+    try:
+        tokenizer = _tokenizer(local)
+    except Exception as error:  # whatever a tokenizer's own class stumbles over
+        reason = str(error).strip().split("\n")[0][:200]
+        yield Finding(
+            f"has a tokenizer that transformers does not load ({type(error).__name__}: {reason})",
+            "save the model's fast tokenizer (tokenizer.json) into it",
+        )
+        return
+    if not tokenizer.is_fast:
+        yield Finding("has no fast tokenizer (tokenizer.json)", "convert it: AutoTokenizer(...).save_pretrained")
+        return
+    if needs.chat_template and not tokenizer.chat_template:
+        yield Finding("has no chat template", "give one by chat_template, or set tokenizer.chat_template and save it")
+    if needs.padding_token and tokenizer.pad_token_id is None:
+        candidates = padding_candidates(tokenizer)
+        yield Finding(
+            "has no padding token",
+            f"choose one that means nothing else by pad_token: {', '.join(candidates)}"
+            if candidates
+            else "add a token to the tokenizer and to the embeddings, and set it as its pad_token",
+        )
+
+
+def padding_candidates(tokenizer: Any) -> list[str]:
+    """Special tokens that could pad: not the ones that begin or end a text; those that look unused first."""
+    taken = {tokenizer.bos_token, tokenizer.eos_token}
+    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    free = [token for token in special if token not in taken]
+
+    def fitness(token: str) -> int:
+        return next((n for n, hint in enumerate(_PADDING_HINTS) if hint in token.lower()), len(_PADDING_HINTS))
+
+    return sorted(free, key=fitness)[:_MOST_CANDIDATES]
+
+
+def _embedding_findings(model: Any, local: Path) -> Iterator[Finding]:
+    """Ids that the embeddings have no row for would end in an index error in a worker."""
+    try:
+        largest = max(_tokenizer(local).get_vocab().values())
+    except Exception:  # what is wrong with the tokenizer is told already
+        return
+    rows = model.get_input_embeddings().weight.shape[0]
+    if largest >= rows:
+        yield Finding(
+            f"has {rows} embeddings, and its tokenizer has ids up to {largest}",
+            "give the tokenizer that belongs to it, or make room: model.resize_token_embeddings(len(tokenizer))",
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------- LoRA
+
+
+def lora_findings(model: Any, targets: Iterable[str]) -> Iterator[Finding]:
+    """A finding where the model has no module of a name in `targets`; PEFT takes whole names, or ends behind a dot."""
+    modules = dict(model.named_modules())
+    unknown = [
+        target for target in targets if not any(name == target or name.endswith(f".{target}") for name in modules)
+    ]
+    if unknown:
+        head = model.get_output_embeddings()
+        linear = {
+            name.rpartition(".")[2]
+            for name, module in modules.items()
+            if module is not head and type(module).__name__ in ("Linear", "Conv1D")
+        }
+        yield Finding(
+            f"has no modules called {', '.join(unknown)} (lora.target_modules)",
+            f"there are {', '.join(sorted(linear))}; all-linear takes them all",
+        )

@@ -1,0 +1,67 @@
+"""Adapter and base merged to one model, for a stage that starts from an adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cluster.contracts import storage
+from cluster.contracts.errors import InputError
+from training.base_model.adapter_layers import adapter_layers
+from training.base_model.directory import ModelDirectory, look_at
+from training.base_model.inspection import Role
+from training.export import copy_tokenizer
+from training.models import load_model, load_reward_model, load_under_new_head
+
+
+def merge_adapter(uri: str, role: Role, *, target: Path, scratch: Path) -> None:
+    """Write the model that the adapter in `uri` makes of its base to the local directory `target`, in fp32.
+
+    In fp32, since rounding to the base's own type would undo part of what the adapter learned. Takes memory for one
+    copy of the weights. Raises `InputError` where the base is not to be found.
+    """
+    layers, found = adapter_layers(look_at(uri))
+    if found or layers[-1].is_adapter:
+        raise InputError("; ".join(map(str, found)) or f"{uri} is no adapter with a base")
+    model = _merged(layers, role, scratch)
+    model.save_pretrained(target)
+    owner = next(layer for layer in layers if layer.has_tokenizer)
+    copy_tokenizer(owner.uri, target)
+
+
+def _merged(layers: list[ModelDirectory], role: Role, scratch: Path) -> Any:
+    from peft import PeftModel
+
+    *adapters, base = layers
+    with storage.local_copy(base.uri, scratch) as local:
+        if role == "policy":
+            model = load_model(local)
+        elif str((base.config.get("architectures") or [""])[0]).endswith("ForSequenceClassification"):
+            model = load_reward_model(local)
+        else:  # the adapter brings the score head
+            model = load_under_new_head(local, num_labels=1)
+    for adapter in reversed(adapters):
+        with storage.local_copy(adapter.uri, scratch) as local:
+            if _touches_tied(adapter, model):
+                _untie(model)
+            model = PeftModel.from_pretrained(model, str(local)).merge_and_unload()
+    return model
+
+
+def _touches_tied(adapter: ModelDirectory, model: Any) -> bool:
+    """Whether the adapter changes one of two tensors that the model ties, which merging would change both."""
+    head = model.get_output_embeddings()
+    if head is None or head.weight is not model.get_input_embeddings().weight:
+        return False
+    tied = {name for name, module in model.named_modules() if module in (head, model.get_input_embeddings())}
+    return any(
+        name.removeprefix("base_model.model.").startswith(tuple(f"{t}." for t in tied)) for name in adapter.tensors
+    )
+
+
+def _untie(model: Any) -> None:
+    import torch
+
+    model.config.tie_word_embeddings = False
+    head = model.get_output_embeddings()
+    head.weight = torch.nn.Parameter(head.weight.detach().clone())
