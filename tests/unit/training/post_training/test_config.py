@@ -41,6 +41,7 @@ def test_resources_and_micro_batches_stay_out_of_the_fingerprint() -> None:
             "micro_batch_size",
             "gradient_checkpointing",
             "checkpoint_every_steps",
+            "divergence",
             "workers",
         }
 
