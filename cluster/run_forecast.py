@@ -33,7 +33,7 @@ MEASURED_S: Mapping[tuple[str, str], float] = {
     ("mixture", "a3379b65480e4448"): 0,
     ("pretrain", "86c65eca8429bf64"): 140,
     ("conversations", "58267af38e348402"): 0,
-    ("preferences", "c56f0e6f6e3c4507"): 2,
+    ("preferences", "93a9771c2b33a790"): 2,
     ("sft", "12ef28f01aca8967"): 23,
     ("reward_model", "9cdaedf8a6647021"): 77,
     ("dpo", "70a3a7695747a3e2"): 20,

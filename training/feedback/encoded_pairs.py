@@ -14,7 +14,8 @@ from cluster.contracts.chat.rendering import ChatRefused
 from cluster.contracts.chat.stop_tokens import common_length
 from cluster.contracts.errors import InputError
 from cluster.contracts.records import Message
-from training.feedback.pairs import PreferencePair, read_pairs
+from training.feedback.pairs import read_pairs
+from training.feedback.rows import PreferencePair
 
 # Global batches among which pairs of like length are brought together; each pair weighs the same in its batch.
 WINDOW_BATCHES = 8

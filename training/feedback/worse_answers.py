@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from training.conversations.prompt_answers import PromptAnswer, word_spans
-from training.feedback.pairs import PreferencePair, preference_pair
+from training.feedback.rows import PreferencePair, preference_pair
 
 _NUM_CANDIDATES = 16  # orders tried for one disturbed answer
 

@@ -16,6 +16,7 @@ from cluster.contracts.config import InputFiles, InputOf, Sections, StageConfig
 class PreferencesConfig(StageConfig):
     """Preference pairs out of conversations: the person's answer against one made worse at equal length."""
 
+    stage_version: ClassVar[int] = 2
     uses_seed: ClassVar[bool] = False  # pairs are drawn by `pair_seed` and the row itself
 
     kind: Literal["preferences"] = "preferences"

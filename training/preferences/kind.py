@@ -21,8 +21,9 @@ PREFERENCES = StageKind(
     function="training.preferences.stage:run",
     summary="make preference pairs from conversations",
     makes=(
-        "Preference pairs in TRL's format: for training, held out, and of sentences (`pairs.jsonl`, "
-        "`heldout.jsonl`, `text_pairs.jsonl`)."
+        "Rows of feedback as Parquet, of one schema for pairs, rankings, scores and labels: `train.parquet` and "
+        "`heldout.parquet`. The pairs also as JSON Lines under TRL's names (`train_pairs.jsonl`, "
+        "`heldout_pairs.jsonl`)."
     ),
     example=_EXAMPLE,
     figures=PREFERENCES_FIGURES,

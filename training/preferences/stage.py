@@ -7,17 +7,14 @@ any count of words tells the two apart. *Other answer* is what somebody answered
 Where `texts` are given, neighbouring sentences of theirs make further pairs. Only reward models are trained on these;
 held-out pairs come from conversations alone.
 
-Rows are in TRL's format: `prompt`, `chosen` and `rejected` are lists of messages.
+The artifact is that of `training/feedback/artifact.py`; the pairs stand beside it in TRL's format too.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import orjson
 
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.errors import InputError
@@ -31,7 +28,10 @@ from training.conversations.reading import (
     read_rows,
 )
 from training.export import write_file
-from training.feedback.pairs import HELDOUT_FILE, TEXT_FILE, TRAIN_FILE, PreferencePair
+from training.feedback.artifact import FILES, rows_parquet
+from training.feedback.conversions import PairRule
+from training.feedback.exports import pairs_jsonl
+from training.feedback.rows import PreferencePair
 from training.feedback.sentences import neighbouring_sentences
 from training.feedback.worse_answers import disturbed_pairs, other_answer_pairs
 from training.preferences.config import PreferencesConfig
@@ -83,7 +83,7 @@ def build_pairs(
         "num_train_pairs": len(sides["train"]),
         "num_heldout_pairs": len(sides["heldout"]),
     }
-    kinds = Counter(f"{side}_{pair['negative']}" for side, pairs in sides.items() for pair in pairs)
+    kinds = Counter(f"{side}_{pair['source_name']}" for side, pairs in sides.items() for pair in pairs)
     return PairSets(sides["train"], sides["heldout"], counts | {f"num_{k}_pairs": n for k, n in sorted(kinds.items())})
 
 
@@ -99,7 +99,8 @@ def build_text_pairs(config: PreferencesConfig) -> tuple[list[PreferencePair], l
         max_words=config.text_max_words,
         seed=config.pair_seed,
     )
-    return disturbed_pairs(drawn, per_answer=1, seed=config.pair_seed), quarantined
+    pairs = disturbed_pairs(drawn, per_answer=1, seed=config.pair_seed)
+    return [PreferencePair(**{**pair, "reward_model_only": True}) for pair in pairs], quarantined
 
 
 def run(config: PreferencesConfig, inputs: Mapping[str, Artifact], output: str, context: StageContext) -> StageResult:
@@ -114,10 +115,12 @@ def run(config: PreferencesConfig, inputs: Mapping[str, Artifact], output: str, 
             f"{len(sets.heldout)} pairs; both sides need some: lower min_words ({config.min_words}), or change the "
             "conversations stage's heldout_fraction"
         )
+    rule = PairRule()
     files = [
-        write_file(output, TRAIN_FILE, _json_lines(sets.train)),
-        write_file(output, HELDOUT_FILE, _json_lines(sets.heldout)),
-        write_file(output, TEXT_FILE, _json_lines(text_pairs)),
+        write_file(output, FILES["train"], rows_parquet([*sets.train, *text_pairs], "train", rule)),
+        write_file(output, FILES["heldout"], rows_parquet(sets.heldout, "heldout", rule)),
+        write_file(output, "train_pairs.jsonl", pairs_jsonl(sets.train)),
+        write_file(output, "heldout_pairs.jsonl", pairs_jsonl(sets.heldout)),
         write_file(output, QUARANTINE_FILE, quarantine_parquet(quarantined)),
     ]
     num_conversations = len(train) + len(heldout)
@@ -128,7 +131,3 @@ def run(config: PreferencesConfig, inputs: Mapping[str, Artifact], output: str, 
 
 def _key(messages: Sequence[Message]) -> tuple[tuple[str, str], ...]:
     return tuple((message["role"], message["content"]) for message in messages)
-
-
-def _json_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    return b"".join(orjson.dumps(row) + b"\n" for row in rows)

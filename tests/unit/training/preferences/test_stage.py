@@ -103,7 +103,7 @@ def test_other_answers_have_as_many_words_and_answer_another_prompt() -> None:
     assert sets.train
     for pair in sets.train:
         rejected = pair["rejected"][0]["content"]
-        assert pair["negative"] == "other_answer"
+        assert pair["source_name"] == "other_answer"
         assert len(words(rejected)) == len(words(pair["chosen"][0]["content"]))
         assert given[pair["prompt"][0]["content"]] != rejected
 
@@ -129,9 +129,10 @@ def test_the_stage_writes_what_read_pairs_reads(tmp_path: Path) -> None:
     train, heldout = read_pairs(str(tmp_path / "out"))
     assert (len(train), len(heldout)) == (result.metrics["num_train_pairs"], result.metrics["num_heldout_pairs"])
     assert {file.name for file in result.files} == {
-        "pairs.jsonl",
-        "heldout.jsonl",
-        "text_pairs.jsonl",
+        "train.parquet",
+        "heldout.parquet",
+        "train_pairs.jsonl",
+        "heldout_pairs.jsonl",
         "quarantined.parquet",
     }
     assert read_text_pairs(str(tmp_path / "out")) == []
