@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from serving.config import ServerConfig
 from serving.rollout_client import rollout_servers
-from training.online.config import PpoConfig, ReplicaGroup
+from training.config import ReplicaGroup
+from training.online.config import PpoConfig
 from training.online.loop import train
 
 

@@ -143,15 +143,21 @@ def _default(info: FieldInfo) -> str | None:
 def _type_text(info: FieldInfo, fragment: Mapping[str, Any], *, full: bool) -> str:
     optional = " or null" if {"type": "null"} in fragment.get("anyOf", ()) else ""
     mark = next((mark for mark in info.metadata if isinstance(mark, InputOf)), None)
-    is_list = any(part.get("type") == "array" for part in (fragment, *fragment.get("anyOf", ())))
     if mark is not None:
         kinds = ", ".join((*mark.kinds, *([_MODEL_STAGES[mark.model]] if mark.model else [])))
-        stage = f"{'stages' if is_list else 'stage'} ({kinds})"
-        return f"list of {stage} or directories{optional}" if is_list else f"{stage} or directory{optional}"
+        if _is_of_type(fragment, "array"):
+            return f"list of stages ({kinds}) or directories{optional}"
+        names = "mapping of name to " if _is_of_type(fragment, "object") else ""
+        return f"{names}stage ({kinds}) or directory{optional}"
     if any(isinstance(mark, InputFiles | ReferenceFiles) for mark in info.metadata):
         return f"list of paths{optional}"
     key = "integer" if typing.get_origin(info.annotation) is dict and typing.get_args(info.annotation)[0] is int else ""
     return _schema_text(fragment, full=full, key=key)
+
+
+def _is_of_type(fragment: Mapping[str, Any], name: str) -> bool:
+    """Whether a JSON Schema takes "array" or "object", perhaps beside null."""
+    return any(part.get("type") == name for part in (fragment, *fragment.get("anyOf", ())))
 
 
 def _schema_text(fragment: Mapping[str, Any], *, full: bool, key: str = "") -> str:
@@ -212,11 +218,12 @@ def _example(info: FieldInfo, fragment: Mapping[str, Any]) -> str:
         return "{}"
     if default not in (None, "null", "[]", "{}"):
         return str(default)
-    is_list = any(part.get("type") == "array" for part in (fragment, *fragment.get("anyOf", ())))
     for mark in info.metadata:
         if isinstance(mark, InputOf):
             first = mark.kinds[0] if mark.kinds else {"policy": "sft", "reward": "reward_model"}[str(mark.model)]
-            return f"[{first}]" if is_list else first
+            if _is_of_type(fragment, "object"):
+                return f"{{{first}: {first}}}"
+            return f"[{first}]" if _is_of_type(fragment, "array") else first
         if isinstance(mark, InputFiles | ReferenceFiles):
             return "[data/*.jsonl]" if isinstance(mark, InputFiles) else "[data/list.txt]"
     return _fitting(next((part for part in fragment.get("anyOf", ()) if part.get("type") != "null"), fragment))

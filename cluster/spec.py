@@ -113,7 +113,10 @@ class JobSpec:
 
 
 def stage_inputs(config: StageConfig) -> dict[str, str]:
-    """The set inputs of a stage: role (a field, or `field.0`, `field.1` where it is a list) -> stage name or URI."""
+    """The set inputs of a stage: role -> stage name or URI.
+
+    A role is a field, or `field.0`, `field.1` of one that is a list, or `field.NAME` of one that is a mapping.
+    """
     return dict(_roles((field, getattr(config, field)) for field in type(config).input_fields()))
 
 
@@ -123,6 +126,8 @@ def _roles(fields: Iterable[tuple[str, object]]) -> Iterator[tuple[str, str]]:
             yield field, value
         elif isinstance(value, list | tuple):
             yield from ((f"{field}.{n}", item) for n, item in enumerate(value) if isinstance(item, str))
+        elif isinstance(value, Mapping):
+            yield from ((f"{field}.{name}", item) for name, item in value.items() if isinstance(item, str))
 
 
 def input_field(role: str) -> str:
@@ -437,7 +442,12 @@ def _resolve_paths(config: StageConfig, directory: Path) -> StageConfig:
     for role, target in stage_inputs(config).items():
         absolute = _absolute(target, directory) if is_outside_reference(target) else target
         field = input_field(role)
-        updates[field] = absolute if field == role else [*updates.get(field, []), absolute]
+        if field == role:
+            updates[field] = absolute
+        elif isinstance(getattr(config, field), Mapping):
+            updates[field] = {**updates.get(field, {}), role.removeprefix(f"{field}."): absolute}
+        else:
+            updates[field] = [*updates.get(field, []), absolute]
     resolved = config.model_copy(update=updates)
     references = config.reference_files()
     if not references:

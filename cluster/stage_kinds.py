@@ -30,6 +30,7 @@ _KINDS = (
     "dataprep.mixture.kind:MIXTURE",
     "training.pretrain.kind:PRETRAIN",
     "training.conversations.kind:CONVERSATIONS",
+    "training.candidates.kind:CANDIDATES",
     "training.preferences.kind:PREFERENCES",
     "training.post_training.kind:SFT",
     "training.post_training.kind:REWARD_MODEL",

@@ -6,9 +6,10 @@ around it.
     engine/             prompts in, sampled tokens out; imports no Ray
     policy.py           the deployment of a policy: a replica is one engine
     reward.py           the deployment of a reward model
+    answers.py          answers from finished models, one after another
     weight_updates/     new weights to every replica: who owns them, and how they travel
 
-    rollout_client.py   both servers and their client for online RL
+    rollout_client.py   the servers that stages call, and their clients
     http_gateway.py     both servers behind HTTP: what `raymill serve` runs
     openai_api/         the HTTP API itself, in OpenAI's shapes; imports no Ray
     terminal_chat.py    a client of that API in the terminal: what `raymill chat` runs

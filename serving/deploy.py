@@ -16,6 +16,7 @@ from ray import serve
 from ray.serve.schema import LoggingConfig
 
 from cluster.contracts.errors import ResourceError, StageFailed
+from serving.answers import AnswerServer
 from serving.config import ServerConfig
 from serving.policy import PolicyServer
 from serving.reward import RewardServer
@@ -71,6 +72,11 @@ def policy_application(model_uri: str, config: ServerConfig, store: Any | None) 
 def reward_application(model_uri: str, config: ServerConfig) -> Any:
     """The reward deployment, bound."""
     return _deployment(RewardServer, "reward", config).bind(model_uri, config)
+
+
+def answer_application(config: ServerConfig) -> Any:
+    """The deployment that answers from any model, bound."""
+    return _deployment(AnswerServer, "answers", config).bind(config)
 
 
 def check_resources(configs: Mapping[str, ServerConfig]) -> None:

@@ -1,7 +1,7 @@
-"""The policy and reward servers of online RL, and the client that trainers call them with.
+"""The servers that stages call, and the clients that they call them with: through Serve handles, without HTTP.
 
-They are called through Serve handles, without HTTP. The runner starts the servers with `rollout_servers`; the client
-that it yields is pickled to every training rank.
+`rollout_servers` are online RL's policy and reward servers; the client that it yields is pickled to every training
+rank. `answer_servers` let finished models answer, one after another, for stages that sample or measure them.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from cluster.contracts.records import GenerateRequest, Rollout
 from serving.config import ServerConfig
 from serving.deploy import (
     App,
+    answer_application,
     check_resources,
     deploy,
     find_serve,
@@ -154,6 +155,50 @@ def rollout_servers(
         ray.kill(store)
         if weights_uri is not None:
             storage.delete_directory(weights_uri)
+
+
+@dataclass
+class ServeAnswerClient:
+    """A `cluster.contracts.records.AnswerClient` over a Serve handle.
+
+    Each call goes to one replica whole, so that answers do not depend on how many replicas there are: what a row is
+    batched with bears on the last bits of its logits. Callers that want several replicas to work call from threads.
+    """
+
+    app: str
+    request_timeout_s: float
+    _handle: Any
+
+    def generate(self, model_uri: str, requests: Sequence[GenerateRequest]) -> list[Rollout]:
+        """Answers in the order of the requests. Blocks. Raises `InputError` for a request that can't be answered."""
+        rollouts: list[Rollout] = self._call("generate", model_uri, list(requests))
+        return rollouts
+
+    def max_model_len(self, model_uri: str) -> int:
+        """The most tokens that a prompt of this model and its answer may have together."""
+        return int(self._call("max_model_len", model_uri))
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        send = partial(getattr(self._handle, method).remote, *arguments)
+        return _result(send(), send, time.monotonic() + self.request_timeout_s, self.app)
+
+
+@contextmanager
+def answer_servers(config: ServerConfig, *, name: str = "answers") -> Iterator[ServeAnswerClient]:
+    """Serve answers of any model for as long as the block runs; each replica loads a model when it is asked for it.
+
+    Servers of the same name that a dead driver left are replaced. Raises `ResourceError` or `StageFailed` where they
+    can't be started.
+    """
+    check_resources({"answers": config})
+    started_serve = start_serve()
+    try:
+        deploy([App(name, answer_application(config))], timeout_s=config.startup_timeout_s)
+        yield ServeAnswerClient(name, config.request_timeout_s, serve.get_app_handle(name))
+    finally:
+        remove([name])
+        if started_serve and not serve.status().applications:
+            serve.shutdown()
 
 
 def _result(response: Any, send_again: Callable[[], Any], deadline: float, app: str) -> Any:

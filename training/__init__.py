@@ -5,6 +5,7 @@ same for PPO. Every training function takes a `Worker` and knows nothing of Ray,
 
     Stages
     pretrain/           a base model, from scratch or from a model
+    candidates/         several answers to each prompt, of several models, by the serving engine
     preferences/        preference pairs out of conversations and texts
     post_training/      SFT, reward model and DPO, by TRL's trainers
     online/             PPO

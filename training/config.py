@@ -10,13 +10,28 @@ from typing import Annotated
 
 from pydantic import Field
 
-from cluster.contracts.config import InputOf, WorkerGroup
+from cluster.contracts.config import InputOf, Resources, WorkerGroup
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+"""What a spec calls one of several models: letters, digits, `_` and `-`."""
 CAUSAL_MODEL = InputOf(model="policy")
 """Marks an input as any causal model: of pretrain, sft, dpo, ppo, a kind of another package, or a directory."""
 SCORING_MODEL = InputOf(model="reward")
 """Marks an input as any reward model."""
+
+
+class ReplicaGroup(Resources):
+    """The replicas of one server; the resources are those of one replica."""
+
+    num_replicas: Annotated[int, Field(ge=1)] = 1
+    """Copies of the model, each a process with the resources named here."""
+
+    max_batch_size: Annotated[int, Field(ge=1)] = 64
+    """Most sequences that one forward pass takes together."""
+
+    max_batch_tokens: Annotated[int, Field(ge=64)] = 32_768
+    """Most tokens of one batch, padding included. It is the size of the policy's KV cache, so memory grows with it."""
 
 
 def batch_conflicts(

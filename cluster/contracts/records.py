@@ -139,3 +139,17 @@ class RolloutClient(Protocol):
 
         Returns when all live replicas answer with that version. Raises if one does not in time.
         """
+
+
+class AnswerClient(Protocol):
+    """What stages that let finished models answer need from servers. Safe to call from several threads."""
+
+    def generate(self, model_uri: str, requests: Sequence[GenerateRequest]) -> list[Rollout]:
+        """The answers of the model in a directory, in the order of the requests. Blocks until all are there.
+
+        Requests that bring seeds get the same answers whenever they are sent together. An answer ends at the model's
+        own end-of-answer tokens too. Raises `InputError` for a request that can't be answered.
+        """
+
+    def max_model_len(self, model_uri: str) -> int:
+        """The most tokens that a prompt of this model and its answer may have together."""

@@ -13,12 +13,11 @@ import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 
 from cluster.contracts.errors import StageFailed
 from cluster.contracts.records import GenerateRequest, Rollout
-from serving.engine.protocol import Engine, EngineLoad, TokenEvent
+from serving.engine.protocol import Engine, EngineLoad, TokenEvent, rollout_of
 
 T = TypeVar("T")
 _Stream = asyncio.Queue[TokenEvent | Exception]
@@ -43,16 +42,7 @@ class EngineLoop:
 
     async def generate(self, request: GenerateRequest) -> Rollout:
         """The whole answer to one request. Raises `InputError` for one that can never be answered."""
-        events = [event async for event in self.stream(request)]
-        finish_reason = events[-1].finish_reason
-        assert finish_reason is not None
-        return Rollout(
-            prompt_ids_P=np.asarray(request.prompt_ids, dtype=np.int32),
-            answer_ids_A=np.array([event.token_id for event in events], dtype=np.int32),
-            logprobs_A=np.array([event.logprob for event in events], dtype=np.float32),
-            versions_A=np.array([event.version for event in events], dtype=np.int32),
-            finish_reason=finish_reason,
-        )
+        return rollout_of(request, [event async for event in self.stream(request)])
 
     async def stream(self, request: GenerateRequest) -> AsyncIterator[TokenEvent]:
         """The answer's tokens as they are made. Closing the iterator early cancels the request."""

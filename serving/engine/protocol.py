@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import numpy as np
 import torch
 
-from cluster.contracts.records import GenerateRequest
+from cluster.contracts.records import GenerateRequest, Rollout
 
 FinishReason = Literal["stop", "length"]
 
@@ -22,6 +23,19 @@ class TokenEvent:
     logprob: float  # natural log, fp32, under the sampling temperature (under 1 where that is 0), before top-k/top-p
     version: int  # of the weights that made it
     finish_reason: FinishReason | None  # None: more follow
+
+
+def rollout_of(request: GenerateRequest, events: Sequence[TokenEvent]) -> Rollout:
+    """The whole answer that all of a request's events make."""
+    finish_reason = events[-1].finish_reason
+    assert finish_reason is not None
+    return Rollout(
+        prompt_ids_P=np.asarray(request.prompt_ids, dtype=np.int32),
+        answer_ids_A=np.array([event.token_id for event in events], dtype=np.int32),
+        logprobs_A=np.array([event.logprob for event in events], dtype=np.float32),
+        versions_A=np.array([event.version for event in events], dtype=np.int32),
+        finish_reason=finish_reason,
+    )
 
 
 @dataclass(frozen=True)

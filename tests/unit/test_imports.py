@@ -44,15 +44,15 @@ FLOORS = {
     "serving": [
         {"config", "remote_errors", "terminal_chat"},
         {"models", "engine", "weight_updates"},
-        {"openai_api", "policy", "reward"},
+        {"openai_api", "policy", "reward", "answers"},
         {"deploy"},
         {"http_gateway", "rollout_client"},
     ],
     "cluster": [
         {"contracts"},
         {"stage_kinds", "setting_texts", "fingerprint", "run_record", "terminal", "progress", "interrupts"},
-        {"spec", "inspect", "verify", "ppo_stage"},
-        {"plan", "ray_session", "report", "explain", "schema"},
+        {"spec", "inspect", "verify", "ppo_stage", "answer_client"},
+        {"plan", "ray_session", "report", "explain", "schema", "candidates_stage"},
         {"run_forecast", "reference_pages", "starting_models"},
         {"runner", "serve", "submit"},
         {"run_without_ray"},
@@ -62,7 +62,7 @@ FLOORS = {
 }
 STAGES = {
     "dataprep": {"clean", "quality_classifier", "repeated_lines", "dedupe", "tokenizer", "tokenize", "mixture"},
-    "training": {"conversations", "pretrain", "preferences", "post_training", "online", "evaluate"},
+    "training": {"conversations", "candidates", "pretrain", "preferences", "post_training", "online", "evaluate"},
 }
 # What a stage's folder shares with other stages, by name.
 SHARED = {
@@ -70,6 +70,7 @@ SHARED = {
     "training.candidates.artifact",
     "training.conversations.artifact",
     "training.conversations.prompt_answers",
+    "training.conversations.prompts",
     "training.conversations.reading",
     "training.conversations.encoding",
 }

@@ -20,22 +20,9 @@ from cluster.contracts.config import (
     not_in_fingerprint,
 )
 from cluster.contracts.model_needs import ModelNeeds
-from training.config import CAUSAL_MODEL, SCORING_MODEL
+from training.config import CAUSAL_MODEL, SCORING_MODEL, ReplicaGroup
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class ReplicaGroup(Resources):
-    """The replicas of one server; the resources are those of one replica."""
-
-    num_replicas: Annotated[int, Field(ge=1)] = 1
-    """Copies of the model, each a process with the resources named here."""
-
-    max_batch_size: Annotated[int, Field(ge=1)] = 64
-    """Most sequences that one forward pass takes together."""
-
-    max_batch_tokens: Annotated[int, Field(ge=64)] = 32_768
-    """Most tokens of one batch, padding included. It is the size of the policy's KV cache, so memory grows with it."""
 
 
 class PpoConfig(StageConfig):

@@ -29,6 +29,7 @@ from cluster.contracts.errors import InputError
 from cluster.contracts.hashing import derived_seed
 from cluster.contracts.records import RolloutClient, SamplingParams
 from training.checkpoint.store import CheckpointStore
+from training.conversations.prompts import spread_over
 from training.engine.deepspeed_engine import engine_record
 from training.export import commit_result, committed_result, describe_files, export_model
 from training.launch.workers import Launcher, Worker, run_workers
@@ -39,7 +40,7 @@ from training.online.config import PpoConfig
 from training.online.critic import Critic
 from training.online.heldout import HeldoutFigures, compare, evaluate
 from training.online.learner import Learner
-from training.online.prompts import prompts_of_update, read_prompts, share_of_rank, spread_over
+from training.online.prompts import prompts_of_update, read_prompts, share_of_rank
 from training.tokenizers import load_tokenizer
 
 

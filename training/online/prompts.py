@@ -5,9 +5,7 @@ Shape letters: Q prompts of an update.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 
@@ -16,8 +14,6 @@ from cluster.contracts.chat.rendering import ChatRefused
 from cluster.contracts.errors import InputError
 from cluster.contracts.records import Conversation, Message
 from training.conversations.artifact import Split, read_conversations
-
-_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -56,13 +52,6 @@ def read_prompts(encoder: ChatEncoder, uri: str, *, max_prompt_tokens: int) -> P
             )
         sides.append(short)
     return PromptSet(train=sides[0], heldout=sides[1], num_too_long=num_too_long, num_refused=num_refused)
-
-
-def spread_over(items: Sequence[_Item], count: int | None) -> Sequence[_Item]:
-    """`count` of the items at even distances, so that no topic is left out because it comes late; None: all."""
-    if count is None or count >= len(items):
-        return items
-    return [items[i * len(items) // count] for i in range(count)]
 
 
 def prompts_of_update(num_prompts: int, *, update: int, prompts_per_update: int, seed: int) -> list[int]:

@@ -309,6 +309,28 @@ def _stub_model(directory: Path) -> None:
     (directory / "tokenizer.json").write_text("{}")
 
 
+MODELS = """
+    name: models
+    storage: out
+    stages:
+      sft: {model: ./base, conversations: ./}
+      candidates:
+        models: {tuned: sft, own: ./base%s}
+        conversations: ./
+"""
+
+
+def test_a_mapping_of_inputs_is_checked_and_ordered_name_by_name(tmp_path: Path) -> None:
+    _stub_model(tmp_path / "base")
+    spec = _load(tmp_path, MODELS % "")
+    assert spec.dependencies("candidates") == {"models.tuned": "sft"}
+    assert stage_inputs(spec.stages["candidates"])["models.own"] == str(tmp_path / "base")
+    assert spec.stages["candidates"].models == {"tuned": "sft", "own": str(tmp_path / "base")}  # type: ignore[attr-defined]
+    found = _problems(tmp_path, MODELS % ", gone: absent, self: candidates, far: ./none")
+    assert {f"stages.candidates.models.{name}" for name in ("gone", "self", "far")} < set(found)
+    assert "is a candidates stage" in found["stages.candidates.models.self"]
+
+
 ROUNDS = """
     name: rounds
     storage: out

@@ -9,7 +9,7 @@ from cluster.contracts.chat.encoder import ChatEncoder
 from cluster.contracts.errors import InputError
 from tests.online_toys import toy_conversations, toy_tokenizer
 from training.online.config import PpoConfig
-from training.online.prompts import prompts_of_update, read_prompts, share_of_rank, spread_over
+from training.online.prompts import prompts_of_update, read_prompts, share_of_rank
 
 
 def config(**changes: object) -> PpoConfig:
@@ -52,12 +52,6 @@ def test_prompts_are_encoded_up_to_where_the_assistant_speaks_and_no_prompt_is_o
     prompts = read_prompts(ChatEncoder(tokenizer), artifact.uri, max_prompt_tokens=64)
     texts = [tokenizer.decode(ids) for ids in prompts.train + prompts.heldout]
     assert sorted(texts) == sorted(f"<|im_start|>user\nq{i}?<|im_end|>\n<|im_start|>assistant\n" for i in range(40))
-
-
-def test_a_limited_evaluation_takes_prompts_from_all_over_the_file():
-    prompts = [[i] for i in range(10)]
-    assert spread_over(prompts, 3) == [[0], [3], [6]]
-    assert spread_over(prompts, None) == spread_over(prompts, 99) == prompts
 
 
 def test_a_side_without_a_prompt_is_refused(tmp_path):
