@@ -30,6 +30,8 @@ Begin with `runner.py`, which turns a spec into finished artifacts, stage by sta
     explain.py          `raymill explain`: settings as text
     terminal.py         progress on a terminal, or as plain lines; keeps libraries' chatter in a log
     progress.py         progress from any process to that display
+    model_card.py       README.md beside a model: data, settings, figures, lineage
+    card_lineage.py     gathers what a card tells
     report/             the report of a run
     inspect.py          what a corpus holds, what was dropped and why
     verify.py           every file against its size and SHA-256

@@ -87,7 +87,7 @@ def _train(stage: PlannedStage, spec: JobSpec, terminal: Terminal, inputs: dict[
             inputs = starting_models(stage, inputs, storage_uri=spec.head.storage, scratch=scratch, is_main=is_main)
             result = function(stage.config, inputs, stage.uri, context, launch=run_in_process)  # type: ignore[call-arg]
             if is_main:
-                finish_stage(stage, result, wall_s=time.perf_counter() - started)
+                finish_stage(stage, spec, result, wall_s=time.perf_counter() - started)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if is_main:

@@ -14,6 +14,7 @@ import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cluster.card_lineage import write_card
 from cluster.contracts import storage
 from cluster.contracts.artifacts import (
     Manifest,
@@ -147,15 +148,19 @@ def _run_stage(stage: PlannedStage, spec: JobSpec, terminal: Terminal, position:
             progress.close()
             shutil.rmtree(scratch, ignore_errors=True)
         wall_s = time.perf_counter() - started
-        finish_stage(stage, result, wall_s=wall_s, start_s=progress.start_s)
+        finish_stage(stage, spec, result, wall_s=wall_s, start_s=progress.start_s)
     say_finished(terminal, stage, position, count, duration(wall_s))
 
 
-def finish_stage(stage: PlannedStage, result: StageResult, *, wall_s: float, start_s: float | None = None) -> None:
-    """Write the manifest, which makes the stage's artifact exist.
+def finish_stage(
+    stage: PlannedStage, spec: JobSpec, result: StageResult, *, wall_s: float, start_s: float | None = None
+) -> None:
+    """Write the card of a model, then the manifest, which makes the stage's artifact exist.
 
     `start_s`: seconds until the first step of its workers, of `wall_s`; None where it has none.
     """
+    card = write_card(stage, make_plan(spec), spec, result)
+    files = [*result.files, card] if card is not None else result.files
     timings = {"wall_s": round(wall_s, 3)}
     if start_s is not None:
         timings["start_s"] = round(start_s, 3)
@@ -169,10 +174,10 @@ def finish_stage(stage: PlannedStage, result: StageResult, *, wall_s: float, sta
         timings=timings,
         versions=_versions(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        num_files=len(result.files),
-        num_bytes=sum(file.size for file in result.files),
+        num_files=len(files),
+        num_bytes=sum(file.size for file in files),
     )
-    write_manifest(stage.uri, manifest, result.files)
+    write_manifest(stage.uri, manifest, files)
 
 
 def log_directory(spec: JobSpec) -> Path:

@@ -81,6 +81,11 @@ class SpecHead(StrictModel):
     seed: Annotated[int, Field(ge=0)] = 0
     """The seed of every stage that draws anything at random and does not set its own."""
 
+    license: Annotated[str | None, Field(min_length=1)] = None
+    """The licence that the run's models are given under, such as `apache-2.0`. It is written into their cards
+    (README.md). `null` takes over the base's, where its card names one.
+    """
+
     fingerprint_inputs: Annotated[Literal["stat", "content"], Field()] = "stat"
     """How raw input files are told apart. `stat` goes by size and time of change (ETag on S3), which costs nothing;
     `content` reads every file for its SHA-256, so that copies and touched files count as the same.

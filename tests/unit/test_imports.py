@@ -25,44 +25,172 @@ ALLOWED = {
 # floors below. Two names on one floor do not know each other, so a stage can't lean on another stage.
 FLOORS = {
     "dataprep": [
-        {"config", "kernel_cache", "killable_process"},
-        {"text", "sampling", "documents", "ray_tasks"},
-        {"sources", "pii", "signatures"},
-        {"extract", "filters"},
-        {"clean", "quality_classifier", "repeated_lines", "dedupe", "tokenizer", "mixture"},
-        {"tokenize"},  # which encodes by `tokenizer.encoders`
-        {"compile_kernels"},
+        {
+            "config",
+            "kernel_cache",
+            "killable_process",
+        },
+        {
+            "text",
+            "sampling",
+            "documents",
+            "ray_tasks",
+        },
+        {
+            "sources",
+            "pii",
+            "signatures",
+        },
+        {
+            "extract",
+            "filters",
+        },
+        {
+            "clean",
+            "quality_classifier",
+            "repeated_lines",
+            "dedupe",
+            "tokenizer",
+            "mixture",
+        },
+        {
+            "tokenize",
+        },  # which encodes by `tokenizer.encoders`
+        {
+            "compile_kernels",
+        },
     ],
     "training": [
-        {"finite_weights"},
-        {"config", "schedules", "export", "models", "launch", "metrics", "checkpoint", "data"},
-        {"token_losses", "engine", "conversations", "base_model"},
-        {"tokenizers", "feedback"},
-        {"inference", "candidates"},
-        {"pretrain", "preferences", "post_training", "online", "evaluate"},
+        {
+            "finite_weights",
+        },
+        {
+            "config",
+            "schedules",
+            "export",
+            "models",
+            "launch",
+            "metrics",
+            "checkpoint",
+            "data",
+        },
+        {
+            "token_losses",
+            "engine",
+            "conversations",
+            "base_model",
+        },
+        {
+            "tokenizers",
+            "feedback",
+        },
+        {
+            "inference",
+            "candidates",
+        },
+        {
+            "pretrain",
+            "preferences",
+            "post_training",
+            "online",
+            "evaluate",
+        },
     ],
     "serving": [
-        {"config", "remote_errors", "terminal_chat"},
-        {"models", "engine", "weight_updates"},
-        {"openai_api", "policy", "reward", "answers"},
-        {"deploy"},
-        {"http_gateway", "rollout_client"},
+        {
+            "config",
+            "remote_errors",
+            "terminal_chat",
+        },
+        {
+            "models",
+            "engine",
+            "weight_updates",
+        },
+        {
+            "openai_api",
+            "policy",
+            "reward",
+            "answers",
+        },
+        {
+            "deploy",
+        },
+        {
+            "http_gateway",
+            "rollout_client",
+        },
     ],
     "cluster": [
-        {"contracts"},
-        {"stage_kinds", "setting_texts", "fingerprint", "run_record", "terminal", "progress", "interrupts"},
-        {"spec", "inspect", "verify", "ppo_stage", "answer_client"},
-        {"plan", "ray_session", "report", "explain", "schema", "candidates_stage"},
-        {"run_forecast", "reference_pages", "starting_models"},
-        {"runner", "serve", "submit"},
-        {"run_without_ray"},
-        {"cli"},
-        {"__main__"},
+        {
+            "contracts",
+        },
+        {
+            "stage_kinds",
+            "setting_texts",
+            "fingerprint",
+            "run_record",
+            "terminal",
+            "progress",
+            "interrupts",
+            "model_card",
+        },
+        {
+            "spec",
+            "inspect",
+            "verify",
+            "ppo_stage",
+            "answer_client",
+        },
+        {
+            "plan",
+            "ray_session",
+            "report",
+            "explain",
+            "schema",
+            "candidates_stage",
+        },
+        {
+            "run_forecast",
+            "reference_pages",
+            "starting_models",
+            "card_lineage",
+        },
+        {
+            "runner",
+            "serve",
+            "submit",
+        },
+        {
+            "run_without_ray",
+        },
+        {
+            "cli",
+        },
+        {
+            "__main__",
+        },
     ],
 }
 STAGES = {
-    "dataprep": {"clean", "quality_classifier", "repeated_lines", "dedupe", "tokenizer", "tokenize", "mixture"},
-    "training": {"conversations", "candidates", "pretrain", "preferences", "post_training", "online", "evaluate"},
+    "dataprep": {
+        "clean",
+        "quality_classifier",
+        "repeated_lines",
+        "dedupe",
+        "tokenizer",
+        "tokenize",
+        "mixture",
+    },
+    "training": {
+        "conversations",
+        "candidates",
+        "pretrain",
+        "preferences",
+        "post_training",
+        "online",
+        "evaluate",
+    },
 }
 # What a stage's folder shares with other stages, by name.
 SHARED = {
