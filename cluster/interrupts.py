@@ -4,6 +4,9 @@ Python raises `KeyboardInterrupt` in the main thread at whatever line that is at
 back as an error of Ray's, inside a callback it is printed and forgotten, and the processes that got the same signal
 break what the driver waits for. An exception alone therefore can't say whether a run failed or was stopped. The signal
 can, so the handler here writes it down before it raises.
+
+A handler runs between two lines of Python, so a main thread that is inside a long call of native code hears of nothing.
+A thread beside it, which Python tells of each signal at once, sees to it that the process ends all the same.
 """
 
 from __future__ import annotations
@@ -28,8 +31,10 @@ class Interrupts:
     def __init__(self, farewell: Callable[[], None] = lambda: None) -> None:
         self._farewell = farewell
         self._leaver: threading.Timer | None = None
+        self._leaver_lock = threading.RLock()  # a signal's handler may itself be interrupted by another signal's
         self._asked = False
         self._signals = 0  # that were not swallowed
+        self._sent_again = 0
         self._newest: int = signal.SIGINT
         self._sender: threading.Timer | None = None
 
@@ -47,15 +52,32 @@ class Interrupts:
         self._asked = True
         self._newest = number
         self._signals += 1
-        if self._leaver is None:
-            self._leaver = threading.Timer(STOP_WITHIN_S, self._leave)
-            self._leaver.daemon = True
-            self._leaver.start()
-        if self._signals == 1:
-            raise KeyboardInterrupt
+        self._leave_in_time()
         if self._signals >= _IMPATIENT:
             os._exit(STOPPED)
-        # A second one comes while the first is obeyed: to raise again would cut Ray's own stopping short.
+        # A second one may come while the first is obeyed, in an `except` or `finally` block: to raise again there would
+        # cut Ray's own stopping short. Outside of any such block the first was swallowed.
+        if self._signals == 1 or sys.exception() is None:
+            raise KeyboardInterrupt
+
+    def _listen(self, wakeup_fd: int) -> None:
+        """In a thread: hear of every signal as it comes, until the other end is closed."""
+        arrived = 0
+        while numbers := os.read(wakeup_fd, 64):
+            arrived += sum(number in (signal.SIGINT, signal.SIGTERM) for number in numbers)
+            if arrived:
+                self._asked = True
+                self._leave_in_time()
+            if arrived - self._sent_again >= _IMPATIENT:
+                os._exit(STOPPED)
+
+    def _leave_in_time(self) -> None:
+        """From the first signal on, the process has `STOP_WITHIN_S`."""
+        with self._leaver_lock:
+            if self._leaver is None:
+                self._leaver = threading.Timer(STOP_WITHIN_S, self._leave)
+                self._leaver.daemon = True
+                self._leaver.start()
 
     def _again(self) -> None:
         """The interrupt was swallowed: send it once more, when whoever swallows it has returned.
@@ -63,6 +85,7 @@ class Interrupts:
         It is the signal that came: SIGINT may be one that this process ignores.
         """
         self._signals = 0
+        self._sent_again += 1
         self._sender = threading.Timer(
             _AGAIN_AFTER_S, signal.pthread_kill, (threading.main_thread().ident, self._newest)
         )
@@ -103,9 +126,18 @@ def watched_interrupts(farewell: Callable[[], None] = lambda: None) -> Iterator[
     numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
     previous = {number: signal.signal(number, interrupts._handle) for number in numbers}
     sys.unraisablehook = unraisable
+    read_fd, write_fd = os.pipe()
+    os.set_blocking(write_fd, False)
+    listener = threading.Thread(target=interrupts._listen, args=(read_fd,), daemon=True, name="raymill-interrupts")
+    listener.start()
+    previous_fd = signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
     try:
         yield interrupts
     finally:
+        signal.set_wakeup_fd(previous_fd)
+        os.close(write_fd)
+        listener.join()
+        os.close(read_fd)
         sys.unraisablehook = report
         interrupts._close()
         for number, handler in previous.items():

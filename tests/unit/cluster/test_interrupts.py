@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -75,9 +77,37 @@ def test_a_swallowed_signal_comes_again_as_itself_where_the_other_is_ignored() -
 def test_a_second_signal_does_not_cut_the_stopping_short() -> None:
     with watched_interrupts() as interrupts:
         with pytest.raises(KeyboardInterrupt):
+            try:
+                _interrupt()
+            finally:
+                _interrupt(signal.SIGTERM)
+                ended = True
+        assert interrupts.asked_to_stop and ended
+
+
+def test_a_second_signal_is_raised_where_the_first_was_swallowed() -> None:
+    with watched_interrupts():
+        try:
             _interrupt()
-        _interrupt(signal.SIGTERM)
-        assert interrupts.asked_to_stop
+        except KeyboardInterrupt:
+            pass  # as a library may do
+        with pytest.raises(KeyboardInterrupt):
+            _interrupt()
+
+
+def test_a_second_signal_does_not_cut_short_what_a_context_does_as_it_ends() -> None:
+    @contextmanager
+    def session() -> Iterator[None]:
+        try:
+            yield
+        finally:
+            _interrupt()
+            ended.append("whole")
+
+    ended: list[str] = []
+    with watched_interrupts(), pytest.raises(KeyboardInterrupt), session():
+        _interrupt()
+    assert ended == ["whole"]
 
 
 def test_the_third_signal_ends_the_process_at_once() -> None:
@@ -107,6 +137,24 @@ def test_a_process_that_cannot_stop_ends_after_its_time_and_says_so() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], timeout=50, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (STOPPED, "stopped\n")
+
+
+def test_a_main_thread_in_native_code_does_not_keep_the_process_alive() -> None:
+    code = (
+        "import ctypes, os, signal, threading\n"
+        "from cluster import interrupts\n"
+        "interrupts.STOP_WITHIN_S = 0.5\n"
+        "signals = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGTERM))\n"
+        "with interrupts.watched_interrupts(lambda: print('stopped', flush=True)):\n"
+        "    signals.start()\n"
+        "    class Span(ctypes.Structure): _fields_ = [('s', ctypes.c_long), ('ns', ctypes.c_long)]\n"
+        "    span = Span(60, 0)\n"
+        # Blocked here, the signal goes to another thread, and nothing interrupts the call.
+        "    ctypes.CDLL(None).pthread_sigmask(0, (ctypes.c_ulong * 16)(1 << (signal.SIGTERM - 1)), None)\n"
+        "    ctypes.CDLL(None).nanosleep(ctypes.byref(span), None)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], timeout=50, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (STOPPED, "stopped\n"), done.stderr
 
 
 def test_the_handlers_before_it_are_put_back() -> None:
