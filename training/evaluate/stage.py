@@ -7,7 +7,7 @@ its figures at once, so a run that is killed goes on with the models that are le
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,14 +97,24 @@ def measure_models(worker: Worker, job: EvaluateJob) -> None:
     """What one worker does: it measures its models in turn, but for those that an earlier attempt committed."""
     done = committed_parts(job.output)
     mine = [role for i, role in enumerate(job.models) if i % worker.world_size == worker.rank]
-    for count, role in enumerate(mine):
-        if role not in done:
-            measured = measure_model(worker, job, job.models[role])
-            with commit_part(job.output, role) as part:
-                with part.open("answers", "answers.jsonl") as sink:
-                    sink.write(b"".join(orjson.dumps(answer) + b"\n" for answer in measured.answers))
-                part.metrics.update(figures=measured.figures, samples=measured.samples)
-        worker.progress.update(min((count + 1) * worker.world_size, len(job.models)), len(job.models), "models")
+    per_model = 3 + (job.preferences_uri is not None) + (job.reward_model_uri is not None)
+    total, passed = per_model * len(job.models), 0
+
+    def measured_one(count: int = 1) -> None:
+        # Of rank 0, whose share is the largest; the others are about as far.
+        nonlocal passed
+        passed += count
+        worker.progress.update(min(passed * worker.world_size, total), total, "measurements")
+
+    for role in mine:
+        if role in done:
+            measured_one(per_model)
+            continue
+        measured = measure_model(worker, job, job.models[role], measured_one)
+        with commit_part(job.output, role) as part:
+            with part.open("answers", "answers.jsonl") as sink:
+                sink.write(b"".join(orjson.dumps(answer) + b"\n" for answer in measured.answers))
+            part.metrics.update(figures=measured.figures, samples=measured.samples)
 
 
 def require_same_vocabulary(worker: Worker, job: EvaluateJob, uri: str, tokenizer: Any) -> None:
@@ -124,8 +134,11 @@ class Measured:
     answers: list[dict[str, Any]]  # every sampled answer with its prompt, and its reward where there are rewards
 
 
-def measure_model(worker: Worker, job: EvaluateJob, uri: str) -> Measured:
-    """All figures of the model at `uri`. Raises `InputError` where there is nothing held out to measure on."""
+def measure_model(worker: Worker, job: EvaluateJob, uri: str, measured_one: Callable[[], None]) -> Measured:
+    """All figures of the model at `uri`, of which `measured_one` hears one by one.
+
+    Raises `InputError` where there is nothing held out to measure on.
+    """
     config = job.config
     with storage.local_copy(uri, worker.scratch) as local:
         tokenizer = load_tokenizer(local)
@@ -139,12 +152,16 @@ def measure_model(worker: Worker, job: EvaluateJob, uri: str) -> Measured:
         )
 
     figures: dict[str, float] = {"num_parameters": model.num_parameters(), **token_figures(worker, job, model)}
+    measured_one()
     figures["heldout_answer_loss"] = answer_loss(job, encoder, model, conversations)
+    measured_one()
     if job.preferences_uri is not None:
         figures["preference_accuracy"] = preference_accuracy(job, encoder, model)
+        measured_one()
 
     sampled = sample_answers(job, encoder, model, distinct_prompts(conversations)[: config.num_prompts])
     figures.update(answer_figures(sampled, stop_token_ids=encoder.stop_token_ids))
+    measured_one()
     answers: list[dict[str, Any]] = [
         {"prompt": list(prompt), "answer": text} for prompt, text in zip(sampled.prompts, sampled.texts, strict=True)
     ]
@@ -153,6 +170,7 @@ def measure_model(worker: Worker, job: EvaluateJob, uri: str) -> Measured:
         figures["reward_mean"] = float(scored.mean())
         figures["reward_se"] = float(scored.std(ddof=1) / np.sqrt(len(scored)))
         answers = [{**row, "reward": float(reward)} for row, reward in zip(answers, scored, strict=True)]
+        measured_one()
     samples = [
         {"prompt": prompt[-1]["content"], "greedy": likeliest, "sampled": text}
         for prompt, likeliest, text in zip(sampled.prompts, sampled.greedy_texts, sampled.texts, strict=False)
