@@ -28,6 +28,7 @@ import psutil
 
 from cluster.contracts.errors import ResourceError
 from cluster.spec import ClusterResources
+from training.launch.standing_group import WAITING_WORKERS
 
 # How long Ray waits for its own processes: the raylet for its helpers and workers, the driver for raylet and GCS.
 START_LIMITS = {
@@ -65,6 +66,7 @@ def worker_environment() -> dict[str, str]:
 START_ATTEMPTS = 2
 _BUSY_PER_CORE = 4.0  # load per core from which a machine counts as busy
 _STILL_WAITING_S = 30.0  # between two notes that Ray is still starting
+_AS_MANY_AS_ASKED_FOR = 1_000_000  # of what stands for CPUs, which are counted elsewhere
 _PAUSE_S = 5.0  # before another attempt
 
 
@@ -104,6 +106,7 @@ def ray_session(
             address="local",  # whatever else runs on this machine is not ours to join
             num_cpus=_whole_cpus(resources.cpus),
             num_gpus=resources.gpus,
+            resources={WAITING_WORKERS: _AS_MANY_AS_ASKED_FOR},
             object_store_memory=object_store,
             include_dashboard=False,
             **common,

@@ -69,9 +69,9 @@ def policy_application(model_uri: str, config: ServerConfig, store: Any | None) 
     return _deployment(PolicyServer, "policy", config).bind(model_uri, config, store)
 
 
-def reward_application(model_uri: str, config: ServerConfig) -> Any:
+def reward_application(model_uri: str, config: ServerConfig, store: Any | None = None) -> Any:
     """The reward deployment, bound."""
-    return _deployment(RewardServer, "reward", config).bind(model_uri, config)
+    return _deployment(RewardServer, "reward", config).bind(model_uri, config, store)
 
 
 def answer_application(config: ServerConfig) -> Any:
@@ -100,17 +100,21 @@ def deploy(apps: Sequence[App], *, timeout_s: float) -> None:
 
     Raises `StageFailed` with what the replica said where one fails, `ResourceError` where time runs out.
     """
+    try:
+        begin_to_deploy(apps)
+        wait_until_running([app.name for app in apps], timeout_s)
+    except BaseException:
+        remove([app.name for app in apps])
+        raise
+
+
+def begin_to_deploy(apps: Sequence[App]) -> None:
+    """Start the applications together, and don't wait until they run."""
     targets = [
         serve.RunTarget(app.application, name=app.name, route_prefix=app.route_prefix, logging_config=QUIET)
         for app in apps
     ]
-    names = [app.name for app in apps]
-    try:
-        serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
-        _wait_until_running(names, timeout_s)
-    except BaseException:
-        remove(names)
-        raise
+    serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
 def remove(names: Sequence[str]) -> None:
@@ -120,7 +124,8 @@ def remove(names: Sequence[str]) -> None:
             serve.delete(name)
 
 
-def _wait_until_running(names: Sequence[str], timeout_s: float) -> None:
+def wait_until_running(names: Sequence[str], timeout_s: float) -> None:
+    """Raises `StageFailed` with what the replica said where one fails, `ResourceError` where time runs out."""
     deadline = time.monotonic() + timeout_s
     while True:
         applications = serve.status().applications

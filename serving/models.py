@@ -35,6 +35,11 @@ def local_model(uri: str) -> Iterator[Path]:
         yield path
 
 
+def import_ahead() -> None:
+    """Import what loading a model takes, of which the bulk is the same for all of them; Llama stands for these."""
+    import transformers.models.llama.modeling_llama  # noqa: F401
+
+
 def load_causal_lm(uri: str, config: ServerConfig) -> Any:
     """The policy's model, on the device the config reserves."""
     from transformers import AutoModelForCausalLM

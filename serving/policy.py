@@ -21,8 +21,9 @@ from serving.config import ServerConfig
 from serving.engine.loop import EngineLoop
 from serving.engine.protocol import EngineLoad, TokenEvent
 from serving.engine.torch_engine import TorchEngine
-from serving.models import load_causal_lm, stop_token_ids
+from serving.models import import_ahead, load_causal_lm, stop_token_ids
 from serving.weight_updates.buckets import unpack
+from serving.weight_updates.store import wait_for_release
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,9 @@ class PolicyServer:
         self._number = 0  # of the publication served; 0: what `model_uri` holds
         self._switching = asyncio.Lock()
         self._replica_name = ray.get_runtime_context().get_actor_name()
+        if store is not None:
+            import_ahead()
+            wait_for_release(store)
         self._stop_ids = stop_token_ids(model_uri)
         engine = TorchEngine(
             load_causal_lm(model_uri, config),

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from serving.config import ServerConfig
 from serving.engine.reward_batches import score_sequences
-from serving.models import load_reward_model
+from serving.models import import_ahead, load_reward_model
+from serving.weight_updates.store import wait_for_release
 
 
 class RewardServer:
-    """One replica of a sequence classifier with one output."""
+    """One replica of a sequence classifier with one output. `store` says when the model is there; None: it is."""
 
-    def __init__(self, model_uri: str, config: ServerConfig) -> None:
+    def __init__(self, model_uri: str, config: ServerConfig, store: Any | None = None) -> None:
+        if store is not None:
+            import_ahead()
+            wait_for_release(store)
         self._config = config
         self._model = load_reward_model(model_uri, config)
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reward")

@@ -25,6 +25,7 @@ from serving.config import ServerConfig
 from serving.deploy import (
     App,
     answer_application,
+    begin_to_deploy,
     check_resources,
     deploy,
     find_serve,
@@ -32,6 +33,7 @@ from serving.deploy import (
     remove,
     reward_application,
     start_serve,
+    wait_until_running,
 )
 from serving.models import check_model_directory
 from serving.remote_errors import as_input_error
@@ -102,6 +104,89 @@ class ServeRolloutClient:
         return {**self.__dict__, "_handles": {}}
 
 
+class RolloutServers:
+    """The policy and the reward servers of one trainer: started, made ready, and closed.
+
+    They may be started before their models are there. Then they have loaded their libraries by the time that they are
+    made ready, and load their models at that time.
+    """
+
+    def __init__(
+        self,
+        policy_uri: str,
+        reward_uri: str,
+        *,
+        policy: ServerConfig,
+        reward: ServerConfig,
+        name: str = "rollouts",
+        weights_uri: str | None = None,
+    ) -> None:
+        """See `rollout_servers`."""
+        self.policy_uri, self.reward_uri, self.policy, self.reward = policy_uri, reward_uri, policy, reward
+        self._names = [f"{name}-policy", f"{name}-reward"]
+        self._weights_uri = weights_uri
+        self._store: Any = None
+        self._started_serve = False
+
+    @property
+    def is_started(self) -> bool:
+        """Whether the servers are on their way, or there."""
+        return self._store is not None
+
+    def same_as(self, other: RolloutServers) -> bool:
+        """Whether both are of the same models and settings."""
+        mine, theirs = ((s.policy_uri, s.reward_uri, s.policy, s.reward) for s in (self, other))
+        return mine == theirs
+
+    def check_models(self) -> None:
+        """Raises `InputError` where there is no model."""
+        check_model_directory(self.policy_uri)
+        check_model_directory(self.reward_uri)
+
+    def start(self, *, ahead: bool = False) -> None:
+        """Have the servers started; returns before they are. `ahead`: they wait with their models until `ready`.
+
+        Raises `ResourceError` where the cluster is too small.
+        """
+        check_resources({"policy": self.policy, "reward": self.reward})
+        if self._weights_uri is not None:
+            storage.delete_directory(self._weights_uri)
+        self._started_serve = start_serve()
+        self._store = start_weight_store(self._weights_uri, hold=ahead)
+        begin_to_deploy(
+            [
+                App(self._names[0], policy_application(self.policy_uri, self.policy, self._store)),
+                App(self._names[1], reward_application(self.reward_uri, self.reward, self._store)),
+            ]
+        )
+
+    def ready(self) -> ServeRolloutClient:
+        """Wait until the servers answer, and return a client. Raises `ResourceError` or `StageFailed`."""
+        ray.get(self._store.release.remote())
+        wait_until_running(self._names, max(self.policy.startup_timeout_s, self.reward.startup_timeout_s))
+        return ServeRolloutClient(
+            policy_app=self._names[0],
+            reward_app=self._names[1],
+            policy_replicas=self.policy.num_replicas,
+            reward_replicas=self.reward.num_replicas,
+            store=self._store,
+            bucket_bytes=self.policy.bucket_mib * 1024**2,
+            update_timeout_s=self.policy.update_timeout_s,
+            request_timeout_s=self.policy.request_timeout_s,
+        )
+
+    def close(self) -> None:
+        """Remove whatever of them has been started."""
+        if self._store is None:
+            return
+        remove(self._names)
+        if self._started_serve and not serve.status().applications:
+            serve.shutdown()
+        ray.kill(self._store)
+        if self._weights_uri is not None:
+            storage.delete_directory(self._weights_uri)
+
+
 @contextmanager
 def rollout_servers(
     policy_uri: str,
@@ -122,39 +207,13 @@ def rollout_servers(
 
     Raises `ResourceError`, `InputError` or `StageFailed` where they can't be started.
     """
-    check_model_directory(policy_uri)
-    check_model_directory(reward_uri)
-    check_resources({"policy": policy, "reward": reward})
-    if weights_uri is not None:
-        storage.delete_directory(weights_uri)
-    started_serve = start_serve()
-    store = start_weight_store(weights_uri)
-    names = [f"{name}-policy", f"{name}-reward"]
+    servers = RolloutServers(policy_uri, reward_uri, policy=policy, reward=reward, name=name, weights_uri=weights_uri)
+    servers.check_models()
     try:
-        deploy(
-            [
-                App(names[0], policy_application(policy_uri, policy, store)),
-                App(names[1], reward_application(reward_uri, reward)),
-            ],
-            timeout_s=max(policy.startup_timeout_s, reward.startup_timeout_s),
-        )
-        yield ServeRolloutClient(
-            policy_app=names[0],
-            reward_app=names[1],
-            policy_replicas=policy.num_replicas,
-            reward_replicas=reward.num_replicas,
-            store=store,
-            bucket_bytes=policy.bucket_mib * 1024**2,
-            update_timeout_s=policy.update_timeout_s,
-            request_timeout_s=policy.request_timeout_s,
-        )
+        servers.start()
+        yield servers.ready()
     finally:
-        remove(names)
-        if started_serve and not serve.status().applications:
-            serve.shutdown()
-        ray.kill(store)
-        if weights_uri is not None:
-            storage.delete_directory(weights_uri)
+        servers.close()
 
 
 @dataclass

@@ -81,6 +81,17 @@ class StageKind:
     """Whether the artifact is a model that `raymill serve` serves, and in which role."""
     is_corpus: bool = False
     """Whether the artifact is a corpus of documents, which `raymill inspect` looks into."""
+    runs_on_workers: bool = False
+    """Whether the function hands its setting `workers` to `run_workers`. Such stages take one another's workers over,
+    and these may be started before the stage is."""
+    import_ahead: str = ""
+    """What these workers may call before the stage begins, to import what its module imports late: "module:name"."""
+    start_ahead: str = ""
+    """Starts, while the stage before it runs, what the stage needs beside its workers: "module:name" of a function of
+    its settings and the URIs of its inputs (by role), which may not be there yet. It returns at once."""
+    close_ahead: str = ""
+    """Ends what `start_ahead` started and no stage has taken: "module:name" of a function that is told whether Ray is
+    about to end anyway."""
     runs_without_ray: bool = False
     """Whether the function takes a `launch` argument, by which `raymill train` runs it in plain processes."""
 

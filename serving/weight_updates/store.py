@@ -37,6 +37,7 @@ from serving.remote_errors import without_trace
 from serving.weight_updates.buckets import Bucket, pack, unpack
 
 STORED_BUCKET_BYTES = 256 * 1024**2
+_POLL_S = 0.1  # how often a server asks whether its model is there
 SERVE_NAMESPACE = "serve"  # where Ray Serve names its replicas' actors
 _INTERRUPTED = (
     "the publication was interrupted: another publisher began one, or the weight store was restarted; publish again"
@@ -58,7 +59,8 @@ class WeightStore:
     Threaded: a replica's fetch never waits for a write to storage.
     """
 
-    def __init__(self, directory: str | None) -> None:
+    def __init__(self, directory: str | None, hold: bool = False) -> None:
+        """With `hold`, servers load no model before `release`."""
         self._directory = directory
         self._lock = threading.Lock()
         self._persisting = threading.Lock()
@@ -66,6 +68,7 @@ class WeightStore:
         self._before: Publication | None = None  # what a publication that replicas refuse is taken back to
         self._attempt = ""
         self._incoming: dict[int, Any] = {}
+        self._released = not hold
         self._holding: dict[str, int] = {}  # replica's actor name -> number of its publication
         if directory is not None:
             self._current = _load_newest(directory)
@@ -128,6 +131,14 @@ class WeightStore:
                 if key != kept:
                     remove_part(self._directory, key)
 
+    def release(self) -> None:
+        """The models are there: servers that wait for them may load them."""
+        self._released = True
+
+    def is_released(self) -> bool:
+        """Whether servers may load their models."""
+        return self._released
+
     def confirm(self, replica_name: str, number: int) -> None:
         """A replica says which publication it serves (0: the weights it was deployed with)."""
         with self._lock:
@@ -139,11 +150,17 @@ class WeightStore:
             return dict(self._holding)
 
 
-def start_weight_store(directory: str | None) -> Any:
+def wait_for_release(store: Any) -> None:
+    """In a server: wait until the models are there."""
+    while not ray.get(store.is_released.remote()):
+        time.sleep(_POLL_S)
+
+
+def start_weight_store(directory: str | None, *, hold: bool = False) -> Any:
     """A `WeightStore` actor's handle. It restarts by itself only where storage can give it its weights back."""
     restarts = {} if directory is None else {"max_restarts": -1, "max_task_retries": -1}
     actor = ray.remote(num_cpus=0, max_concurrency=8, **restarts)(WeightStore)
-    return actor.remote(directory)
+    return actor.remote(directory, hold)
 
 
 def publish(

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,15 +16,14 @@ import torch
 from ray import serve
 
 from cluster.contracts.artifacts import StageContext
-from cluster.contracts.config import StageConfig, WorkerGroup
+from cluster.contracts.config import WorkerGroup
 from cluster.contracts.errors import InputError, StageFailed
 from cluster.contracts.progress import SilentProgress
 from serving.deploy import App, deploy, start_serve
 from serving.rollout_client import ServeRolloutClient
-from training.evaluate.config import EvaluateConfig
-from training.launch.standing_group import STANDING_GROUPS, shape_of
+from training.launch import standing_group
+from training.launch.standing_group import STANDING_GROUPS, StageNeeds, StandingGroup, shape_of
 from training.launch.workers import Worker, gather_over_ranks, run_workers
-from training.preferences.config import PreferencesConfig
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("local_ray")]
 
@@ -70,12 +71,11 @@ def _free_cpus() -> float:
     return float(ray.available_resources().get("CPU", 0))
 
 
-def _evaluate(group: WorkerGroup) -> StageConfig:
-    return EvaluateConfig(kind="evaluate", tokens="tokens", conversations="talks", base="base", workers=group)
+def _trains_on(group: WorkerGroup) -> StageNeeds:
+    return StageNeeds(workers=group, books=frozenset({"CPU"}))
 
 
-def _preferences() -> StageConfig:
-    return PreferencesConfig(kind="preferences", conversations="talks")
+NEEDS_NO_WORKERS = StageNeeds(workers=None)
 
 
 @pytest.mark.usefixtures("kept")
@@ -110,12 +110,40 @@ def test_a_job_that_fails_ends_its_workers_and_the_next_has_new_ones(
 
 
 @pytest.mark.usefixtures("kept")
-def test_workers_that_died_while_they_waited_are_replaced(context: StageContext) -> None:
-    restarts = HALF.model_copy(update={"max_failures": 1})
-    first = run_workers(look, "first", restarts, context)
+def test_workers_that_died_while_they_waited_are_replaced_and_are_no_failure_of_the_next_stage(
+    context: StageContext,
+) -> None:
+    assert HALF.max_failures == 0
+    first = run_workers(look, "first", HALF, context)
     os.kill(first.pids[1], signal.SIGKILL)
-    second = run_workers(look, "second", restarts, context)
+    second = run_workers(look, "second", HALF, context)
     assert not set(second.pids) & set(first.pids)
+
+
+@dataclass(frozen=True)
+class SleepAndTell:
+    """Writes down the process that it keeps."""
+
+    directory: Path
+
+    def __call__(self) -> None:
+        (self.directory / str(os.getpid())).touch()
+        time.sleep(10_000)
+
+
+def test_workers_that_do_not_leave_when_they_are_asked_to_are_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standing_group, "_CLOSE_TIMEOUT_S", 2.0)
+    group = StandingGroup(shape_of(HALF))
+    group.post(SleepAndTell(tmp_path))
+    while len(pids := [int(path.name) for path in tmp_path.iterdir()]) < HALF.num_workers:
+        time.sleep(0.1)
+    group.close()
+    monkeypatch.undo()
+    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids):
+        time.sleep(0.1)
+    assert _free_cpus() == ray.cluster_resources()["CPU"]
 
 
 @serve.deployment(ray_actor_options={"num_cpus": 0})
@@ -153,18 +181,54 @@ def test_the_same_workers_reach_the_servers_of_two_stages(context: StageContext)
 @pytest.mark.usefixtures("kept")
 def test_workers_wait_for_a_stage_that_takes_them_and_leave_for_any_other(context: StageContext) -> None:
     first = run_workers(look, "first", HALF, context)
-    STANDING_GROUPS.make_room([_preferences(), _evaluate(HALF)], cpus=2)
+    STANDING_GROUPS.make_room([NEEDS_NO_WORKERS, _trains_on(HALF)], cpus=2)
     assert run_workers(look, "second", HALF, context).pids == first.pids
-    STANDING_GROUPS.make_room([_evaluate(WorkerGroup(num_workers=1))], cpus=4)
+    STANDING_GROUPS.make_room([_trains_on(WorkerGroup(num_workers=1))], cpus=4)
     assert _free_cpus() == ray.cluster_resources()["CPU"]
     assert not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in first.pids)
 
 
-@pytest.mark.usefixtures("kept")
-def test_workers_leave_a_stage_without_roles_at_least_one_cpu(context: StageContext) -> None:
-    run_workers(look, "first", HALF, context)
-    STANDING_GROUPS.make_room([_preferences(), _evaluate(HALF)], cpus=1.5)
-    assert _free_cpus() == ray.cluster_resources()["CPU"]
+STARTED_AHEAD = """
+import sys, tempfile
+from pathlib import Path
+import ray
+from cluster.contracts.artifacts import StageContext
+from cluster.contracts.config import WorkerGroup
+from cluster.contracts.progress import SilentProgress
+from cluster.ray_session import ray_session
+from cluster.spec import ClusterResources
+from training.launch.standing_group import STANDING_GROUPS, StageNeeds
+from training.launch.workers import run_workers
+
+GROUP = WorkerGroup(num_workers=2, cpus=0.5, max_failures=0)
+SHELL = "training.post_training.trl_stage"
+
+def has_imported(worker, job):
+    return SHELL in sys.modules, "transformers.models.llama.modeling_llama" in sys.modules
+
+with ray_session(ClusterResources(cpus=1, object_store_gib=0.1), None, {}), STANDING_GROUPS.kept() as groups:
+    clean = StageNeeds(workers=None, books=frozenset({"CPU"}))
+    needs = StageNeeds(GROUP, frozenset({"CPU"}), SHELL, "training.engine.import_ahead:import_for_training")
+    print("started for stage", groups.start_ahead([clean, needs], cpus=1))
+    group = groups._group
+    groups.make_room([clean, needs], cpus=1)
+    print("a task of the only CPU:", ray.get(ray.remote(num_cpus=1)(lambda: 3).remote()))
+    scratch = Path(tempfile.mkdtemp())
+    print("imported:", run_workers(has_imported, None, GROUP, StageContext("s", SilentProgress(), scratch, scratch, 1)))
+    print("the same group:", groups._group is group)
+"""
+
+
+def test_workers_started_ahead_import_what_their_stage_needs_and_take_no_cpu_from_the_stages_before_it() -> None:
+    code = [sys.executable, "-c", STARTED_AHEAD]
+    done = subprocess.run(code, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "started for stage 1",
+        "a task of the only CPU: 3",
+        "imported: (True, True)",
+        "the same group: True",
+    ]
 
 
 def test_nothing_stands_once_the_run_is_over(context: StageContext) -> None:

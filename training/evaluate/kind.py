@@ -21,6 +21,8 @@ stages:
 EVALUATE = StageKind(
     config=EvaluateConfig,
     function="training.evaluate.stage:run",
+    runs_on_workers=True,
+    import_ahead="training.engine.import_ahead:import_for_training",
     summary="compare the models",
     makes="Figures of each model side by side, and its sampled answers with their rewards, for the report.",
     example=_EXAMPLE,

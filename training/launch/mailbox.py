@@ -19,6 +19,8 @@ class Mailbox:
         self._num_workers = num_workers
         self._jobs: list[list[Any]] = []
         self._closed = False
+        self._workers: dict[int, list[Any]] = {}  # rank -> [the worker's actor handle]
+        self._begun: dict[int, set[int]] = {}  # number of the job -> ranks that began it
         self._results: dict[int, dict[int, list[Any]]] = {}  # number of the job -> rank -> [result]
         self._changed = asyncio.Condition()
 
@@ -40,6 +42,22 @@ class Mailbox:
         async with self._changed:
             await self._changed.wait_for(lambda: len(self._jobs) > number or self._closed)
         return self._jobs[number] if len(self._jobs) > number else None
+
+    async def arrive(self, rank: int, worker: list[Any]) -> None:
+        """Say that `rank` is there to take jobs, and by which handle it is killed."""
+        self._workers[rank] = worker
+
+    async def workers(self) -> list[list[Any]]:
+        """The handles of all workers that have arrived."""
+        return list(self._workers.values())
+
+    async def begin(self, number: int, rank: int) -> None:
+        """Say that `rank` has taken a job and begins it."""
+        self._begun.setdefault(number, set()).add(rank)
+
+    async def has_begun(self, number: int) -> bool:
+        """Whether all ranks have begun a job."""
+        return len(self._begun.get(number, ())) == self._num_workers
 
     async def finish(self, number: int, rank: int, result: list[Any]) -> None:
         """Say that `rank` has finished a job."""

@@ -25,6 +25,10 @@ stages:
 PPO = StageKind(
     config=PpoConfig,
     function="cluster.ppo_stage:run",  # which alone knows both this room and the servers
+    runs_on_workers=True,
+    start_ahead="cluster.ppo_stage:start_ahead",
+    close_ahead="cluster.ppo_stage:close_ahead",
+    import_ahead="training.engine.import_ahead:import_for_training",
     summary="align by PPO with served models",
     makes=(
         "A Hugging Face model directory of the policy, with rewards on held-out prompts before and after, and "

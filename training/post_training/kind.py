@@ -23,6 +23,8 @@ stages:
 SFT = StageKind(
     config=SftConfig,
     function="training.post_training.sft:run",
+    runs_on_workers=True,
+    import_ahead="training.engine.import_ahead:import_for_post_training",
     summary="fine-tune on conversations",
     makes=("A Hugging Face model directory (adapters merged), with its loss on held-out answers before and after."),
     example=_SFT_EXAMPLE,
@@ -46,6 +48,8 @@ stages:
 REWARD_MODEL = StageKind(
     config=RewardModelConfig,
     function="training.post_training.reward_model:run",
+    runs_on_workers=True,
+    import_ahead="training.engine.import_ahead:import_for_post_training",
     summary="train a reward model on preference pairs",
     makes=(
         "A Hugging Face sequence-classification directory that gives a conversation one score, with its "
@@ -72,6 +76,8 @@ stages:
 DPO = StageKind(
     config=DpoConfig,
     function="training.post_training.dpo:run",
+    runs_on_workers=True,
+    import_ahead="training.engine.import_ahead:import_for_post_training",
     summary="align by direct preference optimisation",
     makes="A Hugging Face model directory (adapters merged), with its accuracy on held-out pairs.",
     example=_DPO_EXAMPLE,

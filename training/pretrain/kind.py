@@ -30,6 +30,8 @@ stages:
 PRETRAIN = StageKind(
     config=PretrainConfig,
     function="training.pretrain.stage:run",
+    runs_on_workers=True,
+    import_ahead="training.engine.import_ahead:import_for_training",
     summary="train a base model",
     makes=(
         "A Hugging Face model directory (safetensors, config, tokenizer), with `metrics.jsonl` and TensorBoard's files."
