@@ -364,7 +364,7 @@ def _render(found: Comparison) -> str:
         names=names,
         found=found,
         same=[stage.stage for stage in found.stages if stage.is_same_artifact],
-        verdicts=[
+        judged_runs=[
             {"name": name, "total": sum(map(len, rows.values())), "failing": failing_gates(rows)}
             for name, rows in zip(names, gates, strict=True)
         ],

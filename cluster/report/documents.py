@@ -219,11 +219,17 @@ def _some_shards(found: Sequence[Chain]) -> Iterator[tuple[str, Shard]]:
 
 
 def _quarantined(found: Sequence[Chain]) -> list[dict[str, Any]]:
-    """The first quarantined records, with file and offset."""
+    """The first quarantined records, with file and offset. Of the shards without any, one of each chain is read."""
     rows: list[dict[str, Any]] = []
     for chain in found:
+        size_of_empty: int | None = None  # of a file without rows; each row makes a Parquet file larger
         for shard in read_shard_table(chain[-1].uri):
-            rows += read_quarantined(chain[-1].uri, shard).slice(0, MAX_QUARANTINED - len(rows)).to_pylist()
+            if shard.quarantined.size == size_of_empty:
+                continue
+            found_rows = read_quarantined(chain[-1].uri, shard).slice(0, MAX_QUARANTINED - len(rows)).to_pylist()
+            if not found_rows:
+                size_of_empty = shard.quarantined.size
+            rows += found_rows
             if len(rows) == MAX_QUARANTINED:
                 return rows
     return rows

@@ -9,6 +9,8 @@ import pytest
 
 from cluster.contracts.artifacts import write_manifest
 from cluster.contracts.errors import StageFailed
+from cluster.contracts.records import QUARANTINE_SCHEMA
+from cluster.report import documents
 from cluster.report.documents import (
     SHARDS_FOR_EXAMPLES,
     around_difference,
@@ -22,6 +24,8 @@ from cluster.report.write import evaluated_roles, write_report
 from cluster.run_record import RunRecord, RunStage, read_run, write_run
 from dataprep.documents import (
     CONTAMINATION_SCHEMA,
+    Shard,
+    read_quarantined,
     read_shard_table,
     write_shard_table,
     write_table,
@@ -37,6 +41,27 @@ def test_every_row_that_was_read_is_accounted_for(tmp_path: Path) -> None:
         "dropped": {"too_short": 3, "exact_duplicate": 1, "near_duplicate": 1},
         "quarantined": 1,
     }
+
+
+def test_of_shards_without_quarantined_rows_only_one_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"uri": "a.jsonl", "offset": 7, "reason": "bad_json", "detail": "{"}]
+    clean = make_run(tmp_path).artifacts()["clean"]
+    shard = read_shard_table(clean.uri)[0]
+    shards = []
+    for number in range(20):
+        table = pa.Table.from_pylist(rows if number == 17 else [], schema=QUARANTINE_SCHEMA)
+        file = write_table(clean.uri, f"quarantined-{number}.parquet", table)
+        shards.append(replace(shard, number=number, quarantined=file))
+    write_shard_table(clean.uri, shards)
+    read: list[int] = []
+
+    def counted(artifact: str, shard: Shard) -> pa.Table:
+        read.append(shard.number)
+        return read_quarantined(artifact, shard)
+
+    monkeypatch.setattr(documents, "read_quarantined", counted)
+    assert [row["offset"] for row in documents._quarantined([[clean]])] == [7]
+    assert read == [0, 17]
 
 
 def test_a_lost_row_fails_the_report(tmp_path: Path) -> None:
@@ -65,16 +90,16 @@ def test_the_page_is_one_file_with_plots_and_escaped_text(tmp_path: Path) -> Non
     assert figures["balance"]["read"] == 10
 
 
-def test_gates_stand_at_the_top_with_a_verdict_that_names_those_that_fail(tmp_path: Path) -> None:
+def test_gates_stand_at_the_top_with_a_banner_that_names_those_that_fail(tmp_path: Path) -> None:
     record = make_run(tmp_path)
     page = Path(write_report(record)).read_text()
     assert "1 of 1 gate holds" in page
-    assert page.index('class="verdict good"') < page.index('id="documents"')
+    assert page.index('class="banner good"') < page.index('id="documents"')
     pretrain = record.artifacts()["pretrain"]
     manifest = replace(pretrain.manifest, metrics={"heldout_loss": 5.8, "unigram_entropy": 6.0})
     write_manifest(pretrain.uri, manifest, [])
     page = Path(write_report(record)).read_text()
-    assert 'class="verdict bad"' in page
+    assert 'class="banner bad"' in page
     assert "0 of 1 gate holds" in page
     assert "pretrain: held-out loss is 5.8 and must be below 5.5." in page
 
