@@ -82,7 +82,12 @@ def run(
             terminal.line("\nstopped. What is finished is kept; the same command goes on from there:")
             terminal.line(f"    raymill {' '.join(sys.argv[1:])}")
 
-        with watched_interrupts(say_stopped) as interrupts:
+        def leave() -> None:  # with a main thread that still waits for something
+            say_stopped()
+            if "cluster.ray_session" in sys.modules:
+                sys.modules["cluster.ray_session"].end_left_processes(wait_s=0.0)
+
+        with watched_interrupts(leave) as interrupts:
             try:
                 run_spec(job, terminal, address=address, interrupts=interrupts)
             except BaseException as error:

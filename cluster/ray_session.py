@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import socket
 import tempfile
@@ -116,6 +117,31 @@ def ray_session(
         yield
     finally:
         ray.shutdown()
+        if address is None:
+            end_left_processes()
+
+
+def end_left_processes(wait_s: float = 3.0) -> None:
+    """End what is left of this process's own Ray, some moments after it was stopped.
+
+    A worker process that is just starting when its raylet dies doesn't notice, and looks for it for minutes. Such a
+    process still carries its session's name, which ends with the driver's process id, among its arguments.
+    """
+    session = re.compile(rf"session_[0-9_-]+_{os.getpid()}(?![0-9])")
+    began, deadline = psutil.Process().create_time(), time.monotonic() + wait_s
+    while True:
+        left = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                arguments = " ".join(process.cmdline())
+                if "/ray/" in arguments and session.search(arguments) and process.create_time() >= began:
+                    left.append(process)
+        if not left or time.monotonic() >= deadline:
+            break
+        time.sleep(0.1)
+    for process in left:
+        with suppress(psutil.Error):
+            process.kill()
 
 
 @contextmanager
@@ -222,6 +248,7 @@ def _end_new_children(earlier: set[int]) -> None:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(left, timeout=10)
+    end_left_processes(wait_s=0.0)
 
 
 def cluster_resources() -> dict[str, float]:

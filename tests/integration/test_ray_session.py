@@ -34,6 +34,26 @@ print(len(children), "attempts", len([n for n in notes if n.startswith("Ray did 
 print("left:", [child.pid for child in children if child.is_running() and child.status() != "zombie"])
 """
 
+LEFT_BEHIND = """
+import os, subprocess, sys, time
+import psutil
+from cluster.ray_session import end_left_processes
+
+def start(session):
+    command = [sys.executable, "-c", "import time; time.sleep(1000)", "/ray/", session]
+    return psutil.Process(subprocess.Popen(command).pid)
+
+own = start(f"--session-name=session_2026-01-31_00-00-00_000000_{os.getpid()}")
+strangers = [start(f"--session-name=session_2026-01-31_00-00-00_000000_{os.getpid()}{end}") for end in ("0", "_1")]
+while not all("1000" in "".join(p.cmdline()) for p in (own, *strangers)):
+    time.sleep(0.05)
+end_left_processes(wait_s=0.0)
+own.wait(10)
+print([stranger.is_running() for stranger in strangers])
+for stranger in strangers:
+    stranger.kill()
+"""
+
 LATE_CALL = """
 import cluster.ray_session
 import ray
@@ -64,3 +84,7 @@ def test_a_call_of_ray_outside_a_session_starts_no_ray_and_joins_none() -> None:
     shown = _output(LATE_CALL)
     assert "RaySystemError" in shown
     assert "running: False" in shown
+
+
+def test_of_a_ray_that_was_stopped_no_process_is_left_and_a_strangers_is_left_alone() -> None:
+    assert _output(LEFT_BEHIND) == "[True, True]\n"
