@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -29,7 +30,7 @@ from serving.deploy import serve_is_running
 from serving.engine.reward_batches import score_sequences
 from serving.engine.torch_engine import TorchEngine
 from serving.http_gateway import serve_models
-from serving.rollout_client import ServeRolloutClient, rollout_servers
+from serving.rollout_client import RolloutServers, ServeRolloutClient, rollout_servers
 from serving.terminal_chat import chat_loop
 from tests.unit.serving.tiny_models import save_policy, save_reward_model, tiny_policy
 
@@ -365,6 +366,27 @@ class TestHttp:
 def test_an_open_address_without_keys_is_refused(local_ray: None, models: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="no API keys"), serve_models(models["policy_uri"], host="0.0.0.0", port=0):
         pass
+
+
+def test_servers_started_before_their_models_are_there_load_them_once_they_are(
+    local_ray: None, models: dict[str, Any], tmp_path: Path
+) -> None:
+    later = {role: str(tmp_path / role) for role in ("policy", "reward")}
+    servers = RolloutServers(later["policy"], later["reward"], policy=SMALL, reward=SMALL, name="ahead")
+    try:
+        servers.start(ahead=True)
+        with pytest.raises(InputError, match="no model directory"):
+            servers.check_models()
+        for role, directory in later.items():
+            shutil.copytree(models[f"{role}_uri"], directory)
+        servers.check_models()
+        client = servers.ready()
+        asked = requests(4)
+        same_answers(client.generate(asked), answers_of(models["policy"], asked))
+        assert len(client.score([[3, 4], [5]])) == 2
+    finally:
+        servers.close()
+    assert not serve_is_running()
 
 
 def test_what_cannot_be_started_is_refused_before_anything_starts(local_ray: None, models: dict[str, Any]) -> None:
