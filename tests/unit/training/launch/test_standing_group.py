@@ -3,6 +3,8 @@
 import pytest
 
 from cluster.contracts.config import WorkerGroup
+from cluster.contracts.stage_kind import StageKind, load
+from cluster.stage_kinds import STAGE_KINDS
 from training.launch import standing_group
 from training.launch.standing_group import StageNeeds, _can_wait, shape_of
 
@@ -48,3 +50,15 @@ def test_a_group_keeps_no_gpu_and_no_memory_from_a_stage(group: WorkerGroup, sta
 def test_a_group_waits_for_no_stage_of_another_shape_nor_for_one_that_takes_over_none() -> None:
     for stage in (StageNeeds(workers=WorkerGroup(num_workers=1)), RUNS_TASKS, WITHOUT_ROLES):
         assert not _can_wait(shape_of(HALF), [stage], cpus=4)
+
+
+def test_every_kind_whose_workers_are_a_group_says_that_it_runs_on_them() -> None:
+    have_groups = {k.name for k in STAGE_KINDS.values() if _annotation(k, "workers") is WorkerGroup}
+    assert have_groups == {kind.name for kind in STAGE_KINDS.values() if kind.runs_on_workers}
+    for kind in STAGE_KINDS.values():
+        for target in (kind.import_ahead, kind.start_ahead, kind.close_ahead):
+            assert not target or callable(load(target))
+
+
+def _annotation(kind: StageKind, field: str) -> object:
+    return kind.config.model_fields[field].annotation if field in kind.config.model_fields else None
