@@ -15,16 +15,18 @@ from typing import Any, Literal
 from uuid import uuid4
 
 from cluster.contracts import storage
+from cluster.contracts.errors import InputError
 from cluster.contracts.model_needs import ModelNeeds
 from training.base_model.directory import Finding, ModelDirectory, shown
 from training.base_model.tensor_headers import TensorHeader
-from training.models import missing_tensors
+from training.models import check_looks_back_only, missing_tensors, new_model
 
 Role = Literal["policy", "reward"]
 _COPY_AGAIN = "copy its weights again, or save the whole model by save_pretrained"
 # What an unused token is called in the tokenizers of known models; the first fits best for padding.
 _PADDING_HINTS = ("pad", "reserved", "unused", "extra", "endoftext", "unk")
 _MOST_CANDIDATES = 5
+_TRIED_TOKENS = 64  # of a model that is made to see which way it looks
 
 
 def transformers_findings(
@@ -40,6 +42,8 @@ def transformers_findings(
         if config is None:
             return
         yield from _position_findings(config, needs)
+        if role == "policy":
+            yield from _direction_findings(config)
         model, found = skeleton(config, role, needs)
         yield from found
         if model is None:
@@ -176,6 +180,22 @@ def _tensor_findings(
     }
     if wrong:
         yield Finding(f"has tensors of other shapes than its config says: {shown(wrong)}", _COPY_AGAIN)
+
+
+def _direction_findings(config: Any) -> Iterator[Finding]:
+    """Of configs that leave open whether the model is a decoder (BERT's, GPT-NeoX'): tried on one small layer."""
+    if getattr(config, "is_decoder", None) is not False:
+        return
+    tokens = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 0)
+    small = type(config).from_dict({**config.to_dict(), "vocab_size": _TRIED_TOKENS, "num_hidden_layers": 1, **tokens})
+    try:
+        check_looks_back_only(new_model(small))
+    except InputError as error:
+        if "looks ahead" in str(error):
+            yield Finding(
+                "is an encoder, whose predictions depend on the tokens that are to be predicted",
+                "take a causal model (Llama, Mistral, Qwen, Gemma, GPT-2)",
+            )
 
 
 def _position_findings(config: Any, needs: ModelNeeds) -> Iterator[Finding]:

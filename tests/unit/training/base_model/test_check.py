@@ -309,6 +309,16 @@ def test_models_that_transformers_saves_pass_whatever_their_tensors_are_called(t
     assert "its config asks for" in str(found(directory)[0]) or "does not load" in str(found(directory)[0])
 
 
+def test_an_encoder_is_refused(tmp_path: Path) -> None:
+    directory = make_model_directory(tmp_path / "model")
+    config = AutoConfig.for_model(
+        "bert", vocab_size=400, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(directory)
+    (sentence,) = map(str, found(directory))
+    assert "is an encoder, whose predictions depend on the tokens that are to be predicted" in sentence
+
+
 _GPT2_NAMES = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head"}
 
 
