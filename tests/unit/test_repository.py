@@ -15,6 +15,7 @@ from cluster.cli import DEFAULT_STORAGE, app
 from cluster.cli import _load as load_with_settings
 from cluster.spec import load_spec
 from cluster.stage_kinds import STAGE_KINDS
+from tests.stub_models import write_stub_model
 
 ROOT = Path(__file__).resolve().parents[2]
 SPECS = sorted(p for p in (ROOT / "job_specs").rglob("*") if p.suffix in (".yaml", ".yml"))
@@ -120,7 +121,7 @@ def _laid_over(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
 
 
 def _make_files(value: Any, directory: Path) -> None:
-    """An empty file, or a directory with a file, for every path below `directory` that a spec's settings name."""
+    """An empty file, or a directory like a model, for every path below `directory` that a spec's settings name."""
     if isinstance(value, Mapping | list):
         for item in value.values() if isinstance(value, Mapping) else value:
             _make_files(item, directory)
@@ -130,8 +131,7 @@ def _make_files(value: Any, directory: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
         elif "/" in value:
-            path.mkdir(parents=True, exist_ok=True)
-            (path / "config.json").write_text("{}")
+            write_stub_model(path)
 
 
 def test_the_index_of_the_documents_names_every_page() -> None:

@@ -10,6 +10,7 @@ from cluster.contracts.errors import SpecError
 from cluster.contracts.storage import expand
 from cluster.spec import JobSpec, load_spec, stage_inputs
 from cluster.submit import staged_job
+from tests.stub_models import write_stub_model
 
 GOOD = """
     name: test
@@ -301,14 +302,6 @@ def test_a_list_of_inputs_is_checked_and_ordered_item_by_item(tmp_path: Path) ->
     assert "is a tokenizer stage" in found["stages.newer.against.1"]
 
 
-def _stub_model(directory: Path) -> None:
-    """As much of a model as a spec's check looks at."""
-    directory.mkdir()
-    (directory / "config.json").write_text('{"model_type": "llama"}')
-    (directory / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
-    (directory / "tokenizer.json").write_text("{}")
-
-
 MODELS = """
     name: models
     storage: out
@@ -321,7 +314,7 @@ MODELS = """
 
 
 def test_a_mapping_of_inputs_is_checked_and_ordered_name_by_name(tmp_path: Path) -> None:
-    _stub_model(tmp_path / "base")
+    write_stub_model(tmp_path / "base")
     spec = _load(tmp_path, MODELS % "")
     assert spec.dependencies("candidates") == {"models.tuned": "sft"}
     assert stage_inputs(spec.stages["candidates"])["models.own"] == str(tmp_path / "base")
@@ -347,7 +340,7 @@ ROUNDS = """
 
 
 def test_a_stage_starts_from_any_stage_that_makes_a_causal_model(tmp_path: Path) -> None:
-    _stub_model(tmp_path / "base")
+    write_stub_model(tmp_path / "base")
     spec = _load(tmp_path, ROUNDS)
     order = list(spec.stages)
     assert [name for name in order if name.startswith("dpo")] == ["dpo", "dpo2"]
@@ -356,7 +349,7 @@ def test_a_stage_starts_from_any_stage_that_makes_a_causal_model(tmp_path: Path)
 
 
 def test_a_reward_model_is_no_start_and_a_policy_is_no_judge(tmp_path: Path) -> None:
-    _stub_model(tmp_path / "base")
+    write_stub_model(tmp_path / "base")
     found = _problems(
         tmp_path,
         ROUNDS.replace("{kind: dpo, model: dpo,", "{kind: dpo, model: reward_model,").replace(
@@ -381,7 +374,7 @@ def test_a_stage_starts_from_a_model_of_another_packages_kind(tmp_path: Path, mo
         kind: Literal["orpo"] = "orpo"  # type: ignore[assignment]
 
     monkeypatch.setitem(STAGE_KINDS, "orpo", replace(STAGE_KINDS["dpo"], config=OrpoConfig))
-    _stub_model(tmp_path / "base")
+    write_stub_model(tmp_path / "base")
     spec = _load(tmp_path, ROUNDS.replace("{kind: dpo, model: dpo,", "{kind: orpo, model: dpo,"))
     assert spec.stages["dpo2"].kind == "orpo"
     assert "ppo" in spec.stages

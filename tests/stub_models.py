@@ -1,0 +1,20 @@
+"""As much of a model directory as a spec's check looks at, for tests that load specs and train nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+HEADS = {
+    "config.json": b'{"model_type": "llama"}',
+    "model.safetensors": (2).to_bytes(8, "little") + b"{}",
+    "tokenizer.json": b"{}",
+}
+
+
+def write_stub_model(directory: Path) -> Path:
+    """A config, a weights file without tensors and a tokenizer; what is there already stays."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, content in HEADS.items():
+        if not (directory / name).exists():
+            (directory / name).write_bytes(content)
+    return directory
