@@ -8,7 +8,7 @@ manifest, then gives its result again instead of training again.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -78,28 +78,41 @@ def copy_tokenizer(tokenizer_uri: str, target: Path) -> None:
 
 
 def export_model(
-    model: Any, state_dict: Mapping[str, torch.Tensor], *, tokenizer_uri: str, output: str, scratch: Path
+    model: Any,
+    state_dict: Mapping[str, torch.Tensor],
+    *,
+    tokenizer_uri: str,
+    output: str,
+    scratch: Path,
+    check: Callable[[Path], None] | None = None,
 ) -> list[WrittenFile]:
     """Write a model to `output` as a Hugging Face directory with its tokenizer; call it on rank 0.
 
     `model` is the `PreTrainedModel` that trained; its own parameters may be partitioned, since only
-    `state_dict` (from `engine.full_state_dict`) is written. `scratch` needs room for one copy of the weights.
-    Raises `StageFailed`, and writes nothing, where a weight is nan or infinite.
+    `state_dict` (from `engine.full_state_dict`) is written. `scratch` needs room for one copy of the weights. `check`
+    is given the local directory before anything goes to `output`. Raises `StageFailed`, and writes nothing, where a
+    weight is nan or infinite, and whatever `check` raises.
     """
     from transformers.utils import logging
 
+    require_finite(state_dict)
+    logging.disable_progress_bar()
+    local = scratch / "export"
+    model.save_pretrained(local, state_dict=dict(state_dict))
+    copy_tokenizer(tokenizer_uri, local)
+    if check is not None:
+        check(local)
+    return publish_directory(local, output)
+
+
+def require_finite(state_dict: Mapping[str, torch.Tensor]) -> None:
+    """Raise `StageFailed` where a weight that would be exported is nan or infinite."""
     bad = not_finite(state_dict.items())
     if bad:
         raise StageFailed(
             f"training ended with a model that is no model: {named_not_finite(bad, len(state_dict))}; nothing is "
             "exported. A lower lr or a longer warm-up keeps training from diverging"
         )
-
-    logging.disable_progress_bar()
-    local = scratch / "export"
-    model.save_pretrained(local, state_dict=dict(state_dict))
-    copy_tokenizer(tokenizer_uri, local)
-    return publish_directory(local, output)
 
 
 def describe_files(uri: str) -> list[WrittenFile]:

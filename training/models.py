@@ -121,15 +121,24 @@ def new_model(config: Any, *, attention_kernel: str | None = None) -> Any:
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention_kernel)
 
 
-def load_model(directory: Path, *, config: Any = None, attention_kernel: str | None = None) -> Any:
+def load_model(
+    directory: Path, *, config: Any = None, attention_kernel: str | None = None, fills_output_layer: bool = False
+) -> Any:
     """The causal LM in a local model directory, in fp32; nothing is downloaded and no code of it is run.
 
     `config` replaces the directory's own (a longer context, say). Raises `InputError` where a tensor is missing (other
-    than tied ones, which are stored once) or of another shape; transformers would draw it at random.
+    than tied ones, which are stored once) or of another shape; transformers would draw it at random. The output layer
+    may be missing where the caller `fills_output_layer`.
     """
     from transformers import AutoModelForCausalLM
 
-    return _loaded(AutoModelForCausalLM, directory, config=config, attn_implementation=attention_kernel)
+    return _loaded(
+        AutoModelForCausalLM,
+        directory,
+        fills_output_layer=fills_output_layer,
+        config=config,
+        attn_implementation=attention_kernel,
+    )
 
 
 def compile_layers(model: Any, *, backend: str | Callable[..., Any] = "inductor") -> None:
@@ -437,7 +446,9 @@ def missing_tensors(model: Any, missing: Iterable[str], *, new_head: bool = Fals
     return sorted(name for name in missing if not new_head or name.startswith(body))
 
 
-def _loaded(auto_class: Any, directory: Path, *, new_head: bool = False, **settings: Any) -> Any:
+def _loaded(
+    auto_class: Any, directory: Path, *, new_head: bool = False, fills_output_layer: bool = False, **settings: Any
+) -> Any:
     """`auto_class.from_pretrained` without its leniency: no pickles, no foreign code, nothing left at random."""
     import torch
     from safetensors import SafetensorError
@@ -455,6 +466,10 @@ def _loaded(auto_class: Any, directory: Path, *, new_head: bool = False, **setti
     except (OSError, RuntimeError, SafetensorError, ValueError) as error:
         raise InputError(f"transformers can't load the model in {directory}: {error}") from error
     missing = missing_tensors(model, found["missing_keys"], new_head=new_head)
+    if fills_output_layer:
+        head = model.get_output_embeddings()
+        filled = next(name for name, module in model.named_modules() if module is head)
+        missing = [name for name in missing if name != f"{filled}.weight"]
     if missing:
         raise InputError(
             f"the model in {directory} lacks {len(missing)} tensors, which would be drawn at random: "

@@ -19,5 +19,7 @@ class ModelNeeds:
     """The setting that says how long rows are."""
     lora_targets: tuple[str, ...] = ()
     """Names of modules that get adapters; the model must have a module of each name."""
+    lora_whole: tuple[str, ...] = ()
+    """Names of modules that are trained whole beside adapters; the model must have a module of each name."""
     new_head: bool = False
     """Whether the stage puts a head of its own in place of the model's, which may then lack one."""

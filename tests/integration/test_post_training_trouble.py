@@ -21,6 +21,7 @@ from cluster.contracts.errors import InputError, StageFailed
 from cluster.contracts.progress import Progress, SilentProgress
 from tests.chat_fixtures import make_conversations, make_model_directory, write_conversations
 from tests.integration.test_post_training import SHARED, artifact, context, one_rank
+from training.conversations.artifact import read_conversations
 from training.export import committed_result
 from training.launch.workers import run_in_process
 from training.metrics.metrics_log import METRICS, read_metrics
@@ -40,8 +41,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def epochs_of(root: Path, rows: int) -> float:
+    """So many epochs that `rows` rows are trained."""
+    return (rows + 0.5) / len(read_conversations(str(root / "conversations"), "train"))
+
+
 def alone(**changes: Any) -> SftConfig:
-    """One worker; 9 steps."""
+    """One worker; some 10 steps."""
     settings = {**SHARED, "conversations": "conversations", "model": "base", "micro_batch_size": 4}
     return SftConfig(**{**settings, "checkpoint_every_steps": 3, "lr": 1e-3, **changes})
 
@@ -102,7 +108,8 @@ def test_a_base_with_one_nan_is_refused_before_training(root: Path) -> None:
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 def test_a_skipped_batch_leaves_the_weights_alone_and_is_counted(zero_stage: int, root: Path) -> None:
     """nan in one micro-batch of the last step: what is exported are the weights of a run of one step less."""
-    config = alone(zero_stage=zero_stage, lr_schedule="constant", warmup_fraction=0, divergence={"not_finite": "skip"})
+    settings = {"lr_schedule": "constant", "warmup_fraction": 0, "divergence": {"not_finite": "skip"}}
+    config = alone(zero_stage=zero_stage, epochs=epochs_of(root, 72), **settings)
     name = f"skipped{zero_stage}"
     with poisoned_loss({8 * 2: math.nan}):
         result = tune(root, name, config)
@@ -113,10 +120,35 @@ def test_a_skipped_batch_leaves_the_weights_alone_and_is_counted(zero_stage: int
     assert all(row["grad_norm"] > 0 for row in rows[:8])
     assert result.metrics["train_loss"] == rows[7]["loss"]
     shorter = f"shorter{zero_stage}"
-    tune(root, shorter, config.model_copy(update={"epochs": 64.5 / result.metrics["num_train_conversations"]}))
+    tune(root, shorter, config.model_copy(update={"epochs": epochs_of(root, 64)}))
     assert losses(root, shorter) == [row["loss"] for row in rows[:8]]
     weights, expected = (load_file(root / run / "model.safetensors") for run in (name, shorter))
     assert all(torch.equal(weights[key], expected[key]) for key in expected)
+
+
+def test_a_run_of_a_single_step_has_a_learning_rate_and_trains_all_rows(root: Path) -> None:
+    result = tune(root, "one_step", alone(global_batch_size=128, warmup_fraction=0.1))
+    (row,) = read_metrics(root / "one_step" / METRICS)
+    assert row["learning_rate"] == 1e-3
+    assert result.metrics["num_trained_conversations"] == result.metrics["num_train_conversations"] > 70
+    assert result.metrics["heldout_answer_loss"] < result.metrics["base_heldout_answer_loss"]
+
+
+def test_a_model_whose_measuring_fails_is_not_trained_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(*_: Any, **__: Any) -> float:
+        raise MemoryError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(sft, "answer_loss", out_of_memory)
+        with pytest.raises(MemoryError):
+            tune(root, "measured_late", alone())
+    weights = (root / "measured_late" / "model.safetensors").read_bytes()
+    with monkeypatch.context() as broken:
+        broken.setattr(sft, "stage_trainer", None)  # which a training would call
+        result = tune(root, "measured_late", alone())
+    assert (root / "measured_late" / "model.safetensors").read_bytes() == weights
+    assert result.metrics["heldout_answer_loss"] < result.metrics["base_heldout_answer_loss"]
+    assert result.metrics["steps"] == len(read_metrics(root / "measured_late" / METRICS))
 
 
 def test_training_goes_on_behind_a_skipped_batch(root: Path) -> None:
@@ -124,7 +156,7 @@ def test_training_goes_on_behind_a_skipped_batch(root: Path) -> None:
         tune(root, "went_on", alone(divergence={"not_finite": "skip"}))
     shown = losses(root, "went_on")
     assert shown[1] is None
-    assert shown[8] < shown[0] - 0.5
+    assert shown[-1] < shown[0] - 0.5
 
 
 def test_more_bad_batches_than_max_events_stop_the_run(root: Path) -> None:

@@ -8,7 +8,7 @@ few hundred megabytes for a model of any size.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -51,7 +51,7 @@ def transformers_findings(
         if directory.tensors and not directory.findings:  # what is cut short or quantised lacks tensors anyway
             yield from _tensor_findings(model, directory.tensors, role, needs)
         yield from _embedding_findings(model, local)
-        yield from lora_findings(model, needs.lora_targets)
+        yield from lora_findings(model, needs)
 
 
 @contextmanager
@@ -272,20 +272,31 @@ def _embedding_findings(model: Any, local: Path) -> Iterator[Finding]:
 # ---------------------------------------------------------------------------------------------------------- LoRA
 
 
-def lora_findings(model: Any, targets: Iterable[str]) -> Iterator[Finding]:
-    """A finding where the model has no module of a name in `targets`; PEFT takes whole names, or ends behind a dot."""
+def lora_findings(model: Any, needs: ModelNeeds) -> Iterator[Finding]:
+    """Findings where the model has no module of a name that gets adapters, or where that is the output layer.
+
+    PEFT takes whole names, or ends behind a dot. TRL's losses read the output layer's weights past an adapter.
+    """
     modules = dict(model.named_modules())
-    unknown = [
-        target for target in targets if not any(name == target or name.endswith(f".{target}") for name in modules)
-    ]
+
+    def named(target: str) -> list[Any]:
+        return [module for name, module in modules.items() if name == target or name.endswith(f".{target}")]
+
+    head = model.get_output_embeddings()
+    for target in needs.lora_targets:
+        if not needs.new_head and head is not None and any(module is head for module in named(target)):
+            yield Finding(
+                f"has {target} as its output layer, whose adapter the losses pass by (lora.target_modules)",
+                f"put {target} into lora.modules_to_save, which trains it whole",
+            )
+    unknown = [target for target in (*needs.lora_targets, *needs.lora_whole) if not named(target)]
     if unknown:
-        head = model.get_output_embeddings()
         linear = {
             name.rpartition(".")[2]
             for name, module in modules.items()
             if module is not head and type(module).__name__ in ("Linear", "Conv1D")
         }
         yield Finding(
-            f"has no modules called {', '.join(unknown)} (lora.target_modules)",
+            f"has no modules called {', '.join(unknown)} (lora.target_modules, lora.modules_to_save)",
             f"there are {', '.join(sorted(linear))}; all-linear takes them all",
         )

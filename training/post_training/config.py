@@ -22,9 +22,28 @@ from cluster.contracts.config import (
 from cluster.contracts.model_needs import ModelNeeds
 from training.config import CAUSAL_MODEL, batch_conflicts
 
+DpoLoss = Literal[
+    "sigmoid",
+    "hinge",
+    "ipo",
+    "exo_pair",
+    "nca_pair",
+    "robust",
+    "bco_pair",
+    "sppo_hard",
+    "aot",
+    "aot_unpaired",
+    "apo_zero",
+    "apo_down",
+    "discopop",
+    "sft",
+    "sigmoid_norm",
+]
+_SMOOTHED_LOSSES = {"robust", "exo_pair", "aot", "aot_unpaired"}
+
 
 class LoraSettings(StrictModel):
-    """Low-rank adapters (PEFT) instead of all weights; merged into the exported model."""
+    """Low-rank adapters (PEFT) instead of all weights. An export is held against the trained model before it counts."""
 
     rank: Annotated[int, Field(ge=1)] = 16
     """Rank of the adapters' matrices. More can learn more and take more memory."""
@@ -37,7 +56,15 @@ class LoraSettings(StrictModel):
 
     target_modules: list[str] | Literal["all-linear"] = "all-linear"
     """Names of the layers that get adapters, as [q_proj, v_proj]. `all-linear` takes every linear layer but the output
-    layer.
+    layer. Where embeddings get one that are tied to the output layer, the two are untied, and exported apart.
+    """
+
+    modules_to_save: list[str] = Field(default_factory=list)
+    """Names of layers that are trained whole beside the adapters, as [embed_tokens, lm_head] or a norm's."""
+
+    merge: bool = True
+    """Whether the export is a whole model, with the adapters merged. `false` exports the adapters alone, in PEFT's
+    form, with the place of their base.
     """
 
 
@@ -56,15 +83,19 @@ class DivergenceSettings(StrictModel):
 class TrlConfig(StageConfig):
     """What SFT, reward model and DPO share: the optimiser, the batch, the engine and the workers."""
 
+    stage_version: ClassVar[int] = 2  # 2: the last global batch is filled up, and not left out
+
     sections: ClassVar[Sections] = {
         "Amount": ("epochs", "global_batch_size", "max_length"),
         "Optimizer (AdamW)": ("lr", "lr_schedule", "warmup_fraction", "weight_decay", "adam_beta2", "max_grad_norm"),
-        "Engine": ("lora", "zero_stage", "precision", "micro_batch_size", "gradient_checkpointing"),
+        "Engine": ("lora", "export_dtype", "zero_stage", "precision", "micro_batch_size", "gradient_checkpointing"),
         "Execution": ("divergence", "checkpoint_every_steps", "workers"),
     }
 
     epochs: Annotated[float, Field(gt=0)] = 1.0
-    """Passes over the training rows, fractions allowed. Training ends on a whole global batch."""
+    """Passes over the training rows, fractions allowed. The last global batch is filled up with the rows that
+    would come next.
+    """
 
     lr: Annotated[float, Field(gt=0)] = 2e-5
     """Peak learning rate of AdamW."""
@@ -98,6 +129,9 @@ class TrlConfig(StageConfig):
     lora: LoraSettings | None = None
     """Trains low-rank adapters instead of all weights, for far less memory. `null` trains all weights."""
 
+    export_dtype: Literal["base", "fp32", "bf16", "fp16"] = "base"
+    """Number format of the exported weights. `base` is that of the model that training started from."""
+
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
     """DeepSpeed's ZeRO stage, what is sharded over the workers: 1 the optimizer's state, 2 gradients too, 3 weights
     too; 0 nothing. Higher stages save memory and communicate more.
@@ -120,6 +154,13 @@ class TrlConfig(StageConfig):
     workers: WorkerGroup = not_in_fingerprint(default_factory=WorkerGroup)
     """The workers that train together."""
 
+    @property
+    def rank_micro_batch_size(self) -> int:
+        """Rows of one worker's forward pass."""
+        if self.micro_batch_size is not None:
+            return self.micro_batch_size
+        return self.global_batch_size // self.workers.num_workers
+
     def roles(self) -> list[tuple[str, int, Resources]]:
         return [("workers", self.workers.num_workers, self.workers)]
 
@@ -131,12 +172,18 @@ class TrlConfig(StageConfig):
             padding_token=True,
             max_length=self.max_length,
             lora_targets=targets,
+            lora_whole=tuple(lora.modules_to_save) if lora is not None else (),
             new_head=self.kind == "reward_model",
         )
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         if self.precision == "bf16" and self.workers.gpus == 0:
             yield "precision", "bf16 needs workers.gpus: transformers' trainers refuse it on CPUs; take fp32"
+        if self.lora is not None and "lm_head" in self.lora.target_modules:
+            yield (
+                "lora.target_modules",
+                "holds the output layer, whose adapter TRL's losses pass by; put lm_head into modules_to_save",
+            )
         yield from batch_conflicts(self.global_batch_size, self.micro_batch_size, self.workers)
 
 
@@ -190,7 +237,7 @@ class DpoConfig(TrlConfig):
 
     sections: ClassVar[Sections] = {
         "Inputs": ("model", "preferences"),
-        "Loss": ("beta", "label_smoothing", "sft_loss_weight"),
+        "Loss": ("beta", "loss_type", "loss_weights", "label_smoothing", "sft_loss_weight"),
         **TrlConfig.sections,
     }
 
@@ -205,8 +252,41 @@ class DpoConfig(TrlConfig):
     beta: Annotated[float, Field(gt=0)] = 0.1
     """How strongly the policy is held to the reference; smaller lets it move further."""
 
+    loss_type: DpoLoss | Annotated[list[DpoLoss], Field(min_length=1)] = "sigmoid"
+    """TRL's name of the loss, or a list of several that are added up. `sigmoid` is DPO's own (Rafailov et al., 2023);
+    `ipo`, `hinge`, `robust`, `exo_pair`, `apo_zero` and the others are described in TRL's documentation.
+    """
+
+    loss_weights: list[Annotated[float, Field(ge=0)]] | None = None
+    """Weights of several losses, in the order of `loss_type`. `null` weighs each 1."""
+
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
-    """Share of pairs that is taken to be labelled the wrong way round. 0 trusts all labels."""
+    """Share of pairs that is taken to be labelled the wrong way round, for the losses `robust`, `exo_pair`, `aot` and
+    `aot_unpaired`. 0 trusts all labels.
+    """
 
     sft_loss_weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the chosen answers' own loss beside DPO's, which keeps them likely. 0 turns it off."""
+
+    def losses(self) -> dict[str, float]:
+        """TRL's losses by name, with their weights."""
+        names = [self.loss_type] if isinstance(self.loss_type, str) else self.loss_type
+        losses: dict[str, float] = dict(zip(names, self.loss_weights or [1.0] * len(names), strict=True))
+        return {**losses, "sft": self.sft_loss_weight} if self.sft_loss_weight else losses
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        yield from super().conflicts()
+        names = [self.loss_type] if isinstance(self.loss_type, str) else self.loss_type
+        if len(set(names)) < len(names):
+            yield "loss_type", "names a loss twice"
+        if self.loss_weights is not None and len(self.loss_weights) != len(names):
+            yield "loss_weights", f"has {len(self.loss_weights)} weights for {len(names)} losses (loss_type)"
+        if self.sft_loss_weight and "sft" in names:
+            yield "sft_loss_weight", "is given, and loss_type names sft as well; give its weight in loss_weights"
+        if self.label_smoothing and not set(names) & _SMOOTHED_LOSSES:
+            yield (
+                "label_smoothing",
+                f"is {self.label_smoothing}, and TRL's {', '.join(names)} does not use it; take loss_type: robust",
+            )
+        if "exo_pair" in names and not self.label_smoothing:
+            yield "label_smoothing", "must be above 0 for exo_pair; its authors take 0.001"

@@ -8,10 +8,13 @@ Shape letters: P pairs; 2 stands for (chosen, rejected).
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 
 from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
@@ -21,15 +24,17 @@ from training.feedback.pair_baselines import pair_accuracy
 from training.inference.sequence_scores import pair_logprobs
 from training.launch.workers import Launcher, Worker, gather_over_ranks, run_workers, share
 from training.models import load_model
+from training.post_training.adapters import load_for_adapters, lora_config, untied_config
 from training.post_training.config import DpoConfig
+from training.post_training.trl_arguments import trainer_arguments
+from training.post_training.trl_export import ModelForm
+from training.post_training.trl_job import TrlJob
 from training.post_training.trl_stage import (
-    TrlJob,
     check_max_length,
     check_weights,
-    lora_config,
     run_job,
-    train_and_export,
-    trainer_arguments,
+    train_once,
+    training_order,
     training_rows,
 )
 from training.post_training.trl_trainer import stage_trainer
@@ -60,51 +65,72 @@ def train(worker: Worker, job: TrlJob[DpoConfig]) -> StageResult | None:
         def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
             return dataset
 
+        def _precompute_ref_logps(self, dataset: Any, *_: Any, **__: Any) -> Any:
+            return dataset  # which has them
+
     config = job.config
-    losses = {"sigmoid": 1.0, "sft": config.sft_loss_weight}
-    weights = {name: weight for name, weight in losses.items() if weight}
-    arguments = trainer_arguments(
-        TrlDpoConfig,
-        job,
-        worker,
-        beta=config.beta,
-        label_smoothing=config.label_smoothing,
-        loss_type=list(weights),
-        loss_weights=list(weights.values()),
-    )
     with storage.local_copy(job.model_uri, worker.scratch) as local:
         check_weights(worker, local)
         tokenizer = load_tokenizer(local)
-        model = load_model(local)
-        reference = load_model(local) if config.lora is None else None  # adapters are switched off instead
-    check_max_length(config, model)
+        untied = untied_config(local, config.lora)
     train_pairs, heldout_pairs = read_encoded_pairs(job.data_uri, ChatEncoder(tokenizer), max_length=config.max_length)
-    trainer = stage_trainer(TokenisedDpoTrainer)(
-        model=model,
-        ref_model=reference,
-        args=arguments,
-        train_dataset=training_rows(
-            [
-                {"prompt_ids": p.prompt_ids, "chosen_ids": p.chosen_ids, "rejected_ids": p.rejected_ids}
-                for p in train_pairs.pairs
-            ],
-            [pair.length for pair in train_pairs.pairs],
-            job,
-            window_batches=WINDOW_BATCHES,
-        ),
-        processing_class=tokenizer,
-        peft_config=lora_config(config, task_type="CAUSAL_LM"),
-    )
-    trained = train_and_export(trainer, job, worker, load=load_model)
+    order = training_order([pair.length for pair in train_pairs.pairs], job, window_batches=WINDOW_BATCHES)
+    load_base = partial(load_for_adapters, untied=untied)
+    model_form = ModelForm(load_base, load_model, tokenizer.pad_token_id)
 
-    before_P2, after_P2 = (
-        logprobs_at(worker, uri, heldout_pairs.pairs, pad_token_id=tokenizer.pad_token_id)
-        for uri in (job.model_uri, job.output)
+    def logprobs(pairs: Sequence[EncodedPair], *, base: bool, dtype: torch.dtype = torch.float32) -> Any:
+        model = model_form.open(job, worker, base=base).to(dtype)
+        return logprobs_of(
+            worker, model, pairs, pad_token_id=tokenizer.pad_token_id, batch_size=config.rank_micro_batch_size
+        )
+
+    def new_trainer() -> Any:
+        # The reference's log-probabilities are made once, in the number format that the policy trains in, and no
+        # second model is held while it does. It comes first: from the arguments on, models are loaded in parts.
+        dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        reference_P2 = logprobs(train_pairs.pairs, base=True, dtype=dtype)
+        gc.collect()
+        losses = config.losses()
+        arguments = trainer_arguments(
+            TrlDpoConfig,
+            job,
+            worker,
+            beta=config.beta,
+            label_smoothing=config.label_smoothing,
+            loss_type=list(losses),
+            loss_weights=list(losses.values()),
+            precompute_ref_log_probs=True,
+        )
+        with storage.local_copy(job.model_uri, worker.scratch) as local:
+            model = load_base(local)
+        check_max_length(config, model)
+        rows = [
+            {
+                "prompt_ids": pair.prompt_ids,
+                "chosen_ids": pair.chosen_ids,
+                "rejected_ids": pair.rejected_ids,
+                "ref_chosen_logps": chosen,
+                "ref_rejected_logps": rejected,
+            }
+            for pair, (chosen, rejected) in zip(train_pairs.pairs, reference_P2.tolist(), strict=True)
+        ]
+        return stage_trainer(TokenisedDpoTrainer)(
+            model=model,
+            args=arguments,
+            train_dataset=training_rows(rows, order),
+            processing_class=tokenizer,
+            peft_config=lora_config(config, task_type="CAUSAL_LM"),
+        )
+
+    trained = train_once(
+        new_trainer, job, worker, model_form=model_form, rows=[pair.chosen for pair in train_pairs.pairs]
     )
+    before_P2, after_P2 = (logprobs(heldout_pairs.pairs, base=base) for base in (True, False))
     if not worker.is_main:
         return None
     metrics = {
         "num_train_pairs": len(train_pairs.pairs),
+        "num_trained_pairs": len(set(order)),
         "num_heldout_pairs": len(heldout_pairs.pairs),
         "num_pairs_too_long": train_pairs.num_too_long + heldout_pairs.num_too_long,
         "num_pairs_refused": train_pairs.num_refused + heldout_pairs.num_refused,
@@ -137,11 +163,17 @@ def heldout_figures(
     }
 
 
-def logprobs_at(
-    worker: Worker, uri: str, pairs: Sequence[EncodedPair], *, pad_token_id: int
+def logprobs_of(
+    worker: Worker, model: Any, pairs: Sequence[EncodedPair], *, pad_token_id: int, batch_size: int
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """[P, 2] log-probabilities of chosen and rejected answers under the model at `uri`; each rank scores its share."""
-    with storage.local_copy(uri, worker.scratch) as local:
-        model = load_model(local).to(worker.device)
-    scored_P2 = pair_logprobs(model, share(pairs, worker), pad_token_id=pad_token_id)
-    return np.array(gather_over_ranks(worker, scored_P2.tolist()))
+    """[P, 2] log-probabilities of chosen and rejected answers under the model, in the pairs' order.
+
+    Each rank scores its share, and all have them all.
+    """
+    scored_P2 = pair_logprobs(model, share(pairs, worker), pad_token_id=pad_token_id, batch_size=batch_size)
+    gathered_P2 = np.array(gather_over_ranks(worker, scored_P2.tolist())).reshape(-1, 2)
+    in_order_P2 = np.empty_like(gathered_P2)
+    in_order_P2[
+        [number for rank in range(worker.world_size) for number in range(rank, len(pairs), worker.world_size)]
+    ] = gathered_P2
+    return in_order_P2

@@ -26,7 +26,10 @@ SFT = StageKind(
     runs_on_workers=True,
     import_ahead="training.engine.import_ahead:import_for_post_training",
     summary="fine-tune on conversations",
-    makes=("A Hugging Face model directory (adapters merged), with its loss on held-out answers before and after."),
+    makes=(
+        "A Hugging Face model directory (adapters merged, or alone), with its loss on held-out answers before and "
+        "after."
+    ),
     example=_SFT_EXAMPLE,
     figures=SFT_FIGURES,
     model="policy",
@@ -79,7 +82,7 @@ DPO = StageKind(
     runs_on_workers=True,
     import_ahead="training.engine.import_ahead:import_for_post_training",
     summary="align by direct preference optimisation",
-    makes="A Hugging Face model directory (adapters merged), with its accuracy on held-out pairs.",
+    makes="A Hugging Face model directory (adapters merged, or alone), with its accuracy on held-out pairs.",
     example=_DPO_EXAMPLE,
     figures=DPO_FIGURES,
     model="policy",

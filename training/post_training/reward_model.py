@@ -29,16 +29,18 @@ from training.feedback.pairs import read_text_pairs
 from training.inference.sequence_scores import rewards
 from training.launch.workers import Launcher, Worker, gather_over_ranks, run_workers, share
 from training.models import load_reward_model, load_under_new_head
+from training.post_training.adapters import lora_config
 from training.post_training.bradley_terry import first_difference, prefix_pair_losses
 from training.post_training.config import RewardModelConfig
+from training.post_training.trl_arguments import trainer_arguments
+from training.post_training.trl_export import ModelForm
+from training.post_training.trl_job import TrlJob
 from training.post_training.trl_stage import (
-    TrlJob,
     check_max_length,
     check_weights,
-    lora_config,
     run_job,
-    train_and_export,
-    trainer_arguments,
+    train_once,
+    training_order,
     training_rows,
 )
 from training.post_training.trl_trainer import stage_trainer
@@ -65,40 +67,46 @@ def train(worker: Worker, job: TrlJob[RewardModelConfig]) -> StageResult | None:
     from trl import RewardConfig as TrlRewardConfig
 
     config = job.config
-    arguments = trainer_arguments(
-        TrlRewardConfig, job, worker, center_rewards_coefficient=config.center_rewards_coefficient
-    )
     with storage.local_copy(job.model_uri, worker.scratch) as local:
         check_weights(worker, local)
         tokenizer = load_tokenizer(local)
-        encoder = ChatEncoder(tokenizer)
-        if tokenizer.pad_token_id in encoder.stop_token_ids:
-            raise InputError("a reward model needs a padding token that is not the one that ends answers")
-        load = partial(new_reward_model, pad_token_id=tokenizer.pad_token_id, seed=job.seed)
-        model = load(local)
-    check_max_length(config, model)
+    encoder = ChatEncoder(tokenizer)
+    if tokenizer.pad_token_id in encoder.stop_token_ids:
+        raise InputError("a reward model needs a padding token that is not the one that ends answers")
     train_pairs, heldout_pairs = read_encoded_pairs(
         job.data_uri, encoder, max_length=config.max_length, more_train_rows=read_text_pairs(job.data_uri)
     )
-    trainer = stage_trainer(trainer_class(config))(
-        model=model,
-        args=arguments,
-        train_dataset=training_rows(
-            [{"chosen_ids": pair.chosen, "rejected_ids": pair.rejected} for pair in train_pairs.pairs],
-            [pair.length for pair in train_pairs.pairs],
-            job,
-            window_batches=WINDOW_BATCHES,
-        ),
-        processing_class=tokenizer,
-        peft_config=lora_config(config, task_type="SEQ_CLS", modules_to_save=["score"]),
-    )
-    trained = train_and_export(trainer, job, worker, load=load)
+    order = training_order([pair.length for pair in train_pairs.pairs], job, window_batches=WINDOW_BATCHES)
+    load_base = partial(new_reward_model, pad_token_id=tokenizer.pad_token_id, seed=job.seed)
 
-    measured = measure(worker, job.output, train_pairs, heldout_pairs)
+    def new_trainer() -> Any:
+        arguments = trainer_arguments(
+            TrlRewardConfig, job, worker, center_rewards_coefficient=config.center_rewards_coefficient
+        )
+        with storage.local_copy(job.model_uri, worker.scratch) as local:
+            model = load_base(local)
+        check_max_length(config, model)
+        return stage_trainer(trainer_class(config))(
+            model=model,
+            args=arguments,
+            train_dataset=training_rows(
+                [{"chosen_ids": pair.chosen, "rejected_ids": pair.rejected} for pair in train_pairs.pairs], order
+            ),
+            processing_class=tokenizer,
+            peft_config=lora_config(config, task_type="SEQ_CLS", modules_to_save=["score"]),
+        )
+
+    model_form = ModelForm(load_base, load_reward_model, tokenizer.pad_token_id)
+    trained = train_once(
+        new_trainer, job, worker, model_form=model_form, rows=[pair.chosen for pair in train_pairs.pairs]
+    )
+    model = model_form.open(job, worker)
+    measured = measure(worker, model, train_pairs, heldout_pairs, batch_size=config.rank_micro_batch_size)
     if not worker.is_main:
         return None
     metrics = {
         "num_train_pairs": len(train_pairs.pairs),
+        "num_trained_pairs": len(set(order)),
         "num_heldout_pairs": len(heldout_pairs.pairs),
         "num_pairs_too_long": train_pairs.num_too_long + heldout_pairs.num_too_long,
         "num_pairs_refused": train_pairs.num_refused + heldout_pairs.num_refused,
@@ -110,16 +118,16 @@ def train(worker: Worker, job: TrlJob[RewardModelConfig]) -> StageResult | None:
     return StageResult(metrics, trained.files, trained.engine)
 
 
-def measure(worker: Worker, uri: str, train_pairs: EncodedPairs, heldout_pairs: EncodedPairs) -> dict[str, float]:
-    """What the reward model at `uri` makes of the held-out pairs, and of some training pairs; on all ranks.
+def measure(
+    worker: Worker, model: Any, train_pairs: EncodedPairs, heldout_pairs: EncodedPairs, *, batch_size: int
+) -> dict[str, float]:
+    """What the reward model makes of the held-out pairs, and of some training pairs; on all ranks.
 
     Of the training pairs, at most `NUM_TRAIN_PAIRS_MEASURED` are scored, at even distances.
     """
-    with storage.local_copy(uri, worker.scratch) as local:
-        model = load_reward_model(local).to(worker.device)
-    heldout_chosen_P, heldout_rejected_P = pair_rewards(worker, model, heldout_pairs.pairs)
+    heldout_chosen_P, heldout_rejected_P = pair_rewards(worker, model, heldout_pairs.pairs, batch_size=batch_size)
     every = -(-len(train_pairs.pairs) // NUM_TRAIN_PAIRS_MEASURED)
-    train_chosen_P, train_rejected_P = pair_rewards(worker, model, train_pairs.pairs[::every])
+    train_chosen_P, train_rejected_P = pair_rewards(worker, model, train_pairs.pairs[::every], batch_size=batch_size)
     return {
         "heldout_pair_accuracy": pair_accuracy(heldout_chosen_P - heldout_rejected_P),
         "train_pair_accuracy": pair_accuracy(train_chosen_P - train_rejected_P),
@@ -177,14 +185,14 @@ def trainer_class(config: RewardModelConfig) -> Any:
 
 
 def pair_rewards(
-    worker: Worker, model: Any, pairs: Sequence[EncodedPair]
+    worker: Worker, model: Any, pairs: Sequence[EncodedPair], *, batch_size: int
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """([P], [P]) rewards of chosen and rejected conversations; each rank scores its share."""
     mine = share(pairs, worker)
     pad_token_id = model.config.pad_token_id
     columns = []
     for sequences in ([pair.chosen for pair in mine], [pair.rejected for pair in mine]):
-        scored = rewards(model, sequences, pad_token_id=pad_token_id)
+        scored = rewards(model, sequences, pad_token_id=pad_token_id, batch_size=batch_size)
         columns.append(np.array(gather_over_ranks(worker, scored.tolist())))
     return columns[0], columns[1]
 

@@ -18,13 +18,13 @@ import numpy as np
 def row_order(
     lengths_N: Sequence[int], *, epochs: float, global_batch_size: int, seed: int, window_batches: int = 1
 ) -> list[int]:
-    """Row numbers in order of use, a whole number of global batches: floor(N x epochs / batch) of them.
+    """Row numbers in order of use, a whole number of global batches: ceil(floor(N x epochs) / batch) of them.
 
-    No row is used twice before every row is used once, but for those of an incomplete last batch. Among
-    each `window_batches` batches, rows of like length are put into one batch, and the batches then shuffled.
+    The last batch is filled up with the rows that would come next. No row is used twice before every row is used once.
+    Among each `window_batches` batches, rows of like length are put into one batch, and the batches then shuffled.
     """
     num_rows = len(lengths_N)
-    total = int(num_rows * epochs) // global_batch_size * global_batch_size
+    total = -(-max(1, int(num_rows * epochs)) // global_batch_size) * global_batch_size
     generator = np.random.default_rng(seed)
     shuffled: list[int] = []
     while len(shuffled) < total:

@@ -7,7 +7,7 @@ conversations stage splits them by first prompt, so that the held-out loss is on
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from cluster.contracts import storage
@@ -19,15 +19,17 @@ from training.conversations.encoding import encode_rows
 from training.inference.sequence_scores import answer_logprobs
 from training.launch.workers import Launcher, Worker, run_workers, share, sum_over_ranks
 from training.models import load_model
+from training.post_training.adapters import load_for_adapters, lora_config, untied_config
 from training.post_training.config import SftConfig
+from training.post_training.trl_arguments import trainer_arguments
+from training.post_training.trl_export import ModelForm
+from training.post_training.trl_job import TrlJob
 from training.post_training.trl_stage import (
-    TrlJob,
     check_max_length,
     check_weights,
-    lora_config,
     run_job,
-    train_and_export,
-    trainer_arguments,
+    train_once,
+    training_order,
     training_rows,
 )
 from training.post_training.trl_trainer import stage_trainer
@@ -53,12 +55,10 @@ def train(worker: Worker, job: TrlJob[SftConfig]) -> StageResult | None:
     from trl import SFTTrainer
 
     config = job.config
-    arguments = trainer_arguments(TrlSftConfig, job, worker, packing=False)
     with storage.local_copy(job.model_uri, worker.scratch) as local:
         check_weights(worker, local)
         tokenizer = load_tokenizer(local)
-        model = load_model(local)
-    check_max_length(config, model)
+        untied = untied_config(local, config.lora)
     conversations = read_conversations(job.data_uri, "train")
     encoder = ChatEncoder(tokenizer)
     training = encode_rows(encoder, conversations, max_length=config.max_length)
@@ -68,21 +68,31 @@ def train(worker: Worker, job: TrlJob[SftConfig]) -> StageResult | None:
             f"{len(conversations)} conversations leave none to train on (max_length {config.max_length}): "
             f"{training.num_without_answer} have no answer in it, and refused are {dict(training.refused)}"
         )
-    trainer = stage_trainer(SFTTrainer)(
-        model=model,
-        args=arguments,
-        train_dataset=training_rows(
-            [{"input_ids": row.input_ids_T, "labels": row.labels()} for row in training.rows],
-            [len(row.input_ids_T) for row in training.rows],
-            job,
-        ),
-        processing_class=tokenizer,
-        peft_config=lora_config(config, task_type="CAUSAL_LM"),
-    )
-    trained = train_and_export(trainer, job, worker, load=load_model)
+    order = training_order([len(row.input_ids_T) for row in training.rows], job)
+    load_base = partial(load_for_adapters, untied=untied)
 
+    def new_trainer() -> Any:
+        arguments = trainer_arguments(TrlSftConfig, job, worker, packing=False)
+        with storage.local_copy(job.model_uri, worker.scratch) as local:
+            model = load_base(local)
+        check_max_length(config, model)
+        return stage_trainer(SFTTrainer)(
+            model=model,
+            args=arguments,
+            train_dataset=training_rows(
+                [{"input_ids": row.input_ids_T, "labels": row.labels()} for row in training.rows], order
+            ),
+            processing_class=tokenizer,
+            peft_config=lora_config(config, task_type="CAUSAL_LM"),
+        )
+
+    model_form = ModelForm(load_base, load_model, tokenizer.pad_token_id)
+    trained = train_once(
+        new_trainer, job, worker, model_form=model_form, rows=[row.input_ids_T for row in training.rows]
+    )
     metrics: dict[str, Any] = {
         "num_train_conversations": len(training.rows),
+        "num_trained_conversations": len(set(order)),
         "num_heldout_conversations": len(heldout.rows),
         "num_without_answer": training.num_without_answer + heldout.num_without_answer,
         "num_refused": training.num_refused + heldout.num_refused,
@@ -92,20 +102,31 @@ def train(worker: Worker, job: TrlJob[SftConfig]) -> StageResult | None:
         "train_loss": trained.train_loss,
     }
     if heldout.rows:
-        for name, uri in (("base_heldout_answer_loss", job.model_uri), ("heldout_answer_loss", job.output)):
-            metrics[name] = answer_loss(worker, uri, heldout.rows, pad_token_id=tokenizer.pad_token_id)
+        for name, base in (("base_heldout_answer_loss", True), ("heldout_answer_loss", False)):
+            model = model_form.open(job, worker, base=base)
+            metrics[name] = answer_loss(
+                worker,
+                model,
+                heldout.rows,
+                pad_token_id=tokenizer.pad_token_id,
+                batch_size=config.rank_micro_batch_size,
+            )
     if not worker.is_main:
         return None
     return StageResult(metrics, trained.files, trained.engine)
 
 
-def answer_loss(worker: Worker, uri: str, rows: Sequence[EncodedConversation], *, pad_token_id: int) -> float:
-    """Mean negative log-likelihood per answer token (nats) of the model at `uri`; each rank measures its share."""
-    with storage.local_copy(uri, worker.scratch) as local:
-        model = load_model(Path(local)).to(worker.device)
+def answer_loss(
+    worker: Worker, model: Any, rows: Sequence[EncodedConversation], *, pad_token_id: int, batch_size: int
+) -> float:
+    """Mean negative log-likelihood per answer token (nats) of the model; each rank measures its share."""
     mine = share(rows, worker)
     measured = answer_logprobs(
-        model, [r.input_ids_T for r in mine], [r.assistant_mask_T for r in mine], pad_token_id=pad_token_id
+        model,
+        [r.input_ids_T for r in mine],
+        [r.assistant_mask_T for r in mine],
+        pad_token_id=pad_token_id,
+        batch_size=batch_size,
     )
     logprob, num_tokens = sum_over_ranks(worker, float(measured.logprobs_N.sum()), float(measured.num_tokens_N.sum()))
     return -logprob / num_tokens

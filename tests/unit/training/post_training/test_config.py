@@ -1,10 +1,13 @@
-from typing import Any
+import inspect
+import re
+from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
+from trl import DPOTrainer
 
 from training.evaluate.config import EvaluateConfig
-from training.post_training.config import DpoConfig, RewardModelConfig, SftConfig
+from training.post_training.config import DpoConfig, DpoLoss, RewardModelConfig, SftConfig
 
 SFT: dict[str, Any] = {"model": "base", "conversations": "talks"}
 
@@ -23,6 +26,7 @@ SFT: dict[str, Any] = {"model": "base", "conversations": "talks"}
         ({"precision": "bf16"}, "bf16 needs workers.gpus"),
         ({"warmup_fraction": 1.0}, "less than 1"),
         ({"zero_stage": 4}, "less than or equal to 3"),
+        ({"lora": {"target_modules": ["q_proj", "lm_head"]}}, "put lm_head into modules_to_save"),
         ({"learning_rate": 1e-4}, "Extra inputs are not permitted"),
     ],
 )
@@ -40,8 +44,8 @@ def test_resources_and_micro_batches_stay_out_of_the_fingerprint() -> None:
         assert config.fields_not_in_fingerprint() == {
             "micro_batch_size",
             "gradient_checkpointing",
-            "checkpoint_every_steps",
             "divergence",
+            "checkpoint_every_steps",
             "workers",
         }
 
@@ -57,3 +61,32 @@ def test_inputs_are_named_for_the_graph() -> None:
 def test_an_evaluation_of_no_model_is_refused() -> None:
     with pytest.raises(ValidationError, match="at least one model"):
         EvaluateConfig(tokens="tokens", conversations="talks")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"label_smoothing": 0.1}, "is 0.1, and TRL's sigmoid does not use it; take loss_type: robust"),
+        ({"loss_type": "exo_pair"}, "must be above 0 for exo_pair"),
+        ({"loss_type": ["ipo", "ipo"]}, "names a loss twice"),
+        ({"loss_type": ["ipo", "sft"], "loss_weights": [1.0]}, "has 1 weights for 2 losses"),
+        ({"loss_type": ["ipo", "sft"], "sft_loss_weight": 0.1}, "loss_type names sft as well"),
+        ({"loss_type": "sigmod"}, "Input should be 'sigmoid'"),
+    ],
+)
+def test_dpo_losses_that_do_not_go_together_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        DpoConfig(model="sft", preferences="pairs", **changes)
+
+
+def test_dpo_losses_are_weighed() -> None:
+    config = DpoConfig(model="sft", preferences="pairs", sft_loss_weight=0.2)
+    assert config.losses() == {"sigmoid": 1.0, "sft": 0.2}
+    mixed = DpoConfig(model="sft", preferences="pairs", loss_type=["ipo", "bco_pair"], loss_weights=[0.5, 2.0])
+    assert mixed.losses() == {"ipo": 0.5, "bco_pair": 2.0}
+
+
+def test_the_losses_are_those_that_trl_knows() -> None:
+    source = inspect.getsource(DPOTrainer._compute_loss)
+    known = set(re.findall(r'loss_type == "(\w+)"', source))
+    assert set(get_args(DpoLoss)) == known

@@ -7,10 +7,16 @@ LENGTHS = [(7 * row) % 31 for row in range(50)]
 
 def test_whole_batches_and_every_row_as_often_as_the_epochs_say() -> None:
     order = row_order(LENGTHS, epochs=3, global_batch_size=8, seed=0)
-    assert len(order) == 50 * 3 // 8 * 8
+    assert len(order) == 152
     counts = Counter(order)
     assert set(counts) == set(range(50))
-    assert set(counts.values()) <= {2, 3}
+    assert sorted(counts.values()) == [3] * 48 + [4] * 2  # of which the last batch was filled up
+
+
+def test_sixty_rows_at_batch_32_are_all_trained() -> None:
+    order = row_order(list(range(60)), epochs=1, global_batch_size=32, seed=0)
+    assert len(order) == 64
+    assert set(order) == set(range(60))
 
 
 def test_a_batch_is_sorted_by_length() -> None:
@@ -38,6 +44,8 @@ def test_the_seed_decides() -> None:
     assert first == again != other
 
 
-def test_less_than_a_batch_is_none() -> None:
-    assert row_order(LENGTHS, epochs=1, global_batch_size=64, seed=0) == []
-    assert len(row_order(LENGTHS, epochs=1.5, global_batch_size=64, seed=0)) == 64
+def test_less_than_a_batch_is_filled_up_to_one() -> None:
+    order = row_order(LENGTHS, epochs=1, global_batch_size=64, seed=0)
+    assert len(order) == 64
+    assert set(Counter(order).values()) == {1, 2}
+    assert len(row_order(LENGTHS, epochs=0.001, global_batch_size=4, seed=0)) == 4
