@@ -6,9 +6,10 @@ tokens still hidden (see `control_strings.py`).
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +18,14 @@ from cluster.contracts.errors import InputError
 # Words that no template writes.
 ASKED, ANSWERED = "qzxasked", "qzxanswered"
 _OPENINGS: tuple[tuple[Mapping[str, Any], ...], ...] = ((), ({"role": "system", "content": "qzxsystem"},))
+# A call of a tool with the argument `ANSWERED`.
+SMALL_CALL: Mapping[str, Any] = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [
+        {"type": "function", "id": "call00001", "function": {"name": "look_up", "arguments": {"place": ANSWERED}}}
+    ],
+}
 _MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -74,8 +83,13 @@ class ChatTemplate:
         with_marks: bool = False,
     ) -> Rendering:
         """The conversation as text. Raises `ChatRefused` (template_refuses) where the template does not take it."""
-        prepared = [_prepared(message, as_parts=self._form.contents_are_parts) for message in messages]
+        prepared = [_prepared(message, self._form) for message in messages]
         return self._render(prepared, tools, add_generation_prompt=add_generation_prompt, with_marks=with_marks)
+
+    @property
+    def contents_are_parts(self) -> bool:
+        """Whether the template writes contents only where they are lists of parts, as models that see have them."""
+        return self._form.contents_are_parts
 
     def small_prompt(self) -> list[Mapping[str, Any]]:
         """A conversation in which the user asks `ASKED`, to be answered by `ANSWERED`, as the template takes it.
@@ -92,15 +106,29 @@ class ChatTemplate:
         refusal = ""
         for as_parts in (False, True):
             for opening in _OPENINGS:
+                form = _Form(as_parts, opening=opening)
                 small = [*opening, {"role": "user", "content": ASKED}, {"role": "assistant", "content": ANSWERED}]
                 try:
-                    text = self._render([_prepared(message, as_parts=as_parts) for message in small]).text
+                    text = self._render([_prepared(message, form) for message in small]).text
                 except ChatRefused as error:
                     refusal = refusal or f"the chat template does not take a question and an answer: {error}"
                     continue
                 if ASKED in text and ANSWERED in text:
-                    return _Form(as_parts, opening)
+                    return replace(form, arguments_are_text=self._takes_arguments_as_text(form))
         return _Form(refusal=refusal or "the chat template leaves out what is asked or what is answered")
+
+    def _takes_arguments_as_text(self, form: _Form) -> bool:
+        """Whether the arguments of tools' calls must be text: DeepSeek's template adds them to a string."""
+        asked = [*form.opening, {"role": "user", "content": ASKED}]
+        for as_text in (False, True):
+            tried = replace(form, arguments_are_text=as_text)
+            try:
+                text = self._render([_prepared(message, tried) for message in [*asked, SMALL_CALL]]).text
+            except ChatRefused:
+                continue
+            if ANSWERED in text:
+                return as_text
+        return False
 
     def _render(
         self,
@@ -131,13 +159,39 @@ class ChatTemplate:
 @dataclass(frozen=True)
 class _Form:
     contents_are_parts: bool = False  # whether contents are handed over as lists of parts, not as text
+    arguments_are_text: bool = False  # whether arguments of tools' calls are handed over as JSON text, not as objects
     opening: tuple[Mapping[str, Any], ...] = ()  # what must stand before the first question
     refusal: str = ""  # why the template is of no use, if so
 
 
-def _prepared(message: Mapping[str, Any], *, as_parts: bool) -> dict[str, Any]:
-    """A message as templates take it: without what is ours alone and, as transformers does it, without nulls."""
+def _prepared(message: Mapping[str, Any], form: _Form) -> dict[str, Any]:
+    """A message as the template takes it: without what is ours alone and, as transformers does it, without nulls.
+
+    Arguments of tools' calls are JSON text in OpenAI's messages and objects in most templates; most would write text a
+    second time as JSON.
+    """
     prepared = {key: value for key, value in message.items() if value is not None and key != "weight"}
-    if as_parts and isinstance(prepared.get("content"), str):
+    if prepared.get("tool_calls"):
+        prepared["tool_calls"] = [
+            _call_in_form(call, as_text=form.arguments_are_text) for call in prepared["tool_calls"]
+        ]
+    if form.contents_are_parts and isinstance(prepared.get("content"), str):
         prepared["content"] = [{"type": "text", "text": prepared["content"]}]
     return prepared
+
+
+def _call_in_form(call: Any, *, as_text: bool) -> Any:
+    function = call.get("function", call) if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or "arguments" not in function:
+        return call
+    arguments = function["arguments"]
+    if as_text and not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    elif not as_text and isinstance(arguments, str):
+        try:
+            parsed = json.loads(arguments)
+        except ValueError:
+            return call
+        arguments = parsed if isinstance(parsed, dict) else arguments
+    changed = {**function, "arguments": arguments}
+    return {**call, "function": changed} if "function" in call else changed

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.contracts.chat.control_strings import ControlStrings
-from cluster.contracts.chat.rendering import ANSWERED, ChatRefused, ChatTemplate
+from cluster.contracts.chat.rendering import ANSWERED, SMALL_CALL, ChatRefused, ChatTemplate
 from cluster.contracts.errors import InputError
 
-_ASKED_AGAIN, _ANSWERED_AGAIN, _ARGUMENT = "qzxwondered", "qzxreplied", "qzxargument"  # words that no template writes
+_ASKED_AGAIN, _ANSWERED_AGAIN = "qzxwondered", "qzxreplied"  # words that no template writes
 
 
 @dataclass(frozen=True)
@@ -122,15 +122,11 @@ def _of_tool_calls(
 
     Behind a call there may be tokens that close the call and not the turn, so it is the last one that counts.
     """
-    for arguments in ({"place": _ARGUMENT}, f'{{"place": "{_ARGUMENT}"}}'):
-        function = {"name": "look_up", "arguments": arguments}
-        call = {"type": "function", "id": "call00001", "function": function}
-        try:
-            text = template.render([*prompt, {"role": "assistant", "content": "", "tool_calls": [call]}]).text
-        except ChatRefused:
-            continue
-        if _ARGUMENT not in text:
-            return []
-        behind = [match[0] for match in controls.find(text, text.rindex(_ARGUMENT) + len(_ARGUMENT))]
-        return [] if not behind or set(behind) & set(known) else behind[-1:]
-    return []
+    try:
+        text = template.render([*prompt, SMALL_CALL]).text
+    except ChatRefused:
+        return []
+    if ANSWERED not in text:
+        return []
+    behind = [match[0] for match in controls.find(text, text.rindex(ANSWERED) + len(ANSWERED))]
+    return [] if not behind or set(behind) & set(known) else behind[-1:]

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.chat_tokenizers import KINDS, Kind, tokenizer_for
 from cluster.contracts.chat.control_strings import encode_text
 from cluster.contracts.chat.encoder import ChatEncoder
-from tests.chat_tokenizers import KINDS, Kind, tokenizer_for
 
 SOURCE = (
     "{{ bos_token }}{% for t in tools or [] %}<|tool|>{{ t | tojson }}{% endfor %}"

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks.chat_tokenizers import tokenizer_for
 from cluster.contracts.chat.encoder import IGNORE_INDEX, ChatEncoder
 from cluster.contracts.chat.rendering import ChatRefused
 from cluster.contracts.errors import InputError
 from tests.chat_fixtures import make_chat_tokenizer
-from tests.chat_tokenizers import tokenizer_for
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
