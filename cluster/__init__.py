@@ -22,7 +22,7 @@ Begin with `runner.py`, which turns a spec into finished artifacts, stage by sta
     submit.py           the same spec as a job on a cluster
     run_without_ray.py  one training stage in plain processes
     starting_models.py  models that stages are given: checked before workers start, adapters merged with their base
-    ppo_stage.py, candidates_stage.py   the stages that need both `training` and `serving`
+    ppo_stage.py, candidates_stage.py, evaluate_stage.py   the stages that need both `training` and `serving`
     answer_client.py    what such stages let models answer with
 
     What people see

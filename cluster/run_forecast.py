@@ -34,11 +34,11 @@ MEASURED_S: Mapping[tuple[str, str], float] = {
     ("pretrain", "86c65eca8429bf64"): 140,
     ("conversations", "58267af38e348402"): 0,
     ("preferences", "93a9771c2b33a790"): 2,
-    ("sft", "12ef28f01aca8967"): 23,
-    ("reward_model", "9cdaedf8a6647021"): 77,
-    ("dpo", "70a3a7695747a3e2"): 20,
+    ("sft", "64502eb799a1998b"): 23,
+    ("reward_model", "a75d9d5cfdb7161b"): 77,
+    ("dpo", "cd994ff430eb401a"): 20,
     ("ppo", "02c3427e40c6c072"): 38,
-    ("evaluate", "70f1acb64c75c205"): 19,
+    ("evaluate", "c7040a0d78a10611"): 19,
 }
 START_S = 6.0  # Ray and the report
 # What the probe found on that machine, per second on one core: products of 64 x 64 matrices, passes of a Python loop.

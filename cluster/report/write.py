@@ -112,7 +112,7 @@ def evaluated_roles(artifacts: Mapping[str, Artifact]) -> list[str]:
         return []
     made = {artifact.manifest.fingerprint: position for position, artifact in enumerate(artifacts.values())}
     roles = list(evaluation.metrics["models"])
-    return sorted(roles, key=lambda role: made.get(evaluation.inputs.get(role, ""), len(made)))
+    return sorted(roles, key=lambda role: made.get(evaluation.inputs.get(f"models.{role}", ""), len(made)))
 
 
 def evaluation_figures(evaluation: Mapping[str, Any] | None) -> list[str]:

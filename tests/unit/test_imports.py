@@ -149,6 +149,7 @@ FLOORS = {
             "explain",
             "schema",
             "candidates_stage",
+            "evaluate_stage",
         },
         {
             "run_forecast",

@@ -136,7 +136,7 @@ def make_other_run(root: Path) -> RunRecord:
     stages = dict(record.stages)
     for name, metrics in changes.items():
         artifact = record.artifacts()[name]
-        inputs = {"base": "pretrain1"} if name == "evaluate" else {}
+        inputs = {"models.base": "pretrain1"} if name == "evaluate" else {}
         manifest = replace(artifact.manifest, fingerprint=f"{name}1", metrics=metrics, inputs=inputs)
         write_manifest(artifact.uri, manifest, [])
         stages[name] = replace(stages[name], fingerprint=f"{name}1")

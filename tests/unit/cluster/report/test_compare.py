@@ -49,7 +49,7 @@ def test_each_stage_is_the_same_artifact_or_says_why_not(runs: tuple[RunRecord, 
         "clean": "the same artifact",
         "dedupe": "the same artifact",
         "pretrain": "1 of its settings differs",
-        "evaluate": "made from other artifacts: base",
+        "evaluate": "made from other artifacts: models.base",
     }
     unfinished = {name: replace(stage, finished=name != "pretrain") for name, stage in second.stages.items()}
     unfinished["ppo"] = RunStage("ppo", "nowhere", "x", False)

@@ -119,7 +119,7 @@ def test_models_stand_in_the_order_in_which_they_were_made(tmp_path: Path) -> No
     artifacts = make_run(tmp_path).artifacts()
     evaluation = artifacts["evaluate"]
     metrics = {"models": {"a": {}, "base": {}, "z": {}}, "samples": []}
-    inputs = {"a": "evaluate0", "base": "pretrain0", "z": "clean0"}
+    inputs = {"models.a": "evaluate0", "models.base": "pretrain0", "models.z": "clean0"}
     manifest = replace(evaluation.manifest, metrics=metrics, inputs=inputs)
     assert evaluated_roles({**artifacts, "evaluate": replace(evaluation, manifest=manifest)}) == ["z", "base", "a"]
 

@@ -53,14 +53,14 @@ def test_resources_and_micro_batches_stay_out_of_the_fingerprint() -> None:
 def test_inputs_are_named_for_the_graph() -> None:
     assert set(DpoConfig.input_fields()) == {"model", "preferences"}
     assert set(EvaluateConfig.input_fields()) == {
-        "tokens", "conversations", "base", "sft", "dpo", "ppo", "reward_model", "preferences"
+        "models", "tokens", "conversations", "reward_model", "judge", "preferences"
     }  # fmt: skip
     assert set(SftConfig.input_fields()) == {"model", "conversations"}
 
 
 def test_an_evaluation_of_no_model_is_refused() -> None:
-    with pytest.raises(ValidationError, match="at least one model"):
-        EvaluateConfig(tokens="tokens", conversations="talks")
+    with pytest.raises(ValidationError, match="at least 1 item"):
+        EvaluateConfig(models={}, tokens="tokens", conversations="talks")
 
 
 @pytest.mark.parametrize(
