@@ -36,6 +36,9 @@ def result_settings(config: StageConfig) -> dict[str, Any]:
     """
     left_out = {*config.fields_not_in_fingerprint(), *config.input_fields(), *config.file_fields()}
     settings = config.model_dump(mode="json", exclude=left_out)
+    for path in config.raw_inputs():
+        if "." in path:
+            set_at(settings, path, None)
     for path, patterns in config.reference_files().items():
         files = (file for pattern in patterns for file in storage.expand(pattern))
         set_at(settings, path, sorted(_content_hash(file.uri) for file in files))

@@ -199,7 +199,7 @@ def parse_spec(raw: object, *, source: str, directory: Path) -> JobSpec:
     for name, kind in kinds.items():
         _check_files(name, kind.config, stages.get(name), raw_stages[name] or {}, directory, problems)
     for name, config in stages.items():
-        _check_reference_files(name, config, problems)
+        _check_nested_files(name, config, problems)
     if problems or head is None:
         raise SpecError(problems, source)
     head = head.model_copy(update={"storage": _absolute(head.storage, directory)})
@@ -425,16 +425,15 @@ def _input_problems(where: str, pattern: str, directory: Path, config: StageConf
         yield Problem(where, pattern, str(error))
 
 
-def _check_reference_files(name: str, config: StageConfig, problems: list[Problem]) -> None:
-    """Check the files that settings name, in a config whose paths are absolute."""
+def _check_nested_files(name: str, config: StageConfig, problems: list[Problem]) -> None:
+    """Check the files that settings name at any depth, in a config whose paths are absolute."""
     for path, patterns in config.reference_files().items():
         for index, pattern in enumerate(patterns):
-            where = f"stages.{name}.{path}.{index}"
-            try:
-                if not storage.expand(pattern):
-                    problems.append(Problem(where, pattern, "matches no file", "a file, directory or glob"))
-            except (InputError, StorageError) as error:
-                problems.append(Problem(where, pattern, str(error)))
+            problems.extend(_input_problems(f"stages.{name}.{path}.{index}", pattern, Path("/"), None))
+    for path, inputs in config.raw_inputs().items():
+        if "." in path:  # `_check_files` looks at the others, whatever else is wrong
+            for index, pattern in enumerate(inputs):
+                problems.extend(_input_problems(f"stages.{name}.{path}.{index}", pattern, Path("/"), config))
 
 
 def _resolve_paths(config: StageConfig, directory: Path) -> StageConfig:
@@ -442,7 +441,7 @@ def _resolve_paths(config: StageConfig, directory: Path) -> StageConfig:
     updates: dict[str, Any] = {
         field: [_absolute(pattern, directory) for pattern in patterns]
         for field, patterns in config.raw_inputs().items()
-        if patterns
+        if patterns and "." not in field
     }
     for role, target in stage_inputs(config).items():
         absolute = _absolute(target, directory) if is_outside_reference(target) else target
@@ -454,11 +453,12 @@ def _resolve_paths(config: StageConfig, directory: Path) -> StageConfig:
         else:
             updates[field] = [*updates.get(field, []), absolute]
     resolved = config.model_copy(update=updates)
-    references = config.reference_files()
-    if not references:
+    nested = {path: tuple(files) for path, files in config.raw_inputs().items() if "." in path}
+    nested |= config.reference_files()
+    if not nested:
         return resolved
-    return resolved.with_reference_files(
-        {path: [_absolute(pattern, directory) for pattern in patterns] for path, patterns in references.items()}
+    return resolved.with_files(
+        {path: [_absolute(pattern, directory) for pattern in patterns] for path, patterns in nested.items()}
     )
 
 

@@ -116,7 +116,7 @@ def _stage_inputs(spec: JobSpec, stage: str, values: dict[str, Any], directory: 
     if problems:
         raise SpecError(problems, spec.source)
     for field, patterns in config.raw_inputs().items():
-        values[field] = _stage_files(patterns, directory) or None
+        set_at(values, field, _stage_files(patterns, directory) or None)
     for path, files in config.reference_files().items():
         set_at(values, path, _stage_files(files, directory))
 

@@ -7,6 +7,7 @@ between stages) and `commit.py` (how anything becomes visible).
     commit.py         all-or-nothing output of one unit of work
     storage.py        every path is a URI; reading and writing files, local or remote
     retry.py          trying again where a store fails for a while
+    compression.py    decompression in bounded chunks, which tells damage from an end
     config.py         the base of every stage's settings
     stage_kind.py     what the runner and the report know of a kind of stage
     records.py        rows and requests that more than one room handles

@@ -46,7 +46,10 @@ class InputOf:
 
 @dataclass(frozen=True)
 class InputFiles:
-    """Marks a list of raw inputs, as `storage.expand` takes them; size and mtime (or ETag) enter the fingerprint."""
+    """Marks a list of raw inputs, as `storage.expand` takes them, at any depth of a config.
+
+    Size and mtime (or ETag) enter the fingerprint.
+    """
 
 
 @dataclass(frozen=True)
@@ -132,12 +135,12 @@ class StageConfig(StrictModel):
 
     @classmethod
     def file_fields(cls) -> Mapping[str, InputFiles]:
-        """The fields that hold raw input paths."""
+        """The fields that hold raw input paths, without those of nested settings."""
         return _marked(cls, InputFiles)
 
     def raw_inputs(self) -> dict[str, list[str]]:
-        """The paths, directories and globs given in those fields."""
-        return {field: list(getattr(self, field) or ()) for field in self.file_fields()}
+        """The paths, directories and globs of all raw inputs, by dotted path of the setting."""
+        return {path: list(files) for path, files in _files_of(self, InputFiles, "")}
 
     @classmethod
     def fields_not_in_fingerprint(cls) -> frozenset[str]:
@@ -153,9 +156,9 @@ class StageConfig(StrictModel):
 
     def reference_files(self) -> dict[str, tuple[str, ...]]:
         """The paths, directories and globs of all `ReferenceFiles`, by dotted path of the setting."""
-        return dict(_reference_files(self, ""))
+        return dict(_files_of(self, ReferenceFiles, ""))
 
-    def with_reference_files(self, replaced: Mapping[str, Sequence[str]]) -> Self:
+    def with_files(self, replaced: Mapping[str, Sequence[str]]) -> Self:
         """A copy in which the settings at these dotted paths name other files."""
         values = self.model_dump()
         for path, files in replaced.items():
@@ -197,12 +200,13 @@ def set_at(values: dict[str, Any], path: str, value: Any) -> None:
     values[last] = value
 
 
-def _reference_files(model: BaseModel, prefix: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+def _files_of(model: BaseModel, mark: type, prefix: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """(dotted path, files) of the settings with a mark, also in nested models and in mappings of them."""
     for name, info in type(model).model_fields.items():
         value = getattr(model, name)
-        if any(isinstance(mark, ReferenceFiles) for mark in info.metadata):
-            yield prefix + name, tuple(value)
+        if any(isinstance(found, mark) for found in info.metadata):
+            yield prefix + name, tuple(value or ())
         children = value.items() if isinstance(value, dict) else [(None, value)]
         for key, child in children:
             if isinstance(child, BaseModel):
-                yield from _reference_files(child, f"{prefix}{name}." if key is None else f"{prefix}{name}.{key}.")
+                yield from _files_of(child, mark, f"{prefix}{name}." if key is None else f"{prefix}{name}.{key}.")

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import orjson
 
 from cluster.contracts import storage
+from cluster.contracts.compression import DamagedStream, decompressed
 from cluster.contracts.errors import InputError
-from dataprep.sources.compression import DamagedStream, decompressed
 from dataprep.sources.formats import Codec
 
 _JSON_ENDINGS = (".jsonl", ".ndjson")

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+from cluster.contracts.compression import Codec
 from cluster.contracts.errors import InputError
 
 Format = Literal["warc", "jsonl", "parquet", "html", "text", "mediawiki", "code"]
-Codec = Literal["gz", "bz2", "zst"]
 
 _CODECS: dict[str, Codec] = {f".{codec}": codec for codec in get_args(Codec)}
 _SUFFIXES: dict[Format, tuple[str, ...]] = {

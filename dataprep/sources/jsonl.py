@@ -8,8 +8,8 @@ from typing import BinaryIO
 
 import orjson
 
+from cluster.contracts.compression import DamagedStream, decompressed
 from cluster.contracts.records import Quarantined
-from dataprep.sources.compression import DamagedStream, decompressed
 from dataprep.sources.config import Columns
 from dataprep.sources.formats import Codec
 from dataprep.sources.records import PlainText, Provenance, SourceRecord

@@ -13,8 +13,8 @@ from typing import BinaryIO
 from urllib.parse import quote
 from xml.etree import ElementTree
 
+from cluster.contracts.compression import DamagedStream, decompressed
 from cluster.contracts.records import Quarantined
-from dataprep.sources.compression import DamagedStream, decompressed
 from dataprep.sources.formats import Codec
 from dataprep.sources.records import Provenance, SourceRecord, Unwanted, WikiPage
 

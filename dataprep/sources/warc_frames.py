@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 import zstandard
 
-from dataprep.sources.compression import READ_BYTES, DamagedStream, Decompressor, GzipMember, ZstdFrame
+from cluster.contracts.compression import READ_BYTES, DamagedStream, Decompressor, GzipMember, ZstdFrame
 from dataprep.sources.formats import Codec
 
 _MAX_HEADER_BYTES = 1 << 16

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import BinaryIO
 
+from cluster.contracts.compression import DamagedStream, decompressed
 from cluster.contracts.records import Quarantined
 from dataprep.sources.charset import decode_text
 from dataprep.sources.code_languages import code_language
-from dataprep.sources.compression import DamagedStream, decompressed
 from dataprep.sources.formats import Codec
 from dataprep.sources.records import HtmlPage, PlainText, Provenance, SourceRecord, Unwanted
 

@@ -141,6 +141,7 @@ FLOORS = {
             "verify",
             "ppo_stage",
             "answer_client",
+            "conversations_stage",
         },
         {
             "plan",
@@ -199,6 +200,7 @@ SHARED = {
     "training.candidates.artifact",
     "training.conversations.artifact",
     "training.conversations.prompt_answers",
+    "training.conversations.messages",
     "training.conversations.prompts",
     "training.conversations.reading",
     "training.conversations.encoding",

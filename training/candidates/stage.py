@@ -27,7 +27,7 @@ from cluster.contracts.hashing import derived_seed
 from cluster.contracts.records import AnswerClient, GenerateRequest, Quarantined, Rollout, SamplingParams
 from training.candidates.artifact import ANSWERS, Candidate, CandidatePrompt, candidates_parquet
 from training.candidates.config import CandidatesConfig
-from training.conversations.artifact import Split, read_located_conversations
+from training.conversations.artifact import Split, read_located_conversations, read_located_prompts
 from training.conversations.prompts import Prompt, distinct_prompts, spread_over
 from training.conversations.reading import QUARANTINE_FILE, quarantine_parquet
 from training.export import write_file
@@ -97,7 +97,8 @@ def read_prompts(config: CandidatesConfig, uri: str) -> list[tuple[Prompt, Split
     sides: tuple[Split, ...] = ("train", "heldout") if config.split == "both" else (config.split,)
     found: list[tuple[Prompt, Split]] = []
     for side in sides:
-        prompts = distinct_prompts(read_located_conversations(uri, side), config.turns)
+        rows = [*read_located_conversations(uri, side), *read_located_prompts(uri, side)]
+        prompts = distinct_prompts(rows, config.turns)
         found += [(prompt, side) for prompt in spread_over(prompts, config.num_prompts)]
     if not found:
         raise InputError(f"{uri} has no prompt on the side {config.split!r} of its split")

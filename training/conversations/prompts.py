@@ -38,7 +38,10 @@ class Prompt:
 
 
 def distinct_prompts(rows: Iterable[ReadConversation], turns: Turns = "first") -> list[Prompt]:
-    """What stands before the first, the last or every answer of each conversation; every prompt once, in order."""
+    """What stands before the first, the last or every answer of each conversation; every prompt once, in order.
+
+    A row that ends with the user is a prompt as a whole.
+    """
     found: dict[str, Prompt] = {}
     for row in rows:
         for messages in _before_answers(row.conversation, turns):
@@ -56,6 +59,9 @@ def spread_over(items: Sequence[_Item], count: int | None) -> Sequence[_Item]:
 
 def _before_answers(conversation: Conversation, turns: Turns) -> Iterator[tuple[Message, ...]]:
     messages = conversation["messages"]
+    if messages[-1]["role"] == "user":
+        yield tuple(messages)
+        return
     answers = [place for place, message in enumerate(messages) if message["role"] == "assistant" and place]
     wanted = {"first": answers[:1], "last": answers[-1:], "every": answers}[turns]
     yield from (tuple(messages[:place]) for place in wanted)

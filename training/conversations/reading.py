@@ -1,7 +1,7 @@
-"""Reads conversations and texts from JSON Lines files, and sets aside the rows that are none.
+"""Reads small JSON Lines files whole, and sets aside the rows that can't be used. Conversations have `files.py`.
 
 A row that can't be used is quarantined with its file, its offset and a short fixed reason, and the others are read all
-the same. `parse_conversation` says what a conversation must look like.
+the same.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import gzip
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import orjson
 import pyarrow as pa
@@ -19,31 +19,12 @@ import zstandard
 
 from cluster.contracts import storage
 from cluster.contracts.errors import InputError
-from cluster.contracts.records import QUARANTINE_SCHEMA, Conversation, Message, Quarantined
-from training.conversations.artifact import ReadConversation
+from cluster.contracts.records import QUARANTINE_SCHEMA, Quarantined
+from training.conversations.messages import BadRow
 
 Row = TypeVar("Row")
 
 QUARANTINE_FILE = "quarantined.parquet"
-
-
-class BadRow(ValueError):
-    """A row that is not what it should be; the message is a short fixed word, counted in reports."""
-
-
-def read_conversation_files(patterns: Sequence[str]) -> tuple[list[ReadConversation], list[Quarantined]]:
-    """(conversations, quarantined): what is in the JSON Lines files that `patterns` name, and the rows that are none.
-
-    Raises `InputError` where a pattern matches nothing or no row at all is a conversation.
-    """
-    found, quarantined = read_placed_rows(patterns, parse_conversation)
-    conversations = [ReadConversation(conversation, uri, offset) for conversation, uri, offset in found]
-    if not conversations:
-        raise InputError(
-            f"{', '.join(patterns)}: none of {len(quarantined)} rows is a conversation; "
-            'each line must be {"messages": [{"role": "user", "content": ...}, {"role": "assistant", ...}]}'
-        )
-    return conversations, quarantined
 
 
 def read_rows(patterns: Sequence[str], parse: Callable[[bytes], Row]) -> tuple[list[Row], list[Quarantined]]:
@@ -98,48 +79,11 @@ def parse_text(line: bytes) -> str:
     return str(row["text"])
 
 
-def parse_conversation(line: bytes) -> Conversation:
-    """Parse a JSON line as a conversation: an optional system message, then user and assistant in turn.
-
-    Raises `BadRow` with one of: bad_json, missing_messages, bad_message, bad_role, empty_content, wrong_order
-    (the first speaker is not the user, or the last not the assistant, or one speaks twice).
-    """
-    try:
-        row = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        raise BadRow("bad_json") from error
-    if not isinstance(row, dict) or not isinstance(row.get("messages"), list) or not row["messages"]:
-        raise BadRow("missing_messages")
-    messages = parse_messages(row["messages"])
-    turns = [message["role"] for message in messages if message["role"] != "system"]
-    expected = ["user", "assistant"] * (len(turns) // 2)
-    if not turns or turns != expected or any(message["role"] == "system" for message in messages[1:]):
-        raise BadRow("wrong_order")
-    topic = row.get("topic")
-    return Conversation(messages=messages, topic=topic) if isinstance(topic, str) else Conversation(messages=messages)
-
-
-def parse_messages(values: Sequence[Any]) -> list[Message]:
-    """Checked messages, in whatever order. Raises `BadRow`."""
-    return [_parse_message(value) for value in values]
-
-
 def quarantine_parquet(rows: Sequence[Quarantined]) -> bytes:
     """The quarantined rows as a Parquet file."""
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=QUARANTINE_SCHEMA), sink)
     return bytes(sink.getvalue().to_pybytes())
-
-
-def _parse_message(value: Any) -> Message:
-    if not isinstance(value, dict):
-        raise BadRow("bad_message")
-    role, content = value.get("role"), value.get("content")
-    if role not in ("system", "user", "assistant"):
-        raise BadRow("bad_role")
-    if not isinstance(content, str) or not content.strip():
-        raise BadRow("empty_content")
-    return Message(role=role, content=content)
 
 
 def _decompressed_zst(content: bytes) -> bytes:

@@ -10,8 +10,9 @@ from typing import Any
 import orjson
 
 from cluster.contracts.records import Message, Quarantined
+from training.conversations.messages import BadRow, parse_messages
 from training.conversations.prompts import spread_over
-from training.conversations.reading import BadRow, parse_messages, read_placed_rows
+from training.conversations.reading import read_placed_rows
 from training.evaluate.checkers import problem_of
 from training.evaluate.probes import SHOULD_ANSWER, SHOULD_REFUSE
 from training.evaluate.task_config import Task

@@ -12,8 +12,8 @@ import numpy as np
 from cluster.contracts.chat.encoder import ChatEncoder
 from cluster.contracts.chat.rendering import ChatRefused
 from cluster.contracts.errors import InputError
-from cluster.contracts.records import Conversation, Message
-from training.conversations.artifact import Split, read_conversations
+from training.conversations.artifact import Split, read_located_conversations, read_located_prompts
+from training.conversations.prompts import distinct_prompts
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class PromptSet:
 
 
 def read_prompts(encoder: ChatEncoder, uri: str, *, max_prompt_tokens: int) -> PromptSet:
-    """First prompts (with their system message) of the conversations artifact at `uri`, as token ids.
+    """What stands before the first answers in the conversations artifact at `uri`, and its prompts alone, as token ids.
 
     Raises `InputError` where a side of the split is left without a prompt.
     """
@@ -35,12 +35,8 @@ def read_prompts(encoder: ChatEncoder, uri: str, *, max_prompt_tokens: int) -> P
     num_too_long = num_refused = 0
     splits: tuple[tuple[str, Split], ...] = (("training", "train"), ("held-out", "heldout"))
     for name, split in splits:
-        side = read_conversations(uri, split)
-        distinct = {
-            (tuple((m["role"], m["content"]) for m in _opening(c)), repr(c.get("tools"))): (_opening(c), c.get("tools"))
-            for c in side
-        }
-        found = encoder.encode_prompts(distinct.values())
+        rows = [*read_located_conversations(uri, split), *read_located_prompts(uri, split)]
+        found = encoder.encode_prompts((prompt.messages, prompt.tools) for prompt in distinct_prompts(rows))
         encoded = [ids for ids in found if not isinstance(ids, ChatRefused)]
         num_refused += len(found) - len(encoded)
         short = [ids for ids in encoded if len(ids) <= max_prompt_tokens]
@@ -71,10 +67,3 @@ def share_of_rank(num_prompts: int, *, rank: int, world_size: int, num_minibatch
     """
     places = np.arange(num_prompts).reshape(num_minibatches, world_size, -1)
     return [int(place) for place in places[:, rank].reshape(-1)]
-
-
-def _opening(conversation: Conversation) -> list[Message]:
-    """The messages up to and with the first of the user."""
-    messages = conversation["messages"]
-    first = next(i for i, message in enumerate(messages) if message["role"] == "user")
-    return messages[: first + 1]

@@ -92,7 +92,7 @@ def test_pages_are_the_same_however_the_content_is_cut(monkeypatch: pytest.Monke
     whole = read(content)
     assert outcomes(whole).count("record_too_large") > 5
     for size in (1, 7, 100, 5000):
-        monkeypatch.setattr("dataprep.sources.compression.CHUNK_BYTES", size)
+        monkeypatch.setattr("cluster.contracts.compression.CHUNK_BYTES", size)
         assert read(content) == whole, size
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import zstandard
 
+from cluster.contracts.compression import CHUNK_BYTES, DamagedStream, decompressed
 from cluster.contracts.records import Quarantined
-from dataprep.sources.compression import CHUNK_BYTES, DamagedStream, decompressed
 from dataprep.sources.config import Columns
 from dataprep.sources.jsonl import read_jsonl
 from dataprep.sources.readers import read_records
@@ -305,7 +305,7 @@ def test_decompressed_chunks_stay_small() -> None:
 
 @pytest.mark.parametrize("codec", ["gz", "bz2", "zst"])
 def test_a_stream_that_expands_beyond_measure_is_cut_off_in_time(codec: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dataprep.sources.compression.FREE_BYTES", 1 << 20)
+    monkeypatch.setattr("cluster.contracts.compression.FREE_BYTES", 1 << 20)
     bomb = COMPRESS[codec](b'{"body": "one"}\n' + b"0" * 50_000_000)
     started = time.process_time()
     first, damage = lines(bomb, codec)

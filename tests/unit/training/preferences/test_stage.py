@@ -11,10 +11,9 @@ from pydantic import ValidationError
 from cluster.contracts.artifacts import StageContext
 from cluster.contracts.errors import InputError
 from cluster.contracts.progress import SilentProgress
+from cluster.contracts.records import is_heldout
 from tests.chat_fixtures import conversation, make_chat_tokenizer, make_conversations
-from training.conversations.artifact import ReadConversation
 from training.conversations.prompt_answers import prompt_answers, words
-from training.conversations.splitting import split_conversations
 from training.feedback.pairs import read_pairs, read_text_pairs
 from training.feedback.worse_answers import disturb_order
 from training.preferences.config import PreferencesConfig
@@ -33,9 +32,9 @@ def config(**changes: Any) -> PreferencesConfig:
 
 
 def halves(rows: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-    """Training and held-out conversations, as the conversations stage splits them."""
-    split = split_conversations([ReadConversation(row, "rows", n) for n, row in enumerate(rows)], fraction=0.3, seed=0)
-    return [row.conversation for row in split.train], [row.conversation for row in split.heldout]
+    """Training and held-out conversations, split by first prompt."""
+    held = [is_heldout(row["messages"][0]["content"], fraction=0.3) for row in rows]
+    return [r for r, h in zip(rows, held, strict=True) if not h], [r for r, h in zip(rows, held, strict=True) if h]
 
 
 @pytest.mark.parametrize("text", TEXTS)

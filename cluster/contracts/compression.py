@@ -11,11 +11,11 @@ from __future__ import annotations
 import bz2
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Literal, Protocol
 
 import zstandard
 
-from dataprep.sources.formats import Codec
+Codec = Literal["gz", "bz2", "zst"]
 
 CHUNK_BYTES = 1 << 20
 MAX_EXPANSION = 250  # times the compressed size; text reaches 20, and the deflate format 1,032 at most
