@@ -16,6 +16,7 @@ Begin with `runner.py`, which turns a spec into finished artifacts, stage by sta
     Running it
     runner.py           every stage that is not there yet, one after another
     run_forecast.py     what is told before a run and after it
+    start_ahead.py      workers and servers, started while the stages before theirs run
     interrupts.py       Ctrl-C and SIGTERM, so that a stopped run ends as stopped
     run_record.py       `<storage>/runs/<name>.json`: which artifact each stage of a run became
     ray_session.py      starting or joining Ray; checks of memory, disk and shared storage

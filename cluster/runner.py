@@ -11,8 +11,6 @@ import shutil
 import tempfile
 import time
 import traceback
-from collections.abc import Mapping
-from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,18 +24,17 @@ from cluster.contracts.artifacts import (
     read_artifact,
     write_manifest,
 )
-from cluster.contracts.config import WorkerGroup
 from cluster.contracts.errors import RaymillError, StageFailed
-from cluster.contracts.stage_kind import load
 from cluster.interrupts import Interrupts
 from cluster.plan import PlannedStage, check_roles, make_plan, open_inputs
 from cluster.run_forecast import emulated_bf16, what_next, what_will_run
 from cluster.run_record import RunRecord, RunStage, artifact_lock, run_lock, run_uri, write_run
 from cluster.spec import JobSpec
 from cluster.stage_kinds import STAGE_KINDS, kinds_of_models
+from cluster.start_ahead import started_ahead
 from cluster.starting_models import check_outside_models, starting_models
 from cluster.terminal import Terminal, duration
-from training.launch.standing_group import STANDING_GROUPS, StageNeeds
+from training.launch.standing_group import STANDING_GROUPS
 
 _RECORDED_PACKAGES = (
     "raymill", "ray", "torch", "transformers", "trl", "peft", "deepspeed", "accelerate",
@@ -101,9 +98,8 @@ def _run_stages(
     with (
         ray_session.ray_session(resources, address, spec.head.environment.env_vars, terminal.line),
         STANDING_GROUPS.kept() as groups,
-        ExitStack() as started_ahead,
+        started_ahead(groups, available := ray_session.cluster_resources(), own_ray=address is None) as ahead,
     ):
-        available = ray_session.cluster_resources()
         check_roles(todo, available, "the cluster")
         ray_session.check_storage_is_shared(spec.head.storage)
         for position, stage in enumerate(stages, 1):
@@ -112,48 +108,12 @@ def _run_stages(
                 say_finished(terminal, stage, position, len(stages), "already there")
                 continue
             to_come = [later for later in stages[position - 1 :] if not later.finished]
-            needs = [_needs(later) for later in to_come]
-            groups.make_room(needs, available.get("CPU", 0.0))
-            started = groups.start_ahead(needs, available.get("CPU", 0.0))
-            if started is not None:  # and while it starts, this process imports what it has to import as well
-                STAGE_KINDS[to_come[started].kind].load_function()
-            if address is None and len(to_come) > 1 and _can_start_beside(to_come[0], to_come[1], available):
-                kind = STAGE_KINDS[to_come[1].kind]
-                load(kind.start_ahead)(to_come[1].config, to_come[1].inputs)
-                started_ahead.push(lambda failure, *_, close=kind.close_ahead: load(close)(failure is not None))
+            ahead.prepare(to_come)
             ray_session.check_disk(spec.head.storage, resources.disk_gib)
             with artifact_lock(stage.uri):
                 if read_artifact(stage.uri) is None:  # another run may have made it while this one waited
                     _run_stage(stage, spec, terminal, position, len(stages))
             write_run(_record(spec, make_plan(spec)))
-
-
-def _needs(stage: PlannedStage) -> StageNeeds:
-    """What a stage needs of the workers that stand ready."""
-    kind, workers, roles = STAGE_KINDS[stage.kind], getattr(stage.config, "workers", None), stage.config.roles()
-    booked = {"CPU": any(r.cpus for *_, r in roles), "GPU": any(r.gpus for *_, r in roles)}
-    booked["memory"] = any(r.memory_gib for *_, r in roles)
-    return StageNeeds(
-        workers=workers if kind.runs_on_workers and isinstance(workers, WorkerGroup) else None,
-        books=frozenset(name for name, in_any_amount in booked.items() if in_any_amount),
-        module=kind.function.partition(":")[0],
-        import_ahead=kind.import_ahead,
-    )
-
-
-def _can_start_beside(stage: PlannedStage, following: PlannedStage, available: Mapping[str, float]) -> bool:
-    """Whether what `following` needs beside its workers can be started while `stage` runs on its workers.
-
-    A GPU and reserved memory belong to the stage that runs.
-    """
-    kind, workers = STAGE_KINDS[stage.kind], getattr(following.config, "workers", None)
-    if not STAGE_KINDS[following.kind].start_ahead or not kind.runs_on_workers or kind.start_ahead:
-        return False
-    beside = [role for role in following.config.roles() if role[2] is not workers]
-    if any(each.gpus or each.memory_gib for *_, each in beside):
-        return False
-    cpus = sum(count * each.cpus for _, count, each in [*stage.config.roles(), *beside])
-    return cpus <= available.get("CPU", 0.0) + 1e-9
 
 
 def _run_stage(stage: PlannedStage, spec: JobSpec, terminal: Terminal, position: int, count: int) -> None:

@@ -154,6 +154,7 @@ FLOORS = {
         },
         {
             "run_forecast",
+            "start_ahead",
             "reference_pages",
             "starting_models",
             "card_lineage",

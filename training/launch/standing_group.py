@@ -313,6 +313,8 @@ class StandingGroups:
 
         On a cluster that others use, it is started before its own stage only: it would keep others' resources waiting.
         """
+        if self._group is not None and self._group.ended:
+            self.close()
         if self._group is not None or not self._kept:
             return None
         for place, stage in enumerate(stages):
