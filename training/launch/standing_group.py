@@ -309,18 +309,17 @@ class StandingGroups:
     def start_ahead(self, stages: Sequence[StageNeeds], cpus: float) -> int | None:
         """Start the group of the first of `stages` that runs on one, if it can wait until then. Returns at once.
 
-        What it returns is the stage's place in `stages`, or None where nothing was started.
-
-        On a cluster that others use, it is started before its own stage only: it would keep others' resources waiting.
+        What it returns is the stage's place in `stages`, or None where nothing was started: on a cluster that others
+        use nothing is, since it would keep resources that somebody is waiting for.
         """
         if self._group is not None and self._group.ended:
             self.close()
-        if self._group is not None or not self._kept:
+        if self._group is not None or not self._kept or not _books_no_cpus():
             return None
         for place, stage in enumerate(stages):
             if stage.workers is not None:
                 shape = shape_of(stage.workers)
-                if (place > 0 and not _books_no_cpus()) or not _can_wait(shape, stages, cpus):
+                if not _can_wait(shape, stages, cpus):
                     return None
                 self._group = StandingGroup(shape)
                 self._group.post(_ImportAhead(stage))

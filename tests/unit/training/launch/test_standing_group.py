@@ -6,7 +6,7 @@ from cluster.contracts.config import WorkerGroup
 from cluster.contracts.stage_kind import StageKind, load
 from cluster.stage_kinds import STAGE_KINDS
 from training.launch import standing_group
-from training.launch.standing_group import StageNeeds, _can_wait, shape_of
+from training.launch.standing_group import StageNeeds, StandingGroups, _can_wait, shape_of
 
 HALF = WorkerGroup(num_workers=2, cpus=0.5)
 TAKER = StageNeeds(workers=HALF, books=frozenset({"CPU"}))
@@ -50,6 +50,12 @@ def test_a_group_keeps_no_gpu_and_no_memory_from_a_stage(group: WorkerGroup, sta
 def test_a_group_waits_for_no_stage_of_another_shape_nor_for_one_that_takes_over_none() -> None:
     for stage in (StageNeeds(workers=WorkerGroup(num_workers=1)), RUNS_TASKS, WITHOUT_ROLES):
         assert not _can_wait(shape_of(HALF), [stage], cpus=4)
+
+
+def test_on_a_cluster_that_others_use_no_workers_are_started_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standing_group, "_books_no_cpus", lambda: False)
+    with StandingGroups().kept() as groups:
+        assert groups.start_ahead([TAKER], cpus=4) is None
 
 
 def test_every_kind_whose_workers_are_a_group_says_that_it_runs_on_them() -> None:
