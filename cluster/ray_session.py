@@ -173,7 +173,7 @@ def _start(start: Callable[[], object], note: Callable[[str], None]) -> None:
         at_ease = attempt == 1 and psutil.getloadavg()[0] < _BUSY_PER_CORE * (psutil.cpu_count() or 1)
         try:
             ports = nullcontext() if at_ease else _agent_ports_given()
-            with _told_while_waiting(note), ports, _own_signal_handlers():
+            with _told_while_waiting(note), ports, _in_a_process_group_of_its_own(), _own_signal_handlers():
                 start()
             return
         except BaseException as error:  # also an interrupt leaves half a Ray behind
@@ -191,6 +191,22 @@ def _start(start: Callable[[], object], note: Callable[[str], None]) -> None:
         f"{time.monotonic() - began:.0f} s: {reason[0]}\n    {_busy()}. Wait until the machine is less "
         f"busy or end other programs, and run this again; Ray's own logs are under {logs}"
     )
+
+
+@contextmanager
+def _in_a_process_group_of_its_own() -> Iterator[None]:
+    """Start Ray's processes apart from ours, so that a signal to our process group reaches us alone.
+
+    A raylet that gets a SIGTERM too is sooner gone than we have stopped, and Ray's C++ code then ends us with 1. If we
+    are killed, the kernel still ends Ray's processes, as Ray asks it to.
+    """
+    services = ray._private.services
+    original = services.ConsolePopen
+    services.ConsolePopen = partial(original, process_group=0)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = original
 
 
 @contextmanager

@@ -189,9 +189,9 @@ def test_workers_wait_for_a_stage_that_takes_them_and_leave_for_any_other(contex
 
 
 STARTED_AHEAD = """
-import sys, tempfile
+import os, sys, tempfile
 from pathlib import Path
-import ray
+import psutil, ray
 from cluster.contracts.artifacts import StageContext
 from cluster.contracts.config import WorkerGroup
 from cluster.contracts.progress import SilentProgress
@@ -207,6 +207,8 @@ def has_imported(worker, job):
     return SHELL in sys.modules, "transformers.models.llama.modeling_llama" in sys.modules
 
 with ray_session(ClusterResources(cpus=1, object_store_gib=0.1), None, {}), STANDING_GROUPS.kept() as groups:
+    groups_of_ray = {os.getpgid(process.pid) for process in psutil.Process().children()}
+    print("Ray hears of our group's signals:", os.getpgid(0) in groups_of_ray)
     clean = StageNeeds(workers=None, books=frozenset({"CPU"}))
     needs = StageNeeds(GROUP, frozenset({"CPU"}), SHELL, "training.engine.import_ahead:import_for_training")
     print("started for stage", groups.start_ahead([clean, needs], cpus=1))
@@ -224,6 +226,7 @@ def test_workers_started_ahead_import_what_their_stage_needs_and_take_no_cpu_fro
     done = subprocess.run(code, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
+        "Ray hears of our group's signals: False",
         "started for stage 1",
         "a task of the only CPU: 3",
         "imported: (True, True)",
