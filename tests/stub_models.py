@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 HEADS = {
@@ -18,3 +19,18 @@ def write_stub_model(directory: Path) -> Path:
         if not (directory / name).exists():
             (directory / name).write_bytes(content)
     return directory
+
+
+def spec_at_hand(path: Path, directory: Path) -> Path:
+    """A shipped spec, or a copy below `directory` with a stub in place of each model that users bring themselves."""
+    text = path.read_text()
+    brought = set(re.findall(r"\.\./store/[\w.-]+", text))
+    if not brought:
+        return path
+    folder = directory / "job_specs"
+    folder.mkdir()
+    (folder / "data").symlink_to(path.parent / "data")
+    for model in brought:
+        write_stub_model((folder / model).resolve())
+    (folder / path.name).write_text(text)
+    return folder / path.name

@@ -15,7 +15,7 @@ from cluster.cli import DEFAULT_STORAGE, app
 from cluster.cli import _load as load_with_settings
 from cluster.spec import load_spec
 from cluster.stage_kinds import STAGE_KINDS
-from tests.stub_models import write_stub_model
+from tests.stub_models import spec_at_hand, write_stub_model
 
 ROOT = Path(__file__).resolve().parents[2]
 SPECS = sorted(p for p in (ROOT / "job_specs").rglob("*") if p.suffix in (".yaml", ".yml"))
@@ -30,13 +30,14 @@ _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.name)
-def test_every_spec_loads_through_the_real_schema(path: Path) -> None:
-    assert load_spec(path).stages
+def test_every_spec_loads_through_the_real_schema(path: Path, tmp_path: Path) -> None:
+    assert load_spec(spec_at_hand(path, tmp_path)).stages
 
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.name)
-def test_every_shipped_spec_writes_to_the_storage_that_the_commands_look_in(path: Path) -> None:
-    assert load_spec(path).head.storage == str(ROOT / DEFAULT_STORAGE)
+def test_every_shipped_spec_writes_to_the_storage_that_the_commands_look_in(path: Path, tmp_path: Path) -> None:
+    spec = load_spec(spec_at_hand(path, tmp_path))
+    assert spec.head.storage == str(spec.directory.parent / DEFAULT_STORAGE)
     assert f"/{DEFAULT_STORAGE}/" in (ROOT / ".gitignore").read_text().splitlines()
 
 
