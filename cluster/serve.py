@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.contracts import storage
+from cluster.contracts.artifacts import open_artifact
 from cluster.contracts.errors import InputError, Problem, SpecError
 from cluster.run_record import RunRecord, RunStage, run_uri
 from cluster.spec import ClusterResources
 from cluster.stage_kinds import kinds_of_models
+from cluster.starting_models import Role, whole_model
 from cluster.terminal import quiet_terminal
 from serving.openai_api.api_keys import read_api_keys
 from serving.terminal_chat import chat_loop
@@ -97,13 +99,22 @@ def _servers(
     from serving.config import ServerConfig
     from serving.http_gateway import serve_models
 
+    def whole(stage: RunStage, role: Role) -> str:
+        """The URI of a stage's model; of an adapter, what it makes of its base."""
+        artifact = open_artifact(stage.uri)
+        return whole_model(
+            artifact, role, fingerprint=stage.fingerprint, storage_uri=record.storage, scratch=Path(scratch)
+        ).uri
+
     num_servers = 2 if reward else 1
     share = ServerConfig(cpus=cpus / num_servers, gpus=gpus / num_servers)
+    with tempfile.TemporaryDirectory(prefix="raymill-serve-") as scratch:
+        policy_uri, reward_uri = whole(policy, "policy"), whole(reward, "reward") if reward else None
     with (
         ray_session(ClusterResources(cpus=cpus, gpus=gpus), None, {}),
         serve_models(
-            policy.uri,
-            reward.uri if reward else None,
+            policy_uri,
+            reward_uri,
             policy=share,
             reward=share,
             host=host,

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 from uuid import uuid4
 
 from cluster.contracts import storage
@@ -25,6 +26,7 @@ from cluster.run_record import artifact_lock
 from cluster.spec import input_field, is_outside_reference, stage_inputs
 from training.base_model.adapter_layers import adapter_base
 
+Role = Literal["policy", "reward"]
 MERGED_KIND = "merged"
 _LONGEST_MERGE_S = 3600.0  # for which the other ranks of torchrun wait
 
@@ -58,13 +60,27 @@ def starting_models(
     whole = {}
     for role, artifact in inputs.items():
         model = type(stage.config).input_fields()[input_field(role)].model
-        base = adapter_base(artifact.uri) if model is not None else None
         whole[role] = artifact
-        if model is not None and base is not None:
-            name = digest([stage.input_fingerprints[role], model])
-            merged = storage.join(storage_uri, MERGED_KIND, name)
-            whole[role] = _merged(artifact, merged, model, scratch, is_main)
+        if model is not None:
+            whole[role] = whole_model(
+                artifact,
+                model,
+                fingerprint=stage.input_fingerprints[role],
+                storage_uri=storage_uri,
+                scratch=scratch,
+                is_main=is_main,
+            )
     return whole
+
+
+def whole_model(
+    artifact: Artifact, model: Role, *, fingerprint: str, storage_uri: str, scratch: Path, is_main: bool = True
+) -> Artifact:
+    """The model that an adapter makes of its base, merged now or before; an artifact that is no adapter as it is."""
+    if adapter_base(artifact.uri) is None:
+        return artifact
+    merged = storage.join(storage_uri, MERGED_KIND, digest([fingerprint, model]))
+    return _merged(artifact, merged, model, scratch) if is_main else _awaited(merged)
 
 
 def _model_problems(stage: PlannedStage, role: str, uri: str, scratch: Path) -> Iterator[Problem]:
@@ -78,10 +94,8 @@ def _model_problems(stage: PlannedStage, role: str, uri: str, scratch: Path) -> 
         yield Problem(f"stages.{stage.name}.{role}", uri, finding.what, finding.mend)
 
 
-def _merged(adapter: Artifact, uri: str, model: str, scratch: Path, is_main: bool) -> Artifact:
+def _merged(adapter: Artifact, uri: str, model: Role, scratch: Path) -> Artifact:
     """The artifact at `uri`, made of the adapter and its base unless it is there; its metrics are the adapter's."""
-    if not is_main:
-        return _awaited(uri)
     with artifact_lock(uri):
         found = read_artifact(uri)
         if found is not None:
@@ -90,7 +104,7 @@ def _merged(adapter: Artifact, uri: str, model: str, scratch: Path, is_main: boo
         from training.export import publish_directory
 
         local = scratch / uuid4().hex
-        merge_adapter(adapter.uri, "reward" if model == "reward" else "policy", target=local, scratch=scratch)
+        merge_adapter(adapter.uri, model, target=local, scratch=scratch)
         files = publish_directory(local, uri)
         manifest = replace(
             adapter.manifest,

@@ -13,7 +13,7 @@ from cluster.contracts.errors import SpecError
 from cluster.plan import PlannedStage, make_plan
 from cluster.runner import run_spec
 from cluster.spec import JobSpec, load_spec
-from cluster.starting_models import check_outside_models, starting_models
+from cluster.starting_models import check_outside_models, starting_models, whole_model
 from cluster.terminal import quiet_terminal
 from tests.chat_fixtures import make_model_directory, write_conversations
 from tests.unit.training.base_model.test_adapters import make_adapter
@@ -97,6 +97,15 @@ def test_an_adapter_reaches_the_stage_merged_once_and_its_base_is_in_the_fingerp
     again = starting_models(stage, _model(stage), storage_uri=spec.head.storage, scratch=tmp_path / "scratch")
     assert again["model"].uri == str(directory)
     assert (directory / "model.safetensors").stat().st_mtime_ns == before
+
+    served = whole_model(  # as `raymill serve` asks for it
+        _model(stage)["model"],
+        "policy",
+        fingerprint=stage.input_fingerprints["model"],
+        storage_uri=spec.head.storage,
+        scratch=tmp_path / "scratch",
+    )
+    assert served.uri == str(directory)
 
     content = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps({**content, "rope_theta": 20000.0}))
