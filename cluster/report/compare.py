@@ -6,9 +6,7 @@ Stages are matched by their name in the spec. In every pair of values the first 
 
 from __future__ import annotations
 
-import difflib
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -21,12 +19,12 @@ from cluster.report.curves import stage_plots
 from cluster.report.documents import funnel
 from cluster.report.gates import Reading, readings
 from cluster.report.page import Section, render
+from cluster.report.text_differences import marked_differences
 from cluster.report.write import evaluated_roles, evaluation_figures, failing_gates
 from cluster.run_record import RunRecord, run_uri
 from cluster.stage_kinds import STAGE_KINDS
 
 _NO_SETTINGS = ("name", "storage")  # of a spec: they say which run it is and where it lies
-_MAX_MARKED_WORDS = 2000  # of an answer; finding what differs takes time in the square of its length
 
 Pair = tuple[Any, Any]
 
@@ -315,20 +313,6 @@ def answer_pairs(artifacts: tuple[Mapping[str, Artifact], Mapping[str, Artifact]
                 answers = (sample["answers"][role], others[role])
                 pairs.append(AnswerPair(sample["prompt"], role, answers, marked_differences(*answers)))
     return pairs
-
-
-def marked_differences(first: str, second: str) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
-    """Both texts in parts, each with whether the other text lacks it; compared word by word."""
-    words = [re.findall(r"\s+|\S+", text) for text in (first, second)]
-    if max(map(len, words)) > _MAX_MARKED_WORDS:
-        return [(first, False)], [(second, False)]
-    parts: tuple[list[tuple[str, bool]], list[tuple[str, bool]]] = ([], [])
-    matcher = difflib.SequenceMatcher(None, words[0], words[1], autojunk=False)
-    for tag, a_begin, a_end, b_begin, b_end in matcher.get_opcodes():
-        for own, begin, end, side in ((words[0], a_begin, a_end, parts[0]), (words[1], b_begin, b_end, parts[1])):
-            if begin < end:
-                side.append(("".join(own[begin:end]), tag != "equal"))
-    return parts
 
 
 def _render(found: Comparison) -> str:

@@ -35,6 +35,7 @@ def render(template: str, **variables: Any) -> str:
     )
     environment.filters["figure"] = figure
     environment.filters["difference"] = difference
+    environment.filters["bound"] = bound
     environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
     environment.filters["words"] = words
     environment.filters["percent"] = percent
@@ -57,6 +58,11 @@ def difference(value: float | None) -> str:
         return "–"
     text = figure(abs(value))
     return text if value == 0 else f"{'+' if value > 0 else MINUS}{text}"
+
+
+def bound(value: float) -> str:
+    """An end of an interval: three digits, since it is no more certain than that."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}".replace("-", MINUS)
 
 
 def percent(fraction: float) -> str:

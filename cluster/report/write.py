@@ -15,6 +15,7 @@ from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact
 from cluster.report.curves import stage_plots
 from cluster.report.documents import MAX_QUARANTINED, balance, document_section
+from cluster.report.evaluation import Evaluation, evaluation_section
 from cluster.report.gates import Reading, readings
 from cluster.report.page import Section, figure, render, words
 from cluster.run_record import RunRecord, run_uri
@@ -49,7 +50,7 @@ def report_figures(record: RunRecord, artifacts: Mapping[str, Artifact]) -> dict
 
 
 def _render(record: RunRecord, artifacts: Mapping[str, Artifact], figures: Mapping[str, Any]) -> str:
-    evaluation = next((a.manifest.metrics for a in artifacts.values() if a.manifest.kind == "evaluate"), None)
+    evaluation = evaluation_section(artifacts, evaluated_roles(artifacts))
     gates = {name: found for name, a in artifacts.items() if (found := readings(a.manifest.kind, a.manifest.metrics))}
     documents = document_section(artifacts, figures["balance"])
     conversations = _quarantined_conversations(artifacts)
@@ -68,8 +69,6 @@ def _render(record: RunRecord, artifacts: Mapping[str, Artifact], figures: Mappi
         failing=failing_gates(gates),
         curves={name: stage_plots(name, [artifact]) for name, artifact in artifacts.items()},
         evaluation=evaluation,
-        roles=evaluated_roles(artifacts),
-        evaluation_figures=evaluation_figures(evaluation),
         inputs={name: _input_names(name, artifacts) for name in artifacts},
         plain_metrics={name: plain_metrics(artifact) for name, artifact in artifacts.items()},
     )
@@ -80,7 +79,7 @@ def _contents(
     gates: Mapping[str, Sequence[Reading]],
     documents: Mapping[str, Any] | None,
     conversations: Sequence[Any],
-    evaluation: Mapping[str, Any] | None,
+    evaluation: Evaluation | None,
 ) -> list[Section]:
     sections = [Section("gates", "What must hold")] if gates else []
     if documents is not None:
@@ -90,7 +89,10 @@ def _contents(
         sections.append(Section("quarantined-conversations", "Conversations not read"))
     sections.append(Section("stages", "Stages", tuple(Section(f"stage-{name}", name) for name in artifacts)))
     if evaluation is not None:
-        sections += [Section("models", "Models side by side"), Section("answers", "Sample answers")]
+        parts = [Section("tasks", "Tasks")] if evaluation.tasks else []
+        sections.append(Section("models", "Models side by side", tuple(parts)))
+        if evaluation.samples:
+            sections.append(Section("answers", "Sample answers"))
     return sections
 
 
@@ -106,13 +108,18 @@ def failing_gates(gates: Mapping[str, Sequence[Reading]]) -> list[str]:
 
 
 def evaluated_roles(artifacts: Mapping[str, Artifact]) -> list[str]:
-    """The models that the run's evaluation compares, in the order in which the run made them."""
+    """The models that the run's evaluation compares: the baseline first, then in the order in which they were made."""
     evaluation = next((a.manifest for a in artifacts.values() if a.manifest.kind == "evaluate"), None)
     if evaluation is None:
         return []
     made = {artifact.manifest.fingerprint: position for position, artifact in enumerate(artifacts.values())}
     roles = list(evaluation.metrics["models"])
-    return sorted(roles, key=lambda role: made.get(evaluation.inputs.get(f"models.{role}", ""), len(made)))
+    baseline = evaluation.metrics.get("baseline")
+
+    def place(role: str) -> tuple[bool, int]:
+        return (role != baseline, made.get(evaluation.inputs.get(f"models.{role}", ""), len(made)))
+
+    return sorted(roles, key=place)
 
 
 def evaluation_figures(evaluation: Mapping[str, Any] | None) -> list[str]:

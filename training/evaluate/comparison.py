@@ -120,7 +120,7 @@ def compared(
                     "interval": None if delta.interval is None else [delta.interval.low, delta.interval.high],
                     "p": delta.p,
                     "num_items": delta.num_items,
-                    "verdict": _verdict(figure, delta.interval),
+                    "outcome": _outcome(figure, delta.interval),
                 }
             )
     return {"figures": figures, "intervals": intervals, "differences": differences}
@@ -141,7 +141,7 @@ def side_by_side(answers: Mapping[str, Sequence[Answer]], greedy: str) -> list[d
     return list(found.values())
 
 
-def _verdict(figure: str, bounds: Interval | None) -> str | None:
+def _outcome(figure: str, bounds: Interval | None) -> str | None:
     """Whether a difference whose interval excludes 0 is "better" or "worse"; None where it does not, or neither is."""
     wanted = better(figure)
     if bounds is None or wanted is None or bounds.low <= 0 <= bounds.high:

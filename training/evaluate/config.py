@@ -62,7 +62,7 @@ class EvaluateConfig(StageConfig):
 
     judge: Annotated[str | None, CAUSAL_MODEL] = None
     """A model that says which of two sampled answers is better, the baseline's or another model's, by the likelier of
-    the letters A and B. Each pair is shown in both orders, and counts as a tie where the verdict follows the order.
+    the letters A and B. Each pair is shown in both orders, and counts as a tie where the order decides.
     `null` asks no judge.
     """
 

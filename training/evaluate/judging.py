@@ -1,7 +1,7 @@
 """Has a model judge which of two answers is better, by the likelier of the letters A and B.
 
 Judges favour the answer that stands first, or second (Zheng et al. 2023, "Judging LLM-as-a-Judge"). So each pair is
-shown in both orders, and a model wins only where both verdicts are for it; where they differ, it is a tie.
+shown in both orders, and a model wins only where both orders say so; where they differ, it is a tie.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _LETTERS = ("A", "B")
 
 
 def judged_key(name: str) -> str:
-    """The part of the judge's verdicts on a model."""
+    """The part of what the judge finds of a model."""
     return f"judged.{name}"
 
 
@@ -56,14 +56,14 @@ def judge_models(worker: Worker, job: EvaluateJob) -> None:
     baseline = {answer.item: answer for answer in answers_of(job.output, against, SAMPLED)}
     for name in todo:
         pairs = [(a, baseline[a.item]) for a in answers_of(job.output, name, SAMPLED) if a.item in baseline]
-        values, num_by_place = verdicts(reader, pairs)
+        values, num_by_place = judged_values(reader, pairs)
         with commit_part(job.output, judged_key(name)) as part:
             with part.open(ITEMS, "items.parquet") as sink:
                 sink.write(items_parquet({"judged_win_rate": values}))
             part.metrics.update(num_judged=len(values.items), num_judged_by_place=num_by_place)
 
 
-def verdicts(reader: Reader, pairs: Sequence[tuple[Answer, Answer]]) -> tuple[ItemValues, int]:
+def judged_values(reader: Reader, pairs: Sequence[tuple[Answer, Answer]]) -> tuple[ItemValues, int]:
     """(1 where the first of a pair wins, 0 where the second does, 0.5 for a tie; how many ties are of the order alone).
 
     Pairs that the judge's template refuses, or that are longer than `max_length`, are left out.

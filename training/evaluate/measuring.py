@@ -216,9 +216,11 @@ def token_items(reader: Reader, documents: HeldoutDocuments) -> dict[str, ItemVa
         labels = [label for label in labels_T if label != IGNORE_INDEX]
         rows.append([inputs_T[0], *labels])
     logprobs, counts = reader.logprobs(rows, [[True] * len(row) for row in rows])
+    # Windows of other tokens are of other text, so they are not compared one by one.
+    prefix = "" if documents.are_own else "anew-"
     figures = {
         "heldout_bits_per_byte": values_of(
-            (str(n), str(n), -logprob / _LN_2, reader.num_bytes(row[1:]))
+            (f"{prefix}{n}", f"{prefix}{n}", -logprob / _LN_2, reader.num_bytes(row[1:]))
             for n, (row, logprob) in enumerate(zip(rows, logprobs, strict=True))
         )
     }

@@ -70,6 +70,12 @@ class ItemValues:
         return bool(np.all(self.denominators_N == 1) and np.all((self.numerators_N == 0) | (self.numerators_N == 1)))
 
     @property
+    def is_share(self) -> bool:
+        """Whether each item is between wrong and right, ties among them, and counts once."""
+        numerators_N = self.numerators_N
+        return bool(np.all(self.denominators_N == 1) and np.all((numerators_N >= 0) & (numerators_N <= 1)))
+
+    @property
     def is_clustered(self) -> bool:
         """Whether some items share a cluster."""
         return len(set(self.clusters)) < len(self.clusters)
@@ -89,6 +95,8 @@ def interval(values: ItemValues, *, confidence: float = 0.95, seed: int = 0) -> 
         return None
     if values.is_proportion:
         return _wilson(values, sums_C2, confidence)
+    if values.is_share and not np.ptp(sums_C2[:, 0] / sums_C2[:, 1]):
+        return _wilson(values, sums_C2, confidence)  # all items alike, such as ties: no certainty either
     resampled_B = _ratios(sums_C2[None], _resamples(len(sums_C2), seed))[:, 0]
     return _percentiles(resampled_B, len(sums_C2), confidence)
 

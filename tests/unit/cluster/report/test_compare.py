@@ -13,10 +13,10 @@ from cluster.report.compare import (
     answer_pairs,
     compare,
     document_counts,
-    marked_differences,
     setting_differences,
     write_comparison,
 )
+from cluster.report.text_differences import marked_differences
 from cluster.run_record import RunRecord, RunStage
 from tests.unit.cluster.report.small_run import make_other_run, make_run
 

@@ -124,6 +124,36 @@ def test_models_stand_in_the_order_in_which_they_were_made(tmp_path: Path) -> No
     assert evaluated_roles({**artifacts, "evaluate": replace(evaluation, manifest=manifest)}) == ["z", "base", "a"]
 
 
+def test_an_evaluation_shows_intervals_outcomes_tasks_and_what_answers_have_of_their_own(tmp_path: Path) -> None:
+    record = make_run(tmp_path)
+    evaluation = record.artifacts()["evaluate"]
+    metrics = {
+        "models": {"base": {"heldout_loss": 5.0, "task/hhh/accuracy": 0.5}, "sft": {"heldout_loss": 4.0}},
+        "intervals": {"base": {"heldout_loss": [4.5, 5.25], "task/hhh/accuracy": [0.4, 0.6]}, "sft": {}},
+        "differences": [
+            {
+                "model": "sft", "figure": "heldout_loss", "difference": -1.0, "interval": [-1.5, -0.5], "p": 0.001,
+                "num_items": 30, "outcome": "better",
+            }
+        ],
+        "baseline": "base",
+        "confidence": 0.95,
+        "vocabularies": {"base": "a", "sft": "b"},
+        "num_items": {"heldout_loss": {"base": 30, "sft": 30}},
+        "tasks": {"hhh": {"kind": "pairs", "num_items": 221}},
+        "samples": [{"prompt": "Hi", "answers": {"base": "yo <b>", "sft": "yo there"}, "sampled_answers": {}}],
+    }  # fmt: skip
+    write_manifest(evaluation.uri, replace(evaluation.manifest, metrics=metrics), [])
+    page = Path(write_report(record)).read_text()
+    assert 'held-out loss <span class="quiet unbroken">of 30</span>' in page
+    assert '5.0<span class="bounds">4.5 to 5.25</span>' in page.replace('<td class="n">5<', '<td class="n">5.0<')
+    assert page.count("▲ better") == 2  # in the table, and among the differences
+    assert "<h4>hhh: pairs, 221 items</h4>" in page
+    assert "their losses per token are no comparison" in page
+    assert "yo &lt;b&gt;" in page
+    assert "<mark>there</mark>" in page
+
+
 def test_duplicates_stand_beside_what_stays_from_where_they_differ(tmp_path: Path) -> None:
     page = Path(write_report(make_run(tmp_path))).read_text()
     exact, near = page.index(">exact duplicate<"), page.index(">near duplicate<")

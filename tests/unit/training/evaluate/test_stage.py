@@ -227,7 +227,7 @@ def test_a_model_against_itself_differs_in_nothing(root: Path) -> None:
     assert {row["figure"] for row in metrics["differences"]} >= {"heldout_answer_loss", "finished_fraction"}
     for row in metrics["differences"]:
         assert row["difference"] == 0
-        assert row["verdict"] is None
+        assert row["outcome"] is None
         assert row["p"] == 1.0
 
 

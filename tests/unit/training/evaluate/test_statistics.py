@@ -38,6 +38,12 @@ def test_all_right_is_no_certainty() -> None:
     assert clustered.low < found.low  # five prompts say less than twenty
 
 
+def test_ties_alone_do_not_show_two_models_to_be_equal() -> None:
+    found = interval(plain([0.5] * 20))
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx((0.3, 0.7), abs=0.01)
+
+
 def test_few_items_have_wide_intervals_or_none() -> None:
     assert interval(plain([1.5])) is None
     two, many = interval(plain([1.0, 2.0])), interval(plain([1.0, 2.0] * 50))
