@@ -25,7 +25,7 @@ Begin with `runner.py`, which turns a spec into finished artifacts, stage by sta
     starting_models.py  models that stages are given: checked before workers start, adapters merged with their base
     ppo_stage.py, candidates_stage.py, evaluate_stage.py   the stages that need both `training` and `serving`
     answer_client.py    what such stages let models answer with
-    conversations_stage.py   the stage that needs both `training` and `dataprep`
+    conversations_stage.py, conversation_cleaning.py   what needs both `training` and `dataprep`
 
     What people see
     cli.py              the `raymill` command

@@ -1,6 +1,7 @@
-"""The `conversations` stage: reading and splitting from the training room, on the data room's tasks.
+"""The `conversations` stage: reading and splitting from the training room, on the data room's tasks and filters.
 
-`training` and `dataprep` meet here alone. The stage knows a function that runs its tasks, and nothing of Ray.
+`training` and `dataprep` meet here and in `conversation_cleaning.py` alone. The stage is handed a function that runs
+its tasks and one that makes what cleans them, and knows nothing of Ray.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
+from cluster.conversation_cleaning import cleaner_of
 from dataprep.ray_tasks import AlreadyDone, run_shard_tasks
 from training.conversations.config import ConversationsConfig
 from training.conversations.stage import Task
@@ -30,4 +32,5 @@ def run(config: ConversationsConfig, inputs: Mapping[str, Artifact], output: str
             unit="parts",
         )
 
-    return read_and_split(config, inputs, output, context, run_tasks=run_tasks)
+    cleaner_of(config)  # which refuses lists that can't be read, before any task starts
+    return read_and_split(config, inputs, output, context, cleaner_of=cleaner_of, run_tasks=run_tasks)

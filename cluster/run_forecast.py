@@ -32,7 +32,7 @@ MEASURED_S: Mapping[tuple[str, str], float] = {
     ("tokenize", "5ec3e0e169a9040d"): 1,
     ("mixture", "a3379b65480e4448"): 0,
     ("pretrain", "86c65eca8429bf64"): 140,
-    ("conversations", "3510c7e8f9cecd73"): 0,
+    ("conversations", "39a2b3ad1f668f37"): 0,
     ("preferences", "93a9771c2b33a790"): 2,
     ("sft", "64502eb799a1998b"): 23,
     ("reward_model", "a75d9d5cfdb7161b"): 77,

@@ -129,6 +129,7 @@ FLOORS = {
             "stage_kinds",
             "setting_texts",
             "fingerprint",
+            "conversation_cleaning",
             "run_record",
             "terminal",
             "progress",

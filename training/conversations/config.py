@@ -6,16 +6,25 @@ Importing this costs Pydantic only, since `raymill plan` loads it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, Field
 
-from cluster.contracts.config import InputFiles, Resources, Sections, StageConfig, StrictModel, not_in_fingerprint
+from cluster.contracts.config import (
+    InputFiles,
+    ReferenceFiles,
+    Resources,
+    Sections,
+    StageConfig,
+    StrictModel,
+    not_in_fingerprint,
+)
 from training.config import Fraction
 from training.conversations.file_names import FileFormat, file_format
 from training.conversations.template_fields import parsed_template
 
 FormatName = Literal["messages", "sharegpt", "prompt_completion", "alpaca", "dolly", "question_answer"]
+PiiKind = Literal["email_address", "ip_address", "phone_number", "credit_card", "iban_code", "secret"]
 Mend = Literal["merge_turns", "drop_first_answers", "drop_last_prompts"]
 
 SetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -150,6 +159,82 @@ class ConversationSet(RowSource):
     """
 
 
+class BadWords(StrictModel):
+    """Conversations with words or phrases of a list of your own; none is shipped."""
+
+    files: Annotated[tuple[str, ...], ReferenceFiles(), Field(min_length=1)]
+    """Files of words and phrases, one a line; `#` begins a comment. Their content counts in the fingerprint, not their
+    place.
+    """
+
+    max_bad_words: Annotated[int, Field(ge=0)] = 0
+    """Most occurrences of any of them that a conversation may have."""
+
+
+class Contamination(StrictModel):
+    """Conversations that share passages with evaluation sets, as the clean stage finds them in documents."""
+
+    files: Annotated[tuple[str, ...], ReferenceFiles(), Field(min_length=1)]
+    """The evaluation sets: JSON Lines, or text with a paragraph an item; plain, .gz, .bz2 or .zst. Their content counts
+    in the fingerprint, not their place.
+    """
+
+    fields: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Fields of a JSON row that are looked for. `null` looks for every string in it."""
+
+    ngram: Annotated[int, Field(ge=1, lt=2**63)] = 13
+    """Words in a row that make an overlap."""
+
+    min_terms: Annotated[int, Field(ge=1, lt=2**63)] = 8
+    """Fewest words of an item that is shorter than `ngram` and is looked for whole. It is at most `ngram`."""
+
+
+class PersonalData(StrictModel):
+    """Personal data and secrets, replaced by placeholders such as `<EMAIL_ADDRESS>` in every message."""
+
+    kinds: Annotated[tuple[PiiKind, ...], Field(min_length=1)] = get_args(PiiKind)
+    """What is replaced; all kinds by default."""
+
+
+class CleaningSettings(StrictModel):
+    """What is cleaned, by the same parts as documents in the clean stage."""
+
+    languages: Annotated[list[str], Field(min_length=1)] | None = None
+    """Language codes to keep, as in [en, de]; conversations in other languages are dropped. `null` keeps all."""
+
+    language_threshold: Fraction = 0.0
+    """Least confidence in the language, with `languages`; conversations below are dropped. Short talk has little: 0,
+    the default, goes by the likeliest language alone.
+    """
+
+    bad_words: BadWords | None = None
+    """Drops conversations with words of a list. `null`, the default, turns it off."""
+
+    contamination: Contamination | None = None
+    """Drops conversations that share passages with evaluation sets. `null`, the default, turns it off."""
+
+    pii: PersonalData | None = None
+    """Replaces personal data and secrets by placeholders. `null`, the default, leaves them in the text."""
+
+
+class LengthLimits(StrictModel):
+    """How long conversations may be. Characters are code points, words are between white space."""
+
+    min_answer_words: Annotated[int | None, Field(ge=1)] = None
+    """Fewest words of the assistant in all its turns together; with fewer it is `answer_too_short`. `null` sets no
+    limit. Prompts alone have no answer and pass.
+    """
+
+    min_answer_characters: Annotated[int | None, Field(ge=1)] = None
+    """The same in characters, for languages without spaces. `null` sets no limit."""
+
+    max_words: Annotated[int | None, Field(ge=1)] = None
+    """Most words of all messages together; with more it is `too_long`. `null` sets no limit."""
+
+    max_characters: Annotated[int | None, Field(ge=1)] = None
+    """The same in characters. `null` sets no limit."""
+
+
 class ConversationsConfig(StageConfig, RowSource):
     """Conversations from files: read once, without duplicates, split by first prompt for all stages that follow."""
 
@@ -160,7 +245,7 @@ class ConversationsConfig(StageConfig, RowSource):
 
     sections: ClassVar[Sections] = {
         "Inputs": ("inputs", "file_format", "format", "columns", "template", "system", "sets"),
-        "Rows that are kept": ("mend", "keep_prompts", "deduplicate", "one_per_prompt"),
+        "Rows that are kept": ("mend", "keep_prompts", "deduplicate", "one_per_prompt", "length", "cleaning"),
         "Split": ("heldout_fraction", "split_seed"),
         "Execution": ("workers", "max_workers"),
     }
@@ -193,6 +278,12 @@ class ConversationsConfig(StageConfig, RowSource):
     one_per_prompt: bool = False
     """Whether of all conversations with the same first prompt the first one alone stays."""
 
+    length: LengthLimits = LengthLimits()
+    """How long conversations may be. Nothing is limited by default."""
+
+    cleaning: CleaningSettings = CleaningSettings()
+    """What is cleaned, by the same parts as documents in the clean stage. Nothing is by default."""
+
     heldout_fraction: Fraction = 0.2
     """Share of first prompts, with all that follows on them, that is kept out of training. Every stage that reads this
     one's conversations trains on the others and measures on these.
@@ -222,6 +313,9 @@ class ConversationsConfig(StageConfig, RowSource):
             for name, info in RowSource.model_fields.items():
                 if getattr(self, name) != info.default:
                     yield name, "has no effect beside `sets`, each of which has its own"
+        limits = self.cleaning.contamination
+        if limits is not None and limits.min_terms > limits.ngram:
+            yield "cleaning.contamination.min_terms", f"is more than ngram ({limits.ngram}), so nothing would be found"
         yield from self.source_conflicts()
         for name, each in self.sets.items():
             yield from ((f"sets.{name}.{setting}", message) for setting, message in each.source_conflicts())

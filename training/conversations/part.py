@@ -19,7 +19,7 @@ from cluster.contracts.commit import commit_part
 from cluster.contracts.errors import StageFailed
 from cluster.contracts.records import Conversation
 from training.conversations.artifact import DROPPED_SCHEMA, QUARANTINED_SCHEMA, ROW_SCHEMA, to_row
-from training.conversations.config import ConversationsConfig
+from training.conversations.config import ConversationsConfig, LengthLimits
 from training.conversations.files import FileRange, FileRow, read_rows, shown
 from training.conversations.formats import ParsedRow, RowParser
 from training.conversations.keys import KEY_SCHEMA, keys_table
@@ -95,6 +95,24 @@ def parser_of(config: ConversationsConfig, set_name: str) -> RowParser:
     return RowParser(source, name=set_name or None, mend=config.mend, keep_prompts=config.keep_prompts)
 
 
+def length_problem(conversation: Conversation, limits: LengthLimits, *, is_prompt: bool) -> str | None:
+    """Why a conversation is too short or too long; None where it is neither."""
+    if limits == LengthLimits():
+        return None
+    said = [(message["role"] == "assistant", message["content"]) for message in conversation["messages"]]
+    words = [(is_answer, len(content.split())) for is_answer, content in said]
+    characters = [(is_answer, len(content)) for is_answer, content in said]
+    for sizes, least, most in (
+        (words, limits.min_answer_words, limits.max_words),
+        (characters, limits.min_answer_characters, limits.max_characters),
+    ):
+        if least is not None and not is_prompt and sum(size for is_answer, size in sizes if is_answer) < least:
+            return "answer_too_short"
+        if most is not None and sum(size for _, size in sizes) > most:
+            return "too_long"
+    return None
+
+
 def _batches(rows: Iterator[FileRow], parser: RowParser, uri: str, set_name: str | None) -> Iterator[_Batch]:
     batch = _Batch()
     for row in rows:
@@ -130,12 +148,16 @@ def _write(
     cleaned = Cleaned(conversations, [None] * len(conversations))
     if cleaner is not None and conversations:
         cleaned = cleaner(conversations)
+    reasons = [
+        reason or length_problem(conversation, config.length, is_prompt=parsed.is_prompt)
+        for reason, conversation, parsed in zip(cleaned.reasons, cleaned.conversations, batch.parsed, strict=True)
+    ]
     rows = [
         to_row(conversation, uri=uri, offset=row.offset, line=row.line)
         for conversation, row in zip(cleaned.conversations, batch.rows, strict=True)
     ]
-    kept = [n for n, reason in enumerate(cleaned.reasons) if reason is None]
-    dropped = [{**rows[n], "reason": reason} for n, reason in enumerate(cleaned.reasons) if reason is not None]
+    kept = [n for n, reason in enumerate(reasons) if reason is None]
+    dropped = [{**rows[n], "reason": reason} for n, reason in enumerate(reasons) if reason is not None]
     tables["rows"].write_table(pa.Table.from_pylist([rows[n] for n in kept], schema=ROW_SCHEMA))
     tables["keys"].write_table(
         keys_table(

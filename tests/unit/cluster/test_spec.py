@@ -8,6 +8,7 @@ import pytest
 
 from cluster.contracts.errors import SpecError
 from cluster.contracts.storage import expand
+from cluster.fingerprint import settings_fingerprint
 from cluster.spec import JobSpec, load_spec, stage_inputs
 from cluster.submit import staged_job
 from tests.stub_models import write_stub_model
@@ -271,6 +272,50 @@ def test_files_that_settings_name_are_found_beside_the_spec_at_any_depth(tmp_pat
         "url_blocklist.word_files": (),
         "profiles.german.bad_words.files": (str(tmp_path / "lists" / "de.txt"),),
     }
+
+
+SETS = """
+    name: test
+    storage: out
+    stages:
+      conversations:
+        sets:
+          talks: {inputs: [talks/*.jsonl]}
+          labels: {inputs: [labels.csv], template: {prompt: "{text}", answer: "{label}"}}
+    """
+
+
+def test_inputs_of_nested_settings_are_checked_resolved_and_no_part_of_the_settings(tmp_path: Path) -> None:
+    assert _problems(tmp_path, SETS).keys() == {
+        "stages.conversations.sets.talks.inputs.0",
+        "stages.conversations.sets.labels.inputs.0",
+    }
+    (tmp_path / "talks").mkdir()
+    (tmp_path / "talks" / "a.jsonl").write_text("{}")
+    (tmp_path / "labels.csv").write_text("x")
+    config = _load(tmp_path, SETS).stages["conversations"]
+    assert config.raw_inputs() == {
+        "inputs": [],
+        "sets.talks.inputs": [str(tmp_path / "talks" / "*.jsonl")],
+        "sets.labels.inputs": [str(tmp_path / "labels.csv")],
+    }
+    moved = config.with_files({"sets.labels.inputs": ["/elsewhere/labels.csv"]})
+    assert moved.raw_inputs()["sets.labels.inputs"] == ["/elsewhere/labels.csv"]
+    assert settings_fingerprint(moved, 0) == settings_fingerprint(config, 0)
+    (tmp_path / "labels.csv").rename(tmp_path / "labels.txt")
+    (problem,) = _problems(tmp_path, SETS.replace("labels.csv", "labels.txt")).values()
+    assert "unknown format" in problem
+
+
+def test_a_submission_carries_inputs_of_nested_settings(tmp_path: Path) -> None:
+    (tmp_path / "talks").mkdir()
+    (tmp_path / "talks" / "a.jsonl").write_text("{}")
+    (tmp_path / "labels.csv").write_text("x")
+    with staged_job(_load(tmp_path, SETS)) as directory:
+        staged = load_spec(directory / "spec.yaml").stages["conversations"].raw_inputs()
+        (labels,) = staged["sets.labels.inputs"]
+        assert Path(labels).is_relative_to(directory)
+        assert Path(labels).read_text() == "x"
 
 
 def test_a_submission_carries_the_files_that_settings_name(tmp_path: Path) -> None:
