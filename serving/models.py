@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from cluster.contracts import storage
+from cluster.contracts.chat.encoder import ChatEncoder
 from cluster.contracts.errors import InputError
 from serving.config import ServerConfig
 
@@ -72,7 +73,10 @@ def load_tokenizer(uri: str) -> Any:
 
 
 def stop_token_ids(uri: str) -> tuple[int, ...]:
-    """The ids that end an answer: those of the configs and, where a tokenizer lies beside the model, its own."""
+    """The ids that end an answer: those of the configs and, where a tokenizer lies beside the model, its own.
+
+    A tokenizer's own are its end of text and the tokens with which its chat template ends answers.
+    """
     from transformers import AutoConfig, GenerationConfig
 
     found: set[int] = set()
@@ -82,7 +86,10 @@ def stop_token_ids(uri: str) -> tuple[int, ...]:
         if (path / "generation_config.json").exists():
             declared.append(GenerationConfig.from_pretrained(path, local_files_only=True).eos_token_id)
         if (path / "tokenizer_config.json").exists():
-            declared.append(load_tokenizer(str(path)).eos_token_id)
+            tokenizer = load_tokenizer(str(path))
+            declared.append(tokenizer.eos_token_id)
+            with suppress(InputError):  # no template, or one that ends answers with no token of its own
+                declared.append(ChatEncoder(tokenizer).stop_token_ids)
     for ids in declared:
         found.update(ids if isinstance(ids, (list, tuple)) else [] if ids is None else [ids])
     return tuple(sorted(found))

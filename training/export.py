@@ -16,6 +16,8 @@ import torch
 
 from cluster.contracts import storage
 from cluster.contracts.artifacts import FILE_LIST, MANIFEST, StageResult
+from cluster.contracts.chat.encoder import ChatEncoder
+from cluster.contracts.chat.exported import write_chat
 from cluster.contracts.commit import (
     MARKERS,
     HashingStream,
@@ -84,14 +86,16 @@ def export_model(
     tokenizer_uri: str,
     output: str,
     scratch: Path,
+    encoder: ChatEncoder | None = None,
     check: Callable[[Path], None] | None = None,
 ) -> list[WrittenFile]:
     """Write a model to `output` as a Hugging Face directory with its tokenizer; call it on rank 0.
 
     `model` is the `PreTrainedModel` that trained; its own parameters may be partitioned, since only
-    `state_dict` (from `engine.full_state_dict`) is written. `scratch` needs room for one copy of the weights. `check`
-    is given the local directory before anything goes to `output`. Raises `StageFailed`, and writes nothing, where a
-    weight is nan or infinite, and whatever `check` raises.
+    `state_dict` (from `engine.full_state_dict`) is written. `scratch` needs room for one copy of the weights. With
+    an `encoder` the directory says how the model chats: where answers end, the template, the padding token. `check` is
+    given the local directory before anything goes to `output`. Raises `StageFailed`, and writes nothing, where a weight
+    is nan or infinite, and whatever `check` raises.
     """
     from transformers.utils import logging
 
@@ -100,6 +104,8 @@ def export_model(
     local = scratch / "export"
     model.save_pretrained(local, state_dict=dict(state_dict))
     copy_tokenizer(tokenizer_uri, local)
+    if encoder is not None:
+        write_chat(local, encoder)
     if check is not None:
         check(local)
     return publish_directory(local, output)

@@ -10,9 +10,9 @@ class ModelNeeds:
     """What a model must have, beside weights that are all there."""
 
     chat_template: bool = False
-    """Whether conversations are rendered with the model's own template."""
+    """Whether conversations are rendered with a template, which must end answers with a control token."""
     padding_token: bool = False
-    """Whether rows are padded with the tokenizer's own padding token."""
+    """Whether rows are padded with a padding token."""
     max_length: int | None = None
     """The longest row in tokens, for which the model must have positions. None: no row of a known length."""
     length_setting: str = "max_length"
@@ -23,3 +23,9 @@ class ModelNeeds:
     """Names of modules that are trained whole beside adapters; the model must have a module of each name."""
     new_head: bool = False
     """Whether the stage puts a head of its own in place of the model's, which may then lack one."""
+    chat_template_file: str | None = None
+    """A file with a template that is taken instead of the model's own."""
+    stop_token: str | None = None
+    """The token that ends answers, where the template is not asked for it."""
+    pad_token: str | None = None
+    """The token that rows are padded with, where it is not the tokenizer's own."""

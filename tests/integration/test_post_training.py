@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -131,7 +132,11 @@ def test_sft_with_a_killed_worker_takes_every_step_once(tuned: StageResult, root
 def test_sft_learns_the_answers_and_exports_a_loadable_model(tuned: StageResult, root: Path) -> None:
     assert tuned.metrics["heldout_answer_loss"] < tuned.metrics["base_heldout_answer_loss"] - 0.5
     model = AutoModelForCausalLM.from_pretrained(root / "sft")
-    assert len(AutoTokenizer.from_pretrained(root / "sft")) == model.config.vocab_size
+    tokenizer = AutoTokenizer.from_pretrained(root / "sft")
+    assert len(tokenizer) == model.config.vocab_size
+    ends = [tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<|endoftext|>")]
+    assert model.generation_config.eos_token_id == model.config.eos_token_id == ends
+    assert tokenizer.eos_token == "<|im_end|>"  # the base's is its end of text
     assert {f.name: f.size for f in tuned.files} == {
         f.name: f.stat().st_size for f in (root / "sft").iterdir() if f.is_file()
     }
@@ -163,6 +168,11 @@ def test_lora_adapters_are_merged_into_the_exported_model(root: Path) -> None:
 
 @pytest.mark.usefixtures("tuned", "pairs")
 def test_reward_model_under_zero_3_is_a_loadable_classifier(root: Path) -> None:
+    """From a model whose padding token ends answers, as SmolLM2's does; another one pads then."""
+    shutil.copytree(root / "sft", root / "padded", dirs_exist_ok=True)
+    tokenizer_config = root / "padded" / "tokenizer_config.json"
+    tokenizer_config.write_text(tokenizer_config.read_text().replace("<|pad|>", "<|im_end|>"))
+    assert AutoTokenizer.from_pretrained(root / "padded").pad_token == "<|im_end|>"
     config = RewardModelConfig(
         **SHARED,
         model="sft",
@@ -172,7 +182,11 @@ def test_reward_model_under_zero_3_is_a_loadable_classifier(root: Path) -> None:
         zero_stage=3,
     )
     result = reward_model.run(
-        config, pair_inputs(root), str(root / "rm"), context(root, "reward_model"), launch=run_in_process
+        config,
+        {**pair_inputs(root), "model": artifact(root, "padded", "sft")},
+        str(root / "rm"),
+        context(root, "reward_model"),
+        launch=run_in_process,
     )
     assert result.engine == {"class": "DeepSpeedEngine", "zero_stage": 3, "world_size": 1}
     assert result.metrics["length_baseline_accuracy"] == 0.5
@@ -180,6 +194,7 @@ def test_reward_model_under_zero_3_is_a_loadable_classifier(root: Path) -> None:
     assert 0 <= result.metrics["heldout_pair_accuracy"] <= 1
     model = AutoModelForSequenceClassification.from_pretrained(root / "rm")
     assert (model.config.num_labels, model.config.pad_token_id) == (1, 3)
+    assert AutoTokenizer.from_pretrained(root / "rm").pad_token_id == 3
     assert len(read_metrics(root / "rm" / METRICS)) == result.metrics["steps"]
 
 

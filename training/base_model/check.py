@@ -37,6 +37,9 @@ def model_findings(uri: str, needs: ModelNeeds, role: Role, *, scratch: Path) ->
         length_setting=needs.length_setting,
         lora_targets=needs.lora_targets,
         new_head=needs.new_head or rewards,
+        chat_template_file=needs.chat_template_file,
+        stop_token=needs.stop_token,
+        pad_token=needs.pad_token,
     )
     below = [*base.findings, *transformers_findings(base, base_needs, "policy", scratch=scratch)]
     found += [Finding(f"its base {base.uri} {finding.what}", finding.mend) for finding in below]

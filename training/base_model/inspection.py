@@ -15,6 +15,7 @@ from typing import Any, Literal
 from uuid import uuid4
 
 from cluster.contracts import storage
+from cluster.contracts.chat.encoder import ChatEncoder
 from cluster.contracts.errors import InputError
 from cluster.contracts.model_needs import ModelNeeds
 from training.base_model.directory import Finding, ModelDirectory, shown
@@ -231,9 +232,11 @@ def _tokenizer_findings(local: Path, directory: ModelDirectory, needs: ModelNeed
     if not tokenizer.is_fast:
         yield Finding("has no fast tokenizer (tokenizer.json)", "convert it: AutoTokenizer(...).save_pretrained")
         return
-    if needs.chat_template and not tokenizer.chat_template:
-        yield Finding("has no chat template", "give one by chat_template, or set tokenizer.chat_template and save it")
-    if needs.padding_token and tokenizer.pad_token_id is None:
+    if needs.chat_template:
+        yield from _template_findings(tokenizer, needs)
+    if needs.pad_token is not None and needs.pad_token not in tokenizer.get_vocab():
+        yield Finding(f"has no token {needs.pad_token!r} (pad_token)", "name one of its tokenizer's tokens")
+    elif needs.padding_token and needs.pad_token is None and tokenizer.pad_token_id is None:
         candidates = padding_candidates(tokenizer)
         yield Finding(
             "has no padding token",
@@ -241,6 +244,19 @@ def _tokenizer_findings(local: Path, directory: ModelDirectory, needs: ModelNeed
             if candidates
             else "add a token to the tokenizer and to the embeddings, and set it as its pad_token",
         )
+
+
+def _template_findings(tokenizer: Any, needs: ModelNeeds) -> Iterator[Finding]:
+    """Whether there is a template, it takes a question and an answer, and it ends the answer."""
+    given = needs.chat_template_file
+    if given is None and not tokenizer.chat_template:
+        yield Finding("has no chat template", "give one by chat_template, or set tokenizer.chat_template and save it")
+        return
+    try:
+        template = storage.read_bytes(given).decode() if given is not None else None
+        _ = ChatEncoder(tokenizer, chat_template=template, stop_token=needs.stop_token).stop_tokens
+    except (InputError, OSError, UnicodeDecodeError) as error:
+        yield Finding(f"can't chat: {error}", "give another template by chat_template, or the token by stop_token")
 
 
 def padding_candidates(tokenizer: Any) -> list[str]:

@@ -121,9 +121,9 @@ class PpoTraining:
             tokenizer = load_tokenizer(policy_path)
             _require_same_vocabulary(tokenizer, load_tokenizer(reward_path), job)
             self.learner = _build_learner(config, policy_path, reward_path)
-        encoder = ChatEncoder(tokenizer)
+        self.encoder = ChatEncoder(tokenizer)
         self.prompts = read_prompts(
-            encoder,
+            self.encoder,
             job.conversations_uri,
             max_prompt_tokens=config.max_prompt_tokens,
         )
@@ -131,7 +131,7 @@ class PpoTraining:
             max_new_tokens=config.max_new_tokens,
             temperature=config.temperature,
             top_p=config.top_p,
-            stop_token_ids=encoder.stop_token_ids,
+            stop_token_ids=self.encoder.stop_token_ids,
         )
         self.checkpoints = CheckpointStore.of_stage(job.output)
         self.version = 0  # updates made, which is the version of the weights
@@ -266,7 +266,14 @@ class PpoTraining:
             return None
         self.log.close()
         engine, job = self.learner.policy, self.job
-        export_model(engine.module, state, tokenizer_uri=job.policy_uri, output=job.output, scratch=self.worker.scratch)
+        export_model(
+            engine.module,
+            state,
+            tokenizer_uri=job.policy_uri,
+            output=job.output,
+            scratch=self.worker.scratch,
+            encoder=self.encoder,
+        )
         metrics = compare(self.before, after, kl_ceiling=self.config.kl_ceiling)
         metrics |= {
             "updates": self.version,

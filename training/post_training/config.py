@@ -6,12 +6,13 @@ Importing this costs Pydantic only, since `raymill plan` loads it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from cluster.contracts.config import (
     InputOf,
+    ReferenceFiles,
     Resources,
     Sections,
     StageConfig,
@@ -40,6 +41,19 @@ DpoLoss = Literal[
     "sigmoid_norm",
 ]
 _SMOOTHED_LOSSES = {"robust", "exo_pair", "aot", "aot_unpaired"}
+
+
+def _as_list(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+ChatTemplateFile = Annotated[
+    tuple[str, ...],
+    ReferenceFiles(),
+    Field(max_length=1),
+    BeforeValidator(_as_list, json_schema_input_type=str | tuple[str, ...]),
+]
+"""One file, by its path; none where it is empty."""
 
 
 class LoraSettings(StrictModel):
@@ -88,6 +102,7 @@ class TrlConfig(StageConfig):
     sections: ClassVar[Sections] = {
         "Amount": ("epochs", "global_batch_size", "max_length"),
         "Optimizer (AdamW)": ("lr", "lr_schedule", "warmup_fraction", "weight_decay", "adam_beta2", "max_grad_norm"),
+        "Chat": ("chat_template", "stop_token", "pad_token"),
         "Engine": ("lora", "export_dtype", "zero_stage", "precision", "micro_batch_size", "gradient_checkpointing"),
         "Execution": ("divergence", "checkpoint_every_steps", "workers"),
     }
@@ -126,6 +141,21 @@ class TrlConfig(StageConfig):
     max_length: Annotated[int, Field(ge=8)] = 512
     """Longest row in tokens, prompt and answer together. SFT cuts longer conversations; longer pairs are left out."""
 
+    chat_template: ChatTemplateFile = ()
+    """A file with a chat template (Jinja) for a model that has none, or instead of its own; the exported model has it
+    then. Empty takes the model's.
+    """
+
+    stop_token: str | None = None
+    """The token that ends an answer, which must be one of the tokenizer's. `null` takes the one that the chat template
+    writes behind an answer; a template that writes none needs this setting.
+    """
+
+    pad_token: str | None = None
+    """The token that fills short rows of a batch, which must be one of the tokenizer's. `null` takes the tokenizer's. A
+    reward model whose tokenizer pads with the token that ends answers takes another control token by itself.
+    """
+
     lora: LoraSettings | None = None
     """Trains low-rank adapters instead of all weights, for far less memory. `null` trains all weights."""
 
@@ -161,6 +191,10 @@ class TrlConfig(StageConfig):
             return self.micro_batch_size
         return self.global_batch_size // self.workers.num_workers
 
+    def chat_settings(self) -> dict[str, Any]:
+        """What `training.tokenizers.load_encoder` takes of these settings."""
+        return {name: getattr(self, name) for name in ("chat_template", "stop_token", "pad_token")}
+
     def roles(self) -> list[tuple[str, int, Resources]]:
         return [("workers", self.workers.num_workers, self.workers)]
 
@@ -169,7 +203,10 @@ class TrlConfig(StageConfig):
         targets = tuple(lora.target_modules) if lora is not None and lora.target_modules != "all-linear" else ()
         return ModelNeeds(
             chat_template=True,
+            chat_template_file=next(iter(self.chat_template), None),
+            stop_token=self.stop_token,
             padding_token=True,
+            pad_token=self.pad_token,
             max_length=self.max_length,
             lora_targets=targets,
             lora_whole=tuple(lora.modules_to_save) if lora is not None else (),

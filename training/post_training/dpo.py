@@ -18,7 +18,6 @@ import torch
 
 from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
-from cluster.contracts.chat.encoder import ChatEncoder
 from training.feedback.encoded_pairs import WINDOW_BATCHES, EncodedPair, read_encoded_pairs
 from training.feedback.pair_baselines import pair_accuracy
 from training.inference.sequence_scores import pair_logprobs
@@ -38,7 +37,7 @@ from training.post_training.trl_stage import (
     training_rows,
 )
 from training.post_training.trl_trainer import stage_trainer
-from training.tokenizers import load_tokenizer
+from training.tokenizers import load_encoder
 
 
 def run(
@@ -71,17 +70,17 @@ def train(worker: Worker, job: TrlJob[DpoConfig]) -> StageResult | None:
     config = job.config
     with storage.local_copy(job.model_uri, worker.scratch) as local:
         check_weights(worker, local)
-        tokenizer = load_tokenizer(local)
+        encoder = load_encoder(local, **config.chat_settings())
         untied = untied_config(local, config.lora)
-    train_pairs, heldout_pairs = read_encoded_pairs(job.data_uri, ChatEncoder(tokenizer), max_length=config.max_length)
+    train_pairs, heldout_pairs = read_encoded_pairs(job.data_uri, encoder, max_length=config.max_length)
     order = training_order([pair.length for pair in train_pairs.pairs], job, window_batches=WINDOW_BATCHES)
     load_base = partial(load_for_adapters, untied=untied)
-    model_form = ModelForm(load_base, load_model, tokenizer.pad_token_id)
+    model_form = ModelForm(load_base, load_model, encoder)
 
     def logprobs(pairs: Sequence[EncodedPair], *, base: bool, dtype: torch.dtype = torch.float32) -> Any:
         model = model_form.open(job, worker, base=base).to(dtype)
         return logprobs_of(
-            worker, model, pairs, pad_token_id=tokenizer.pad_token_id, batch_size=config.rank_micro_batch_size
+            worker, model, pairs, pad_token_id=encoder.tokenizer.pad_token_id, batch_size=config.rank_micro_batch_size
         )
 
     def new_trainer() -> Any:
@@ -118,7 +117,7 @@ def train(worker: Worker, job: TrlJob[DpoConfig]) -> StageResult | None:
             model=model,
             args=arguments,
             train_dataset=training_rows(rows, order),
-            processing_class=tokenizer,
+            processing_class=encoder.tokenizer,
             peft_config=lora_config(config, task_type="CAUSAL_LM"),
         )
 

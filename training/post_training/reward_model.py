@@ -20,8 +20,6 @@ import torch
 
 from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
-from cluster.contracts.chat.encoder import ChatEncoder
-from cluster.contracts.errors import InputError
 from training.conversations.prompt_answers import words
 from training.feedback.encoded_pairs import WINDOW_BATCHES, EncodedPair, EncodedPairs, read_encoded_pairs
 from training.feedback.pair_baselines import bag_of_words_accuracy, length_accuracy, pair_accuracy
@@ -44,7 +42,7 @@ from training.post_training.trl_stage import (
     training_rows,
 )
 from training.post_training.trl_trainer import stage_trainer
-from training.tokenizers import load_tokenizer
+from training.tokenizers import load_encoder
 
 NUM_TRAIN_PAIRS_MEASURED = 128
 
@@ -69,15 +67,12 @@ def train(worker: Worker, job: TrlJob[RewardModelConfig]) -> StageResult | None:
     config = job.config
     with storage.local_copy(job.model_uri, worker.scratch) as local:
         check_weights(worker, local)
-        tokenizer = load_tokenizer(local)
-    encoder = ChatEncoder(tokenizer)
-    if tokenizer.pad_token_id in encoder.stop_token_ids:
-        raise InputError("a reward model needs a padding token that is not the one that ends answers")
+        encoder = load_encoder(local, **config.chat_settings(), pads_apart=True)
     train_pairs, heldout_pairs = read_encoded_pairs(
         job.data_uri, encoder, max_length=config.max_length, more_train_rows=read_text_pairs(job.data_uri)
     )
     order = training_order([pair.length for pair in train_pairs.pairs], job, window_batches=WINDOW_BATCHES)
-    load_base = partial(new_reward_model, pad_token_id=tokenizer.pad_token_id, seed=job.seed)
+    load_base = partial(new_reward_model, pad_token_id=encoder.tokenizer.pad_token_id, seed=job.seed)
 
     def new_trainer() -> Any:
         arguments = trainer_arguments(
@@ -92,11 +87,11 @@ def train(worker: Worker, job: TrlJob[RewardModelConfig]) -> StageResult | None:
             train_dataset=training_rows(
                 [{"chosen_ids": pair.chosen, "rejected_ids": pair.rejected} for pair in train_pairs.pairs], order
             ),
-            processing_class=tokenizer,
+            processing_class=encoder.tokenizer,
             peft_config=lora_config(config, task_type="SEQ_CLS", modules_to_save=["score"]),
         )
 
-    model_form = ModelForm(load_base, load_reward_model, tokenizer.pad_token_id)
+    model_form = ModelForm(load_base, load_reward_model, encoder)
     trained = train_once(
         new_trainer, job, worker, model_form=model_form, rows=[pair.chosen for pair in train_pairs.pairs]
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
-from cluster.contracts.chat.encoder import ChatEncoder, EncodedConversation
+from cluster.contracts.chat.encoder import EncodedConversation
 from cluster.contracts.errors import InputError
 from training.conversations.artifact import read_conversations
 from training.conversations.encoding import encode_rows
@@ -33,7 +33,7 @@ from training.post_training.trl_stage import (
     training_rows,
 )
 from training.post_training.trl_trainer import stage_trainer
-from training.tokenizers import load_tokenizer
+from training.tokenizers import load_encoder
 
 
 def run(
@@ -57,10 +57,9 @@ def train(worker: Worker, job: TrlJob[SftConfig]) -> StageResult | None:
     config = job.config
     with storage.local_copy(job.model_uri, worker.scratch) as local:
         check_weights(worker, local)
-        tokenizer = load_tokenizer(local)
+        encoder = load_encoder(local, **config.chat_settings())
         untied = untied_config(local, config.lora)
     conversations = read_conversations(job.data_uri, "train")
-    encoder = ChatEncoder(tokenizer)
     training = encode_rows(encoder, conversations, max_length=config.max_length)
     heldout = encode_rows(encoder, read_conversations(job.data_uri, "heldout"), max_length=config.max_length)
     if not training.rows:
@@ -82,11 +81,11 @@ def train(worker: Worker, job: TrlJob[SftConfig]) -> StageResult | None:
             train_dataset=training_rows(
                 [{"input_ids": row.input_ids_T, "labels": row.labels()} for row in training.rows], order
             ),
-            processing_class=tokenizer,
+            processing_class=encoder.tokenizer,
             peft_config=lora_config(config, task_type="CAUSAL_LM"),
         )
 
-    model_form = ModelForm(load_base, load_model, tokenizer.pad_token_id)
+    model_form = ModelForm(load_base, load_model, encoder)
     trained = train_once(
         new_trainer, job, worker, model_form=model_form, rows=[row.input_ids_T for row in training.rows]
     )
@@ -108,7 +107,7 @@ def train(worker: Worker, job: TrlJob[SftConfig]) -> StageResult | None:
                 worker,
                 model,
                 heldout.rows,
-                pad_token_id=tokenizer.pad_token_id,
+                pad_token_id=encoder.tokenizer.pad_token_id,
                 batch_size=config.rank_micro_batch_size,
             )
     if not worker.is_main:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from cluster.contracts import storage
+from cluster.contracts.chat.encoder import ChatEncoder
+from cluster.contracts.chat.exported import write_chat
 from cluster.contracts.commit import WrittenFile, check_size, commit_part, committed_part
 from cluster.contracts.errors import CorruptArtifact
 from training.base_model.directory import ADAPTER_CONFIG
@@ -35,7 +37,12 @@ class ModelForm:
 
     load_base: Callable[[Path], Any]  # in one piece, as it was before training
     load_whole: Callable[[Path], Any]  # an exported model directory
-    pad_token_id: int
+    encoder: ChatEncoder  # of its conversations: what is exported chats as it does
+
+    @property
+    def pad_token_id(self) -> int:
+        """The token that rows are padded with."""
+        return int(self.encoder.tokenizer.pad_token_id)
 
     def load_exported(self, directory: Path, base_directory: Path) -> Any:
         """The model in an exported directory, its adapter merged with the base where it holds an adapter alone."""
@@ -94,6 +101,7 @@ def export_trained(
             require_finite(state_dict)
             save_adapter(model, local, base_uri=job.model_uri, output=job.output)
             copy_tokenizer(job.model_uri, local)
+            write_chat(local, model_form.encoder)
             checked(local)
             return publish_directory(local, job.output)
         if config.lora is not None:
@@ -105,6 +113,7 @@ def export_trained(
             tokenizer_uri=job.model_uri,
             output=job.output,
             scratch=worker.scratch,
+            encoder=model_form.encoder,
             check=checked,
         )
 

@@ -21,6 +21,7 @@ from cluster.contracts.chat.stop_tokens import TemplateFacts, read_template
 from cluster.contracts.errors import InputError
 from cluster.contracts.records import Message
 
+STOP_TOKEN_KEY = "chat_ends_with"  # in tokenizer_config.json: a `stop_token` that was given in training
 IGNORE_INDEX = -100  # a label that carries no loss, for torch and TRL alike
 
 
@@ -59,8 +60,8 @@ class ChatEncoder:
         """`tokenizer` is a Hugging Face fast tokenizer.
 
         `chat_template` (Jinja) is taken instead of the tokenizer's own, and `stop_token` instead of the token that the
-        template is found to end answers with. Raises `InputError` where there is no template, the tokenizer has no
-        control tokens, or `stop_token` is no token of it.
+        template is found to end answers with; a model that was trained with a `stop_token` keeps it. Raises
+        `InputError` where there is no template, the tokenizer has no control tokens, or `stop_token` is no token of it.
         """
         source = chat_template if chat_template is not None else tokenizer.chat_template
         if not source:
@@ -68,16 +69,18 @@ class ChatEncoder:
                 f"the tokenizer of {tokenizer.name_or_path!r} has no chat template; give one with chat_template:, or "
                 "have the model complete texts (/v1/completions)"
             )
+        stop_token = stop_token or tokenizer.init_kwargs.get(STOP_TOKEN_KEY)
         if stop_token is not None and stop_token not in tokenizer.get_vocab():
             raise InputError(f"stop_token {stop_token!r} is no token of the tokenizer of {tokenizer.name_or_path!r}")
         self.tokenizer = tokenizer
         self.template = ChatTemplate(tokenizer, source)
         self._controls = ControlStrings(tokenizer)
-        self._stop_token = stop_token
+        self.stop_token = stop_token  # None where the template says it
+        self.template_is_given = chat_template is not None
 
     @cached_property
     def _facts(self) -> TemplateFacts:
-        return read_template(self.template, self._controls, self._stop_token)
+        return read_template(self.template, self._controls, self.stop_token)
 
     @cached_property
     def _finder(self) -> TurnFinder:

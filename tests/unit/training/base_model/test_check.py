@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,10 @@ def no_template(directory: Path) -> None:
     (directory / "chat_template.jinja").unlink()
 
 
+def no_end_of_turn(directory: Path) -> None:
+    (directory / "chat_template.jinja").write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
+
+
 def no_padding(directory: Path) -> None:
     change_json(directory / "tokenizer_config.json", pad_token=None)
 
@@ -186,6 +191,7 @@ FAULTS = [
     (no_tokenizer, "holds no tokenizer (tokenizer.json)", True),
     (broken_tokenizer, "has a tokenizer that transformers does not load", False),
     (no_template, "has no chat template", False),
+    (no_end_of_turn, "can't chat: the chat template writes no special token behind the assistant's last answer", False),
     (no_padding, "has no padding token; choose one that means nothing else by pad_token: <|pad|>", False),
     (
         short_context,
@@ -210,6 +216,16 @@ def test_a_bad_base_is_refused_with_one_sentence(
 @pytest.mark.parametrize("needs", [SFT, REWARD, ModelNeeds()])
 def test_a_good_base_passes(model: Path, needs: ModelNeeds) -> None:
     assert found(model, needs) == []
+
+
+def test_what_the_settings_give_is_not_missed(model: Path, tmp_path: Path) -> None:
+    no_template(model)
+    no_padding(model)
+    (tmp_path / "given.jinja").write_text("{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}")
+    given = replace(SFT, chat_template_file=str(tmp_path / "given.jinja"), pad_token="<|pad|>")
+    assert found(model, given) == []
+    assert "can't chat: stop_token '<|no|>' is no token" in str(found(model, replace(given, stop_token="<|no|>"))[0])
+    assert "has no token '<|no|>' (pad_token)" in str(found(model, replace(given, pad_token="<|no|>"))[0])
 
 
 def test_every_problem_is_told_at_once(model: Path) -> None:

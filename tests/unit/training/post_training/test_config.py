@@ -1,11 +1,13 @@
 import inspect
 import re
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
 from trl import DPOTrainer
 
+from cluster.fingerprint import result_settings
 from training.evaluate.config import EvaluateConfig
 from training.post_training.config import DpoConfig, DpoLoss, RewardModelConfig, SftConfig
 
@@ -90,3 +92,15 @@ def test_the_losses_are_those_that_trl_knows() -> None:
     source = inspect.getsource(DPOTrainer._compute_loss)
     known = set(re.findall(r'loss_type == "(\w+)"', source))
     assert set(get_args(DpoLoss)) == known
+
+
+def test_a_chat_template_counts_by_its_content_wherever_it_lies(tmp_path: Path) -> None:
+    for name, text in (("a.jinja", "one"), ("b.jinja", "one"), ("c.jinja", "two")):
+        (tmp_path / name).write_text(text)
+    a, b, c = (
+        result_settings(SftConfig(**SFT, chat_template=str(tmp_path / name)))
+        for name in ("a.jinja", "b.jinja", "c.jinja")
+    )
+    assert a == b != c
+    with pytest.raises(ValidationError, match="at most 1 item"):
+        SftConfig(**SFT, chat_template=["a.jinja", "b.jinja"])
