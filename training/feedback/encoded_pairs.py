@@ -1,7 +1,7 @@
 """Preference pairs as token ids, for the reward model and for DPO alike.
 
 A pair is a prompt with two answers. Both answers end with the token that ends a turn, as a policy's sampled answers do
-(`ChatEncoder.prompt_answer`). A pair that is too long is left out whole, and counted.
+(`encoded_answers.py`). A pair that is too long is left out whole, and counted.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cluster.contracts.chat.encoder import ChatEncoder
-from cluster.contracts.chat.rendering import ChatRefused
 from cluster.contracts.chat.stop_tokens import common_length
 from cluster.contracts.errors import InputError
-from cluster.contracts.records import Message
+from training.feedback.encoded_answers import EncodedAnswer, encode_answers
 from training.feedback.pairs import read_pairs
-from training.feedback.rows import PreferencePair
+from training.feedback.rows import Answer, Feedback, PreferencePair
 
 # Global batches among which pairs of like length are brought together; each pair weighs the same in its batch.
 WINDOW_BATCHES = 8
@@ -23,11 +22,17 @@ WINDOW_BATCHES = 8
 
 @dataclass(frozen=True)
 class EncodedPair:
-    """A prompt and its two answers; each answer ends with the token that ends the turn."""
+    """A prompt and its two answers; each answer ends with the token that ends the turn.
+
+    An answer of several messages is all from its first turn to its last. The masks tell which of its tokens the
+    assistant says: not the results of tools, nor what the user says in between. None: all of them.
+    """
 
     prompt_ids: list[int]
     chosen_ids: list[int]
     rejected_ids: list[int]
+    chosen_mask: list[bool] | None = None
+    rejected_mask: list[bool] | None = None
 
     @property
     def chosen(self) -> list[int]:
@@ -39,9 +44,15 @@ class EncodedPair:
         """The whole conversation with the rejected answer."""
         return self.prompt_ids + self.rejected_ids
 
-    def answer_mask(self, sequence: Sequence[int]) -> list[bool]:
-        """Which tokens of `chosen` or `rejected` are the answer's."""
-        return [position >= len(self.prompt_ids) for position in range(len(sequence))]
+    @property
+    def chosen_answer_mask(self) -> list[bool]:
+        """Which tokens of `chosen` the assistant says in the answer."""
+        return [False] * len(self.prompt_ids) + (self.chosen_mask or [True] * len(self.chosen_ids))
+
+    @property
+    def rejected_answer_mask(self) -> list[bool]:
+        """Which tokens of `rejected` the assistant says in the answer."""
+        return [False] * len(self.prompt_ids) + (self.rejected_mask or [True] * len(self.rejected_ids))
 
     @property
     def length(self) -> int:
@@ -60,22 +71,25 @@ class EncodedPairs:
 
 
 def encode_pairs(encoder: ChatEncoder, rows: Sequence[PreferencePair], *, max_length: int) -> EncodedPairs:
-    """Tokens of all pairs of at most `max_length` tokens. A cut answer would be judged for missing its end."""
-    sides: list[tuple[Sequence[Message], Sequence[Message], None]] = []
+    """Tokens of all pairs of at most `max_length` tokens. A cut answer would be judged for missing its end.
+
+    Both answers of a pair are encoded whole, so two that differ anywhere differ in their tokens.
+    """
+    sides: list[tuple[Feedback, Answer]] = []
     chosen_sides: list[int] = []  # of each row
     previous: PreferencePair | None = None
     for row in rows:
         # An answer's pairs stand together: its chosen side is encoded once.
         if previous is None or (row["prompt"], row["chosen"]) != (previous["prompt"], previous["chosen"]):
-            sides.append((row["prompt"], row["chosen"], None))
+            sides.append((row, row["chosen"]))
         previous = row
         chosen_sides.append(len(sides) - 1)
-    found = encoder.prompt_answers([*sides, *((row["prompt"], row["rejected"], None) for row in rows)])
+    found = encode_answers(encoder, [*sides, *((row, row["rejected"]) for row in rows)])
     pairs, kept = [], []
     num_too_long = num_refused = 0
     for row, chosen_side, rejected in zip(rows, chosen_sides, found[len(sides) :], strict=True):
         chosen = found[chosen_side]
-        if isinstance(chosen, ChatRefused) or isinstance(rejected, ChatRefused):
+        if chosen is None or rejected is None:
             num_refused += 1
             continue
         pair = _as_pair(chosen, rejected)
@@ -87,14 +101,22 @@ def encode_pairs(encoder: ChatEncoder, rows: Sequence[PreferencePair], *, max_le
     return EncodedPairs(pairs, kept, num_too_long, num_refused)
 
 
-def _as_pair(chosen: tuple[list[int], list[int]], rejected: tuple[list[int], list[int]]) -> EncodedPair:
+def _as_pair(chosen: EncodedAnswer, rejected: EncodedAnswer) -> EncodedPair:
     """Two answers to one prompt. Where a tokenizer joins its end with the answer, less of it is the same for both."""
-    if chosen[0] == rejected[0]:
-        return EncodedPair(chosen[0], chosen[1], rejected[1])
-    whole_chosen, whole_rejected = (prompt + answer for prompt, answer in (chosen, rejected))
-    shared = common_length(whole_chosen, whole_rejected)
-    length = min(shared, len(chosen[0]), len(rejected[0]))
-    return EncodedPair(whole_chosen[:length], whole_chosen[length:], whole_rejected[length:])
+    length = min(
+        common_length(chosen.input_ids, rejected.input_ids), chosen.num_prompt_tokens, rejected.num_prompt_tokens
+    )
+    return EncodedPair(
+        chosen.input_ids[:length],
+        chosen.input_ids[length:],
+        rejected.input_ids[length:],
+        _unless_all(chosen.answer_mask[length:]),
+        _unless_all(rejected.answer_mask[length:]),
+    )
+
+
+def _unless_all(mask: list[bool]) -> list[bool] | None:
+    return None if all(mask) else mask
 
 
 def read_encoded_pairs(

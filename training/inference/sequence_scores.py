@@ -131,8 +131,10 @@ def pair_logprobs(
 ) -> torch.Tensor:
     """[P, 2] float64, the log-probabilities of each pair's chosen and rejected answer, given its prompt."""
     columns = []
-    for sequences in ([pair.chosen for pair in pairs_P], [pair.rejected for pair in pairs_P]):
-        masks = [pair.answer_mask(sequence) for pair, sequence in zip(pairs_P, sequences, strict=True)]
+    for sequences, masks in (
+        ([pair.chosen for pair in pairs_P], [pair.chosen_answer_mask for pair in pairs_P]),
+        ([pair.rejected for pair in pairs_P], [pair.rejected_answer_mask for pair in pairs_P]),
+    ):
         scored = answer_logprobs(model, sequences, masks, pad_token_id=pad_token_id, batch_size=batch_size)
         columns.append(scored.logprobs_N)
     return torch.stack(columns, dim=1)

@@ -24,6 +24,7 @@ from training.inference.sequence_scores import pair_logprobs
 from training.launch.workers import Launcher, Worker, gather_over_ranks, run_workers, share
 from training.models import load_model
 from training.post_training.adapters import load_for_adapters, lora_config, untied_config
+from training.post_training.answer_masks import MASK_COLUMNS, MaskedPairs, mask_columns
 from training.post_training.config import DpoConfig
 from training.post_training.trl_arguments import trainer_arguments
 from training.post_training.trl_export import ModelForm
@@ -66,6 +67,10 @@ def train(worker: Worker, job: TrlJob[DpoConfig]) -> StageResult | None:
 
         def _precompute_ref_logps(self, dataset: Any, *_: Any, **__: Any) -> Any:
             return dataset  # which has them
+
+        def _set_signature_columns_if_needed(self) -> None:
+            super()._set_signature_columns_if_needed()
+            self._signature_columns: Any = list(dict.fromkeys([*self._signature_columns, *MASK_COLUMNS]))
 
     config = job.config
     with storage.local_copy(job.model_uri, worker.scratch) as local:
@@ -110,16 +115,21 @@ def train(worker: Worker, job: TrlJob[DpoConfig]) -> StageResult | None:
                 "rejected_ids": pair.rejected_ids,
                 "ref_chosen_logps": chosen,
                 "ref_rejected_logps": rejected,
+                **masks,
             }
-            for pair, (chosen, rejected) in zip(train_pairs.pairs, reference_P2.tolist(), strict=True)
+            for pair, masks, (chosen, rejected) in zip(
+                train_pairs.pairs, mask_columns(train_pairs.pairs), reference_P2.tolist(), strict=True
+            )
         ]
-        return stage_trainer(TokenisedDpoTrainer)(
+        trainer = stage_trainer(TokenisedDpoTrainer)(
             model=model,
             args=arguments,
             train_dataset=training_rows(rows, order),
             processing_class=encoder.tokenizer,
             peft_config=lora_config(config, task_type="CAUSAL_LM"),
         )
+        trainer.data_collator = MaskedPairs(trainer.data_collator)
+        return trainer
 
     trained = train_once(
         new_trainer, job, worker, model_form=model_form, rows=[pair.chosen for pair in train_pairs.pairs]
