@@ -69,7 +69,7 @@ def pairs_of_ranking(row: Ranking, rule: PairRule) -> list[PreferencePair]:
     return [
         _pair(row, row["answers"][better], row["answers"][worse])
         for better, worse in ordered
-        if row["ranks"][better] < row["ranks"][worse]
+        if row["ranks"][better] < row["ranks"][worse] and row["answers"][better] != row["answers"][worse]
     ]
 
 
@@ -88,7 +88,7 @@ def pairs_of_scores(row: Scores, rule: PairRule) -> list[PreferencePair]:
     pairs = []
     for better, worse in ordered:
         margin = (scores[better] - scores[worse]) / ((high - low) or 1.0)
-        if margin > rule.min_difference:
+        if margin > rule.min_difference and row["answers"][better] != row["answers"][worse]:
             pairs.append(_pair(row, row["answers"][better], row["answers"][worse], margin=margin))
     return pairs
 

@@ -1,1 +1,1 @@
-"""The preferences stage: preference pairs made of conversations and texts."""
+"""The preferences stage: feedback out of files, and pairs made of conversations and texts."""

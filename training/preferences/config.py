@@ -11,25 +11,74 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from cluster.contracts.config import InputFiles, InputOf, Sections, StageConfig
+from training.config import Fraction
+from training.feedback.config import FeedbackSource
 
 
-class PreferencesConfig(StageConfig):
-    """Preference pairs out of conversations: the person's answer against one made worse at equal length."""
+class PreferencesConfig(StageConfig, FeedbackSource):
+    """Feedback on answers, for reward models, DPO and KTO: of files of one's own, or made of conversations."""
 
     stage_version: ClassVar[int] = 2
-    uses_seed: ClassVar[bool] = False  # pairs are drawn by `pair_seed` and the row itself
+    uses_seed: ClassVar[bool] = False  # pairs are drawn by `pair_seed` and the row itself, the split by `split_seed`
 
     kind: Literal["preferences"] = "preferences"
 
     sections: ClassVar[Sections] = {
-        "Inputs": ("conversations", "pair_seed"),
+        "Files of one's own": (
+            "inputs",
+            "heldout_inputs",
+            "file_format",
+            "rows",
+            "columns",
+            "score_range",
+            "score_weights",
+            "deduplicate",
+        ),
+        "Split": ("heldout_fraction", "split_seed", "heldout_prompts_of"),
+        "Pairs of rankings and scores": ("pairs_of_a_prompt", "min_score_difference"),
+        "Pairs made of conversations": ("conversations", "pair_seed"),
         "Answers that give pairs": ("min_words", "max_words"),
         "Pairs of an answer": ("disturbed_per_answer", "other_answers_per_answer", "heldout_per_answer"),
         "Pairs of sentences": ("texts", "text_answers", "text_max_words"),
     }
 
-    conversations: Annotated[str, InputOf(("conversations",))]
-    """The conversations stage, or a directory with its artifact. A person's answer is the chosen one of a pair."""
+    inputs: Annotated[list[str] | None, InputFiles(), Field(min_length=1)] = None
+    """Files, directories and globs of feedback: pairs, rankings, scores or labels as JSON Lines, JSON, Parquet, CSV,
+    TSV or Arrow, plain, .gz, .zst or .bz2. `null` reads none.
+    """
+
+    heldout_inputs: Annotated[list[str] | None, InputFiles(), Field(min_length=1)] = None
+    """Such files whose rows are all held out. Rows of `inputs` that ask a prompt of theirs are left out. `null` reads
+    none.
+    """
+
+    deduplicate: bool = True
+    """Whether rows of files that say the same count once."""
+
+    heldout_fraction: Fraction | None = None
+    """Share of the first prompts in `inputs`, with all that follows on them, that is kept out of training. `null` takes
+    0.1, and 0 where there are `heldout_inputs`.
+    """
+
+    split_seed: Annotated[int, Field(ge=0)] = 0
+    """Chooses which first prompts are held out."""
+
+    heldout_prompts_of: Annotated[str | None, InputOf(("conversations",))] = None
+    """The conversations stage, or a directory with its artifact, that earlier models learned from: what it holds out is
+    held out here too. `null` goes by `heldout_fraction` alone.
+    """
+
+    pairs_of_a_prompt: Literal["all", "best_and_worst"] = "all"
+    """Which pairs the ranked or scored answers to one prompt give: `all` that differ, or the best over the worst alone.
+    """
+
+    min_score_difference: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Scored answers give a pair where their scores differ by more than this share of the scale."""
+
+    conversations: Annotated[str | None, InputOf(("conversations",))] = None
+    """The conversations stage, or a directory with its artifact, whose answers give pairs: a person's answer is the
+    chosen one, and the rejected one is made worse at equal length. `null` makes none.
+    """
 
     pair_seed: Annotated[int, Field(ge=0)] = 0
     """Draws the pairs: the order of words, the other answers, the sentences."""
@@ -64,9 +113,32 @@ class PreferencesConfig(StageConfig):
     """Most words of either sentence of such a pair. The fewest are `min_words`."""
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        if not self.disturbed_per_answer and not self.other_answers_per_answer:
+        yield from self.source_conflicts()
+        if self.inputs is None and self.conversations is None:
+            yield (
+                "inputs",
+                "is missing, and so is conversations: give files of your own, or conversations to make pairs of",
+            )
+        if self.inputs is None:
+            for name in ("heldout_inputs", "heldout_prompts_of", "rows", "score_range", "score_weights"):
+                if getattr(self, name) is not None:
+                    yield name, "has no effect without inputs"
+        if self.conversations is not None and not self.disturbed_per_answer and not self.other_answers_per_answer:
             yield "disturbed_per_answer", "is 0, and so is other_answers_per_answer: there would be no pairs"
+        if self.conversations is None and self.texts is not None:
+            yield "texts", "have no effect without conversations"
         if self.max_words is not None and self.max_words < self.min_words:
             yield "max_words", f"is below min_words {self.min_words}"
         if self.texts is not None and self.text_max_words < self.min_words:
             yield "text_max_words", f"is below min_words {self.min_words}"
+
+    @property
+    def share_held_out(self) -> float:
+        """The share of the prompts of `inputs` that is held out."""
+        if self.heldout_fraction is not None:
+            return self.heldout_fraction
+        return 0.1 if self.heldout_inputs is None else 0.0
+
+    def check_input(self, uri: str) -> None:
+        """Raise `InputError` for a file of no known format."""
+        self.check_file(uri)

@@ -5,5 +5,5 @@ from __future__ import annotations
 from cluster.contracts.stage_kind import ReportFigures
 
 PREFERENCES_FIGURES = ReportFigures(
-    headline=("num_train_pairs", "num_heldout_pairs"),
+    headline=("num_train_pairs", "num_heldout_pairs", "num_quarantined"),
 )

@@ -1,133 +1,160 @@
-"""The preferences stage: pairs out of conversations, a person's answer against a worse one of equal length.
+"""The preferences stage: feedback out of files, and pairs made of conversations, in one artifact.
 
-There are two kinds of worse answers. *Disturbed order* has the same words in another order, so that neither length nor
-any count of words tells the two apart. *Other answer* is what somebody answered to another prompt, with as many words.
-`training/feedback/worse_answers.py` makes both.
+Rows of files are read and checked (`training/feedback/reading.py`), brought together by prompt where they hold scores
+(`scales.py`), and split by prompt (`splitting.py`). Pairs made of conversations (`made_pairs.py`) are on the side that
+their conversation is on. No prompt that a held-out row begins with is asked in a training row, whatever they came from.
 
-Where `texts` are given, neighbouring sentences of theirs make further pairs. Only reward models are trained on these;
-held-out pairs come from conversations alone.
-
-The artifact is that of `training/feedback/artifact.py`; the pairs stand beside it in TRL's format too.
+Rows read from files = training + held out + dropped by reason + quarantined, but that scores of one prompt become one
+row. The artifact is that of `training/feedback/artifact.py`; its pairs and labels stand beside it in TRL's format.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
+from cluster.contracts.commit import WrittenFile
 from cluster.contracts.errors import InputError
-from cluster.contracts.records import Conversation, Message, Quarantined
 from training.conversations.artifact import read_conversations
-from training.conversations.prompt_answers import prompt_answers
-from training.conversations.reading import (
-    QUARANTINE_FILE,
-    parse_text,
-    quarantine_parquet,
-    read_rows,
-)
 from training.export import write_file
-from training.feedback.artifact import FILES, rows_parquet
-from training.feedback.conversions import PairRule
-from training.feedback.exports import pairs_jsonl
-from training.feedback.rows import PreferencePair
-from training.feedback.sentences import neighbouring_sentences
-from training.feedback.worse_answers import disturbed_pairs, other_answer_pairs
+from training.feedback.artifact import DROPPED_FILE, FILES, dropped_parquet, rows_parquet
+from training.feedback.conversions import PairRule, to_labels, to_pairs
+from training.feedback.exports import labels_jsonl, pairs_jsonl
+from training.feedback.prompts import normalised
+from training.feedback.reading import QUARANTINE_FILE, QuarantinedRow, quarantined_parquet, read_feedback
+from training.feedback.rows import FeedbackRow
+from training.feedback.scales import grouped_scores, observed_ranges, with_ranges
+from training.feedback.splitting import FeedbackSplit, first_asked, split_feedback, without_prompts
 from training.preferences.config import PreferencesConfig
+from training.preferences.made_pairs import build_pairs, build_text_pairs
 
 
-@dataclass(frozen=True)
-class PairSets:
-    """Both sides, and what was left out on the way."""
+@dataclass
+class _Found:
+    """What the sources gave."""
 
-    train: list[PreferencePair]
-    heldout: list[PreferencePair]
-    counts: dict[str, int]
-
-
-def build_pairs(
-    train_conversations: Sequence[Conversation],
-    heldout_conversations: Sequence[Conversation],
-    config: PreferencesConfig,
-) -> PairSets:
-    """All pairs of both sides; no held-out prompt or answer occurs in a pair for training."""
-    train, heldout = prompt_answers(train_conversations), prompt_answers(heldout_conversations)
-    train_answers = {row.answer for row in train}
-    novel = [row for row in heldout if row.answer not in train_answers]
-    sides = {}
-    num_short = num_long = num_undisturbed = 0
-    for side, rows in (("train", train), ("heldout", novel)):
-        fitting = [row for row in rows if row.num_words >= config.min_words]
-        num_short += len(rows) - len(fitting)
-        if config.max_words is not None:
-            num_long += sum(row.num_words > config.max_words for row in fitting)
-            fitting = [row for row in fitting if row.num_words <= config.max_words]
-        pairs: list[PreferencePair] = []
-        for wanted, build in (
-            (config.disturbed_per_answer, disturbed_pairs),
-            (config.other_answers_per_answer, other_answer_pairs),
-        ):
-            per_answer = min(wanted, config.heldout_per_answer) if side == "heldout" else wanted
-            pairs += build(fitting, per_answer=per_answer, seed=config.pair_seed)
-        num_undisturbed += len(fitting) - len({(_key(p["prompt"]), p["chosen"][0]["content"]) for p in pairs})
-        sides[side] = pairs
-    counts = {
-        "num_conversations": len(train_conversations) + len(heldout_conversations),
-        "num_train_answers": len(train),
-        "num_heldout_answers": len(heldout),
-        "num_heldout_answers_also_in_train": len(heldout) - len(novel),
-        "num_answers_too_short": num_short,
-        "num_answers_too_long": num_long,
-        "num_answers_without_pair": num_undisturbed,
-        "num_train_pairs": len(sides["train"]),
-        "num_heldout_pairs": len(sides["heldout"]),
-    }
-    kinds = Counter(f"{side}_{pair['source_name']}" for side, pairs in sides.items() for pair in pairs)
-    return PairSets(sides["train"], sides["heldout"], counts | {f"num_{k}_pairs": n for k, n in sorted(kinds.items())})
-
-
-def build_text_pairs(config: PreferencesConfig) -> tuple[list[PreferencePair], list[Quarantined]]:
-    """One pair of disturbed order for each of `text_answers` sentences of `texts`, and the rows without a text."""
-    if config.texts is None:
-        return [], []
-    texts, quarantined = read_rows(config.texts, parse_text)
-    drawn = neighbouring_sentences(
-        texts,
-        count=config.text_answers,
-        min_words=config.min_words,
-        max_words=config.text_max_words,
-        seed=config.pair_seed,
-    )
-    pairs = disturbed_pairs(drawn, per_answer=1, seed=config.pair_seed)
-    return [PreferencePair(**{**pair, "reward_model_only": True}) for pair in pairs], quarantined
+    split: FeedbackSplit = field(default_factory=FeedbackSplit)
+    quarantined: list[QuarantinedRow] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
 
 
 def run(config: PreferencesConfig, inputs: Mapping[str, Artifact], output: str, context: StageContext) -> StageResult:
-    """Write the pairs of both sides, those of sentences, and the rows of `texts` that were none. Needs no Ray."""
-    uri = inputs["conversations"].uri
-    train, heldout = read_conversations(uri, "train"), read_conversations(uri, "heldout")
-    sets = build_pairs(train, heldout, config)
-    text_pairs, quarantined = build_text_pairs(config)
-    if not sets.train or not sets.heldout:
-        raise InputError(
-            f"{len(train)} training and {len(heldout)} held-out conversations give {len(sets.train)} and "
-            f"{len(sets.heldout)} pairs; both sides need some: lower min_words ({config.min_words}), or change the "
-            "conversations stage's heldout_fraction"
-        )
-    rule = PairRule()
+    """Write both sides of the split, the rows left out and those that were no feedback. Needs no Ray.
+
+    Raises `InputError` where no row of a source is feedback, or a side of the split is empty.
+    """
+    own = _of_files(config, inputs) if config.inputs is not None else _Found()
+    made = _of_conversations(config, inputs["conversations"].uri) if config.conversations is not None else _Found()
+    train, leaking = without_prompts(
+        [*made.split.train, *own.split.train], {first_asked(row) for row in (*made.split.heldout, *own.split.heldout)}
+    )
+    heldout = [*made.split.heldout, *own.split.heldout]
+    dropped = [*own.split.dropped, *((row, "asks_a_heldout_prompt") for row in leaking)]
+    if not any(not row.get("reward_model_only", False) for row in train) or not heldout:
+        raise InputError(_too_few(config, len(train), len(heldout), own.counts | made.counts, dropped))
+    quarantined = [*own.quarantined, *made.quarantined]
+    rule = PairRule(config.pairs_of_a_prompt, config.min_score_difference)
     files = [
-        write_file(output, FILES["train"], rows_parquet([*sets.train, *text_pairs], "train", rule)),
-        write_file(output, FILES["heldout"], rows_parquet(sets.heldout, "heldout", rule)),
-        write_file(output, "train_pairs.jsonl", pairs_jsonl(sets.train)),
-        write_file(output, "heldout_pairs.jsonl", pairs_jsonl(sets.heldout)),
-        write_file(output, QUARANTINE_FILE, quarantine_parquet(quarantined)),
+        write_file(output, FILES["train"], rows_parquet(train, "train", rule)),
+        write_file(output, FILES["heldout"], rows_parquet(heldout, "heldout", rule)),
+        write_file(output, DROPPED_FILE, dropped_parquet(dropped)),
+        write_file(output, QUARANTINE_FILE, quarantined_parquet(quarantined)),
     ]
-    num_conversations = len(train) + len(heldout)
-    context.progress.update(num_conversations, num_conversations, "conversations")
-    metrics = {**sets.counts, "num_text_pairs": len(text_pairs), "num_quarantined": len(quarantined)}
+    metrics: dict[str, object] = {**own.counts, **made.counts}
+    for side, rows in (("train", train), ("heldout", heldout)):
+        written, counts = _for_trl(output, side, [row for row in rows if not row.get("reward_model_only", False)], rule)
+        files += written
+        metrics |= counts
+    metrics |= {
+        "num_train_rows": len(train),
+        "num_heldout_rows": len(heldout),
+        "num_train_prompts": len({first_asked(row) for row in train}),
+        "num_heldout_prompts": len({first_asked(row) for row in heldout}),
+        "train_rows_by_kind": dict(sorted(Counter(row["kind"] for row in train).items())),
+        "heldout_rows_by_kind": dict(sorted(Counter(row["kind"] for row in heldout).items())),
+        "num_dropped": len(dropped),
+        **{f"num_dropped_{reason}": count for reason, count in sorted(Counter(r for _, r in dropped).items())},
+        "num_quarantined": len(quarantined),
+        "quarantined_by_reason": dict(sorted(Counter(row.reason for row in quarantined).items())),
+    }
+    num_rows = len(train) + len(heldout) + len(dropped) + len(quarantined)
+    context.progress.update(num_rows, num_rows, "rows")
     return StageResult(metrics, files)
 
 
-def _key(messages: Sequence[Message]) -> tuple[tuple[str, str], ...]:
-    return tuple((message["role"], message["content"]) for message in messages)
+def _of_files(config: PreferencesConfig, inputs: Mapping[str, Artifact]) -> _Found:
+    """The rows of `inputs` and `heldout_inputs`, split."""
+    read, quarantined = read_feedback(config.inputs or (), config)
+    held: list[FeedbackRow] = []
+    if config.heldout_inputs is not None:
+        held, more = read_feedback(config.heldout_inputs, config)
+        quarantined += more
+    counts = {"num_rows": len(read) + len(held) + len(quarantined)}
+    prompts: set[str] = set()
+    if config.heldout_prompts_of is not None:
+        prompts = _heldout_prompts(inputs["heldout_prompts_of"].uri)
+    split = split_feedback(
+        grouped_scores(read),
+        heldout_rows=grouped_scores(held),
+        fraction=config.share_held_out,
+        seed=config.split_seed,
+        heldout_prompts=prompts,
+        deduplicate=config.deduplicate,
+    )
+    ranges = observed_ranges(split.train)
+    train, heldout = (with_ranges(rows, ranges) for rows in (split.train, split.heldout))
+    return _Found(FeedbackSplit(train, heldout, split.dropped), quarantined, counts)
+
+
+def _of_conversations(config: PreferencesConfig, uri: str) -> _Found:
+    """Pairs made of both sides of the conversations at `uri`, and those of sentences behind them."""
+    sets = build_pairs(read_conversations(uri, "train"), read_conversations(uri, "heldout"), config)
+    text_pairs, quarantined = build_text_pairs(config)
+    split = FeedbackSplit([*sets.train, *text_pairs], [*sets.heldout])
+    return _Found(split, quarantined, {**sets.counts, "num_text_pairs": len(text_pairs)})
+
+
+def _heldout_prompts(uri: str) -> set[str]:
+    """What the conversations that the artifact at `uri` holds out ask first."""
+    found = (
+        next((m["content"] for m in conversation["messages"] if m["role"] == "user"), None)
+        for conversation in read_conversations(uri, "heldout")
+    )
+    return {normalised(prompt) for prompt in found if prompt is not None}
+
+
+def _for_trl(
+    output: str, side: str, rows: Sequence[FeedbackRow], rule: PairRule
+) -> tuple[list[WrittenFile], dict[str, int]]:
+    """Write what TRL's trainers take, and count the pairs by the kinds of rows that they are made of."""
+    pairs, by_kind = to_pairs(rows, rule)
+    files = [write_file(output, f"{side}_pairs.jsonl", pairs_jsonl(pairs))]
+    counts = {f"num_{side}_pairs": len(pairs)}
+    if set(by_kind) - {"pair"}:
+        counts |= {f"num_{side}_pairs_from_{kind}": count for kind, count in sorted(by_kind.items())}
+    if any(row["kind"] == "label" for row in rows):
+        labels, _ = to_labels(rows)
+        files.append(write_file(output, f"{side}_labels.jsonl", labels_jsonl(labels)))
+        counts[f"num_{side}_labels"] = len(labels)
+    return files, counts
+
+
+def _too_few(
+    config: PreferencesConfig,
+    num_train: int,
+    num_heldout: int,
+    counts: Mapping[str, int],
+    dropped: Sequence[tuple[FeedbackRow, str]],
+) -> str:
+    found = f"there are {num_train} training and {num_heldout} held-out rows, and both sides need some"
+    if config.inputs is not None:
+        return (
+            f"{found}: of {counts['num_rows']} rows read, {len(dropped)} were dropped; change heldout_fraction "
+            f"({config.share_held_out}), or give heldout_inputs"
+        )
+    return (
+        f"{found}: {counts['num_conversations']} conversations give too few pairs; lower min_words "
+        f"({config.min_words}), or change the conversations stage's heldout_fraction"
+    )

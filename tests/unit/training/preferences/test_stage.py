@@ -17,7 +17,8 @@ from training.conversations.prompt_answers import prompt_answers, words
 from training.feedback.pairs import read_pairs, read_text_pairs
 from training.feedback.worse_answers import disturb_order
 from training.preferences.config import PreferencesConfig
-from training.preferences.stage import build_pairs, run
+from training.preferences.made_pairs import build_pairs
+from training.preferences.stage import run
 
 TEXTS = [
     "It all makes sense to my artificial brain.",
@@ -132,6 +133,7 @@ def test_the_stage_writes_what_read_pairs_reads(tmp_path: Path) -> None:
         "heldout.parquet",
         "train_pairs.jsonl",
         "heldout_pairs.jsonl",
+        "dropped.parquet",
         "quarantined.parquet",
     }
     assert read_text_pairs(str(tmp_path / "out")) == []
