@@ -30,7 +30,7 @@ def write_card(
     by_name = {planned.name: planned for planned in plan}
     text = model_card(
         spec.head.name,
-        _card_stage(stage, result.metrics),
+        _card_stage(stage, result.metrics, defaults=True),
         [_card_stage(by_name[name], _metrics(by_name[name])) for name in ancestors(stage, by_name)],
         licence=spec.head.license,
         bases=_bases(stage, by_name),
@@ -55,14 +55,20 @@ def ancestors(stage: PlannedStage, by_name: Mapping[str, PlannedStage]) -> list[
     return list(found)
 
 
-def _card_stage(planned: PlannedStage, metrics: Mapping[str, object]) -> CardStage:
+def _card_stage(planned: PlannedStage, metrics: Mapping[str, object], *, defaults: bool = False) -> CardStage:
     inputs = {
         role: posixpath.basename(target.rstrip("/")) if is_outside_reference(target) else target
         for role, target in stage_inputs(planned.config).items()
     }
     kind = STAGE_KINDS[planned.kind]
     return card_stage(
-        planned.name, kind, planned.config, fingerprint=planned.fingerprint, inputs=inputs, metrics=metrics
+        planned.name,
+        kind,
+        planned.config,
+        fingerprint=planned.fingerprint,
+        inputs=inputs,
+        metrics=metrics,
+        defaults=defaults,
     )
 
 

@@ -56,10 +56,11 @@ def card_stage(
     fingerprint: str,
     inputs: Mapping[str, str],
     metrics: Mapping[str, Any],
+    defaults: bool = False,
 ) -> CardStage:
-    """A stage of a run for a card. Settings left at their defaults are left out, and so is what changes no result."""
+    """A stage of a run for a card. What changes no result is left out, and without `defaults`, so are those."""
     unsaid = {"kind", *config.input_fields(), *config.file_fields(), *config.fields_not_in_fingerprint()}
-    settings = config.model_dump(mode="json", exclude_defaults=True, exclude=unsaid)
+    settings = config.model_dump(mode="json", exclude_defaults=not defaults, exclude=unsaid)
     for path, files in config.reference_files().items():
         _replace(settings, path.split("."), [posixpath.basename(file) for file in files])
     return CardStage(name, kind, fingerprint, settings, config.raw_inputs(), inputs, metrics)
@@ -94,7 +95,7 @@ def model_card(
         _table(("figure", "value"), [(code(name), figure(value)) for name, value in _scalars(stage)])
         or "The stage has none.",
         "## Settings",
-        _settings(stage) or "All settings are the defaults.",
+        _settings(stage) or "The stage has none.",
         "## Data",
         *_data(ancestors),
         "## Lineage",

@@ -70,7 +70,8 @@ def test_a_card_tells_data_settings_figures_and_lineage(directory: Path) -> None
     assert "| `heldout_preference_accuracy` | 0.71 |" in card
     assert "curve" not in card
     assert "beta: 0.2" in card
-    assert "lr:" not in card  # dpo's is the default
+    assert "\nlr: 2.0e-05\n" in card  # dpo's own settings stand whole, with their defaults
+    assert "lr: 0.0001" not in card  # sft has a card of its own
     assert "heldout_fraction: 0.3" in card
     assert "talks.jsonl" in card
     order = [card.index(f"| `{name}` | ") for name in ("conversations", "sft", "preferences", "dpo")]
