@@ -37,6 +37,7 @@ Begin with `runner.py`, which turns a spec into finished artifacts, stage by sta
     report/             the report of a run
     inspect.py          what a corpus holds, what was dropped and why
     verify.py           every file against its size and SHA-256
+    harness.py          lm-eval's tasks, asked of a run's model over HTTP
     serve.py            a run's models behind HTTP on this machine
 
     contracts/          what all four packages share

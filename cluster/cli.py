@@ -1,4 +1,4 @@
-"""The `raymill` command: run, train, plan, submit, export, serve, chat, report, inspect, verify, explain, schema."""
+"""The `raymill` command: run, train, plan, submit, export, serve, chat, evaluate, report, inspect and so on."""
 
 from __future__ import annotations
 
@@ -268,6 +268,61 @@ def chat(
         chat_with_url(url)
     elif run_name is not None:
         chat_with_run(read_run(run_name, storage), stage=model)
+
+
+@app.command()
+def evaluate(
+    run_name: RunName,
+    harness: Annotated[
+        str,
+        typer.Option(
+            metavar="TASKS",
+            help="Tasks of lm-eval, commas between them, such as gsm8k,ifeval. They must be generation tasks. Needs the"
+            " extra `harness`; most tasks download their data.",
+        ),
+    ],
+    storage: RunStorage = DEFAULT_STORAGE,
+    model: Annotated[
+        str | None,
+        typer.Option(help="The stage whose model is asked.  [default: the most aligned model that is finished]"),
+    ] = None,
+    task_directory: Annotated[
+        Path | None, typer.Option(help="A directory with tasks of one's own, in lm-eval's YAML.")
+    ] = None,
+    num_fewshot: Annotated[
+        int | None, typer.Option(min=0, help="Examples before each question.  [default: the task's own]")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Items of each task.  [default: all]")] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="Longest answer, in tokens, where a task names no length.")
+    ] = 256,
+    cpus: Annotated[int, typer.Option(min=1, help="CPUs of the server.")] = 2,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs of the server; with 0 it runs on CPUs.")] = 0,
+) -> None:
+    """Ask a run's model the tasks of lm-eval, over HTTP.
+
+    What a spec can measure by itself stands in its evaluate stage.
+    """
+    record = read_run(run_name, storage)
+    from cluster.harness import evaluate_by_harness
+
+    with quiet_terminal(Path(os.path.expanduser("~/.cache/raymill/harness.log"))) as terminal:
+        scores, results = evaluate_by_harness(
+            record,
+            [task for task in harness.split(",") if task],
+            terminal,
+            stage=model,
+            task_directory=task_directory,
+            num_fewshot=num_fewshot,
+            limit=limit,
+            max_new_tokens=max_new_tokens,
+            cpus=cpus,
+            gpus=gpus,
+        )
+        for score in scores:
+            error = "" if score.standard_error is None else f" ± {score.standard_error:.4g}"
+            terminal.line(f"{score.task:<24} {score.metric:<36} {score.value:.4g}{error}")
+        terminal.line(f"results: {results}")
 
 
 @app.command()

@@ -37,7 +37,7 @@ def serve_run(
     with quiet_terminal(_log_path(record)) as terminal:
         terminal.line(f"starting the servers of run {record.name}", style="dim")
         reward = record.newest_of(*kinds_of_models("reward"))
-        with _servers(record, policy, reward, host=host, port=port, keys=keys, cpus=cpus, gpus=gpus) as url:
+        with servers(record, policy, reward, host=host, port=port, keys=keys, cpus=cpus, gpus=gpus) as url:
             terminal.line(f"{record.name} ({policy.kind} {policy.fingerprint}) answers at {url}")
             terminal.line(f"    POST {url}/v1/chat/completions   /v1/completions   /v1/score   GET /v1/models")
             terminal.line(f"    raymill chat --url {url}" + ("   (with a key in RAYMILL_API_KEYS)" if keys else ""))
@@ -54,7 +54,7 @@ def chat_with_run(record: RunRecord, *, stage: str | None) -> None:
         port = probe.getsockname()[1]
     with quiet_terminal(_log_path(record)) as terminal:
         terminal.line(f"starting the {policy.kind} model of run {record.name}", style="dim")
-        with _servers(record, policy, None, host="127.0.0.1", port=port, keys=[], cpus=2, gpus=0) as url:
+        with servers(record, policy, None, host="127.0.0.1", port=port, keys=[], cpus=2, gpus=0) as url:
             _chat(url, write=lambda text: terminal.console.out(text, end="", highlight=False))
 
 
@@ -84,7 +84,7 @@ def served_stage(record: RunRecord, stage: str | None) -> RunStage:
 
 
 @contextmanager
-def _servers(
+def servers(
     record: RunRecord,
     policy: RunStage,
     reward: RunStage | None,
@@ -95,6 +95,7 @@ def _servers(
     cpus: int,
     gpus: int,
 ) -> Iterator[str]:
+    """The URL of a run's models behind HTTP, for as long as the block runs."""
     from cluster.ray_session import ray_session
     from serving.config import ServerConfig
     from serving.http_gateway import serve_models

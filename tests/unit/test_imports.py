@@ -167,6 +167,7 @@ FLOORS = {
         },
         {
             "run_without_ray",
+            "harness",
         },
         {
             "cli",
