@@ -14,8 +14,7 @@ from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.chat.encoder import EncodedConversation
 from cluster.contracts.errors import InputError
-from training.conversations.artifact import read_conversations
-from training.conversations.encoding import encode_rows
+from training.conversations.encoding import encode_once, remove_encoded
 from training.inference.sequence_scores import answer_logprobs
 from training.launch.workers import Launcher, Worker, run_workers, share, sum_over_ranks
 from training.models import load_model
@@ -30,10 +29,11 @@ from training.post_training.trl_stage import (
     run_job,
     train_once,
     training_order,
-    training_rows,
 )
 from training.post_training.trl_trainer import stage_trainer
 from training.tokenizers import load_encoder
+
+_NUM_PROBES = 8  # rows by which an export of adapters may be held against the trained model
 
 
 def run(
@@ -59,15 +59,16 @@ def train(worker: Worker, job: TrlJob[SftConfig]) -> StageResult | None:
         check_weights(worker, local)
         encoder = load_encoder(local, **config.chat_settings())
         untied = untied_config(local, config.lora)
-    conversations = read_conversations(job.data_uri, "train")
-    training = encode_rows(encoder, conversations, max_length=config.max_length)
-    heldout = encode_rows(encoder, read_conversations(job.data_uri, "heldout"), max_length=config.max_length)
-    if not training.rows:
+    how: dict[str, Any] = {"max_length": config.max_length, "output": job.output}
+    rows = encode_once(worker, encoder, job.data_uri, "train", **how)
+    heldout = encode_once(worker, encoder, job.data_uri, "heldout", **how)
+    unused, heldout_unused = rows.unused, heldout.unused
+    if not rows:
         raise InputError(
-            f"{len(conversations)} conversations leave none to train on (max_length {config.max_length}): "
-            f"{training.num_without_answer} have no answer in it, and refused are {dict(training.refused)}"
+            f"{job.data_uri} leaves no conversation to train on (max_length {config.max_length}): "
+            f"{unused.num_without_answer} have no answer in it, and refused are {dict(unused.refused)}"
         )
-    order = training_order([len(row.input_ids_T) for row in training.rows], job)
+    order = training_order(rows.lengths, job)
     load_base = partial(load_for_adapters, untied=untied)
 
     def new_trainer() -> Any:
@@ -78,40 +79,40 @@ def train(worker: Worker, job: TrlJob[SftConfig]) -> StageResult | None:
         return stage_trainer(SFTTrainer)(
             model=model,
             args=arguments,
-            train_dataset=training_rows(
-                [{"input_ids": row.input_ids_T, "labels": row.labels()} for row in training.rows], order
-            ),
+            train_dataset=rows.dataset(order),
             processing_class=encoder.tokenizer,
             peft_config=lora_config(config, task_type="CAUSAL_LM"),
         )
 
     model_form = ModelForm(load_base, load_model, encoder)
     trained = train_once(
-        new_trainer, job, worker, model_form=model_form, rows=[row.input_ids_T for row in training.rows]
+        new_trainer, job, worker, model_form=model_form, rows=[row.input_ids_T for row in rows[:_NUM_PROBES]]
     )
     metrics: dict[str, Any] = {
-        "num_train_conversations": len(training.rows),
+        "num_train_conversations": len(rows),
         "num_trained_conversations": len(set(order)),
-        "num_heldout_conversations": len(heldout.rows),
-        "num_without_answer": training.num_without_answer + heldout.num_without_answer,
-        "num_refused": training.num_refused + heldout.num_refused,
-        "num_truncated": training.num_truncated + heldout.num_truncated,
-        "num_train_answer_tokens": sum(sum(row.assistant_mask_T) for row in training.rows),
+        "num_heldout_conversations": len(heldout),
+        "num_without_answer": unused.num_without_answer + heldout_unused.num_without_answer,
+        "num_refused": unused.num_refused + heldout_unused.num_refused,
+        "num_truncated": unused.num_truncated + heldout_unused.num_truncated,
+        "num_train_answer_tokens": rows.num_answer_tokens,
         "steps": trained.steps,
         "train_loss": trained.train_loss,
     }
-    if heldout.rows:
+    if heldout:
         for name, base in (("base_heldout_answer_loss", True), ("heldout_answer_loss", False)):
             model = model_form.open(job, worker, base=base)
             metrics[name] = answer_loss(
                 worker,
                 model,
-                heldout.rows,
+                heldout,
                 pad_token_id=encoder.tokenizer.pad_token_id,
                 batch_size=config.rank_micro_batch_size,
             )
+    worker.barrier()
     if not worker.is_main:
         return None
+    remove_encoded(job.output)
     return StageResult(metrics, trained.files, trained.engine)
 
 
