@@ -68,6 +68,13 @@ def train(worker: Worker, job: TrlJob[SftConfig]) -> StageResult | None:
             f"{job.data_uri} leaves no conversation to train on (max_length {config.max_length}): "
             f"{unused.num_without_answer} have no answer in it, and refused are {dict(unused.refused)}"
         )
+    if unused.num_truncated:
+        worker.progress.note(
+            f"{unused.num_truncated:,} of {len(rows):,} conversations lose the end of what is to be learnt to max_length "
+            f"{config.max_length}"
+        )
+    if unused.refused:
+        worker.progress.note(f"{unused.num_refused:,} conversations are left out: {dict(unused.refused)}")
     order = training_order(rows.lengths, job)
     load_base = partial(load_for_adapters, untied=untied)
 
