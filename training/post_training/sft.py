@@ -70,7 +70,7 @@ def train(worker: Worker, job: TrlJob[SftConfig]) -> StageResult | None:
         )
     if unused.num_truncated:
         worker.progress.note(
-            f"{unused.num_truncated:,} of {len(rows):,} conversations lose the end of what is to be learnt to max_length "
+            f"{unused.num_truncated:,} of {len(rows):,} conversations lose the end of their answers to max_length "
             f"{config.max_length}"
         )
     if unused.refused:
