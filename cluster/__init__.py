@@ -35,7 +35,7 @@ Begin with `runner.py`, which turns a spec into finished artifacts, stage by sta
     model_card.py       README.md beside a model: data, settings, figures, lineage
     card_lineage.py     gathers what a card tells
     report/             the report of a run
-    inspect.py          what a corpus holds, what was dropped and why
+    inspect.py, inspect_conversations.py   what a corpus or conversations hold, what was dropped and why
     verify.py           every file against its size and SHA-256
     harness.py          lm-eval's tasks, asked of a run's model over HTTP
     serve.py            a run's models behind HTTP on this machine

@@ -365,11 +365,12 @@ def inspect(
         str,
         typer.Argument(
             metavar="CORPUS",
-            help="A run's name, or the directory of a clean, repeated_lines or dedupe stage. Of a run, the last of"
-            " these counts.",
+            help="A run's name, or the directory of a clean, repeated_lines, dedupe or conversations stage. Of a run,"
+            " the last of the first three counts, or its conversations where it has none of them.",
         ),
     ],
     storage: RunStorage = DEFAULT_STORAGE,
+    stage: Annotated[str | None, typer.Option(metavar="NAME", help="Which stage of the run to look into.")] = None,
     url: Annotated[
         str | None,
         typer.Option(help="Say only what became of the page at this URL; exit with 1 where no record has it."),
@@ -388,8 +389,15 @@ def inspect(
         print_summary,
         summarise,
     )
+    from cluster.inspect_conversations import KIND, inspected_stage, print_conversations
 
-    artifact = open_corpus(corpus, storage)
+    inspected = inspected_stage(corpus, storage, stage)
+    if inspected is not None and inspected.manifest.kind == KIND:
+        if url is not None:
+            raise InputError(f"{inspected.uri} holds conversations, which have no URL; leave --url out")
+        print_conversations(inspected, Console(), examples=examples)
+        return
+    artifact = open_corpus(corpus if inspected is None else inspected.uri, storage)
     if url is None:
         print_summary(artifact, summarise(artifact, examples=examples), Console())
         return

@@ -13,6 +13,7 @@ from typing import Any
 
 from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact
+from cluster.report.conversations import KIND, conversation_sections
 from cluster.report.curves import stage_plots
 from cluster.report.documents import MAX_QUARANTINED, balance, document_section
 from cluster.report.evaluation import Evaluation, evaluation_section
@@ -53,17 +54,19 @@ def _render(record: RunRecord, artifacts: Mapping[str, Artifact], figures: Mappi
     evaluation = evaluation_section(artifacts, evaluated_roles(artifacts))
     gates = {name: found for name, a in artifacts.items() if (found := readings(a.manifest.kind, a.manifest.metrics))}
     documents = document_section(artifacts, figures["balance"])
-    conversations = _quarantined_conversations(artifacts)
+    conversations = conversation_sections(artifacts)
+    quarantined = _quarantined_rows(artifacts)
     return render(
         "report.html.j2",
         title=record.name,
-        contents=_contents(artifacts, gates, documents, conversations, evaluation),
+        contents=_contents(artifacts, gates, documents, bool(conversations), bool(quarantined), evaluation),
         run=record,
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         total_s=sum(stage["wall_s"] or 0 for stage in figures["stages"].values()),
         stages=figures["stages"],
         documents=documents,
-        quarantined_conversations=conversations,
+        conversations=conversations,
+        quarantined_rows=quarantined,
         gates=gates,
         num_gates=sum(map(len, gates.values())),
         failing=failing_gates(gates),
@@ -78,15 +81,18 @@ def _contents(
     artifacts: Mapping[str, Artifact],
     gates: Mapping[str, Sequence[Reading]],
     documents: Mapping[str, Any] | None,
-    conversations: Sequence[Any],
+    has_conversations: bool,
+    has_quarantined: bool,
     evaluation: Evaluation | None,
 ) -> list[Section]:
     sections = [Section("gates", "What must hold")] if gates else []
     if documents is not None:
         parts = [Section(name, name.title()) for name in ("languages", "lengths") if documents[name]]
         sections.append(Section("documents", "Documents", (*parts, Section("quarantined", "Quarantined"))))
-    if conversations:
-        sections.append(Section("quarantined-conversations", "Conversations not read"))
+    if has_conversations:
+        sections.append(Section("conversations", "Conversations"))
+    if has_quarantined:
+        sections.append(Section("quarantined-rows", "Rows not read"))
     sections.append(Section("stages", "Stages", tuple(Section(f"stage-{name}", name) for name in artifacts)))
     if evaluation is not None:
         parts = [Section("tasks", "Tasks")] if evaluation.tasks else []
@@ -136,11 +142,11 @@ def plain_metrics(artifact: Artifact) -> dict[str, Any]:
     return {k: v for k, v in artifact.manifest.metrics.items() if v is None or isinstance(v, str | int | float)}
 
 
-def _quarantined_conversations(artifacts: Mapping[str, Artifact]) -> list[dict[str, Any]]:
-    """Rows of conversation files that no stage could take; the stages that read a file quarantine the same ones."""
+def _quarantined_rows(artifacts: Mapping[str, Artifact]) -> list[dict[str, Any]]:
+    """Rows that other stages than conversations could not take; stages that read one file quarantine the same ones."""
     found: dict[tuple[str, int], dict[str, Any]] = {}
     for artifact in artifacts.values():
-        for file in artifact.files():
+        for file in artifact.files() if artifact.manifest.kind != KIND else ():
             if file.name == QUARANTINE_FILE:
                 rows = storage.read_table(artifact.path(file.name)).to_pylist()
                 found |= {(row["uri"], row["offset"]): row for row in rows}

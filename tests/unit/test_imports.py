@@ -148,6 +148,7 @@ FLOORS = {
             "plan",
             "ray_session",
             "report",
+            "inspect_conversations",
             "explain",
             "schema",
             "candidates_stage",
