@@ -22,6 +22,7 @@ from cluster.contracts.config import (
 )
 from cluster.contracts.model_needs import ModelNeeds
 from training.config import CAUSAL_MODEL, batch_conflicts
+from training.post_training.trl_block import own_settings
 
 DpoLoss = Literal[
     "sigmoid",
@@ -97,6 +98,8 @@ class DivergenceSettings(StrictModel):
 class TrlConfig(StageConfig):
     """What SFT, reward model and DPO share: the optimiser, the batch, the engine and the workers."""
 
+    trl_arguments: ClassVar[str]  # the name of TRL's class that judges the `trl` block
+
     stage_version: ClassVar[int] = 2  # 2: the last global batch is filled up, and not left out
 
     sections: ClassVar[Sections] = {
@@ -104,6 +107,7 @@ class TrlConfig(StageConfig):
         "Optimizer (AdamW)": ("lr", "lr_schedule", "warmup_fraction", "weight_decay", "adam_beta2", "max_grad_norm"),
         "Chat": ("chat_template", "stop_token", "pad_token"),
         "Engine": ("lora", "export_dtype", "zero_stage", "precision", "micro_batch_size", "gradient_checkpointing"),
+        "Passed through": ("trl", "deepspeed"),
         "Execution": ("divergence", "checkpoint_every_steps", "workers"),
     }
 
@@ -132,6 +136,15 @@ class TrlConfig(StageConfig):
 
     global_batch_size: Annotated[int, Field(ge=1)] = 32
     """Rows (SFT) or pairs of one optimizer step, over all workers."""
+
+    deepspeed: dict[str, Any] = Field(default_factory=dict)
+    """Further settings of DeepSpeed's JSON config, passed through. What contradicts a setting of this stage is refused.
+    """
+
+    trl: dict[str, Any] = Field(default_factory=dict)
+    """Further settings of TRL's trainer and of transformers' `TrainingArguments`, by their names, as
+    {neftune_noise_alpha: 5}. What the stage has a setting for, or decides itself, is refused.
+    """
 
     micro_batch_size: Annotated[int | None, Field(ge=1)] = not_in_fingerprint(default=None)
     """Rows of one worker's forward pass. Smaller ones take less memory and more passes. `null` takes the worker's whole
@@ -216,6 +229,9 @@ class TrlConfig(StageConfig):
     def conflicts(self) -> Iterator[tuple[str, str]]:
         if self.precision == "bf16" and self.workers.gpus == 0:
             yield "precision", "bf16 needs workers.gpus: transformers' trainers refuse it on CPUs; take fp32"
+        yield from own_settings(self.trl, type(self).model_fields)
+        if "optimizer" in self.deepspeed:
+            yield "deepspeed.optimizer", "is the trainer's; set lr, weight_decay and adam_beta2, or trl.optim"
         if self.lora is not None and "lm_head" in self.lora.target_modules:
             yield (
                 "lora.target_modules",
@@ -228,6 +244,8 @@ class SftConfig(TrlConfig):
     """Supervised fine-tuning on conversations, with the loss on the answers only."""
 
     kind: Literal["sft"] = "sft"
+
+    trl_arguments: ClassVar[str] = "SFTConfig"
 
     sections: ClassVar[Sections] = {
         "Inputs": ("model", "conversations"),
@@ -245,6 +263,8 @@ class RewardModelConfig(TrlConfig):
     """A reward model (one score per conversation) from preference pairs, with the Bradley-Terry loss."""
 
     kind: Literal["reward_model"] = "reward_model"
+
+    trl_arguments: ClassVar[str] = "RewardConfig"
 
     sections: ClassVar[Sections] = {
         "Inputs": ("model", "preferences"),
@@ -271,6 +291,8 @@ class DpoConfig(TrlConfig):
     """Direct preference optimisation (Rafailov et al., 2023) of a model against itself as reference."""
 
     kind: Literal["dpo"] = "dpo"
+
+    trl_arguments: ClassVar[str] = "DPOConfig"
 
     sections: ClassVar[Sections] = {
         "Inputs": ("model", "preferences"),

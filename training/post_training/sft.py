@@ -17,7 +17,7 @@ from cluster.contracts.errors import InputError
 from training.conversations.encoding import encode_once, remove_encoded
 from training.inference.sequence_scores import answer_logprobs
 from training.launch.workers import Launcher, Worker, run_workers, share, sum_over_ranks
-from training.models import load_model
+from training.models import check_attention_within_documents, load_model
 from training.post_training.adapters import load_for_adapters, lora_config, untied_config
 from training.post_training.config import SftConfig
 from training.post_training.trl_arguments import trainer_arguments
@@ -79,7 +79,9 @@ def train(worker: Worker, job: TrlJob[SftConfig]) -> StageResult | None:
     load_base = partial(load_for_adapters, untied=untied)
 
     def new_trainer() -> Any:
-        arguments = trainer_arguments(TrlSftConfig, job, worker, packing=False)
+        if config.trl.get("packing"):
+            check_packing(job, worker)
+        arguments = trainer_arguments(TrlSftConfig, job, worker)
         with storage.local_copy(job.model_uri, worker.scratch) as local:
             model = load_base(local)
         check_max_length(config, model)
@@ -121,6 +123,14 @@ def train(worker: Worker, job: TrlJob[SftConfig]) -> StageResult | None:
         return None
     remove_encoded(job.output)
     return StageResult(metrics, trained.files, trained.engine)
+
+
+def check_packing(job: TrlJob[SftConfig], worker: Worker) -> None:
+    """Raise `InputError` where the model would see, in a pack of conversations, those before a conversation."""
+    if job.config.trl.get("packing_strategy", "bfd") == "wrapped":
+        raise InputError("trl.packing_strategy: wrapped cuts conversations and joins them; take bfd")
+    with storage.local_copy(job.model_uri, worker.scratch) as local:
+        check_attention_within_documents(load_model(local))
 
 
 def answer_loss(

@@ -12,10 +12,12 @@ from typing import Any
 import torch.distributed as dist
 
 from cluster.contracts.errors import StageFailed
+from training.engine.deepspeed_block import check_passthrough
 from training.engine.deepspeed_config import deepspeed_config
 from training.engine.deepspeed_engine import load_deepspeed
 from training.launch.workers import Worker
 from training.post_training.config import TrlConfig
+from training.post_training.trl_block import check_trl_block
 from training.post_training.trl_job import TrlJob
 
 
@@ -46,19 +48,9 @@ def trainer_arguments(arguments_class: Any, job: TrlJob[Any], worker: Worker, **
     config: TrlConfig = job.config
     load_deepspeed()
     accelerate_sees_gloo()
-    micro_batch_size = config.micro_batch_size or config.global_batch_size // worker.world_size
-    grad_accumulation_steps = config.global_batch_size // (micro_batch_size * worker.world_size)
-    deepspeed = deepspeed_config(
-        zero_stage=config.zero_stage,
-        precision=config.precision,
-        micro_batch_size=micro_batch_size,
-        grad_accumulation_steps=grad_accumulation_steps,
-        world_size=worker.world_size,
-        gradient_clipping=config.max_grad_norm,
-        lr=config.lr,
-    )
+    deepspeed = trl_deepspeed_config(config)
     del deepspeed["optimizer"]  # the trainer makes it, with its own decay groups and schedule
-    arguments = arguments_class(
+    settings = dict(
         output_dir=str(worker.scratch / "trainer"),
         deepspeed=deepspeed,
         optim="adamw_torch_fused",
@@ -69,8 +61,8 @@ def trainer_arguments(arguments_class: Any, job: TrlJob[Any], worker: Worker, **
         adam_beta2=config.adam_beta2,
         max_grad_norm=config.max_grad_norm,
         num_train_epochs=1,  # the dataset already holds all epochs, in order
-        per_device_train_batch_size=micro_batch_size,
-        gradient_accumulation_steps=grad_accumulation_steps,
+        per_device_train_batch_size=config.rank_micro_batch_size,
+        gradient_accumulation_steps=deepspeed["gradient_accumulation_steps"],
         train_sampling_strategy="sequential",
         gradient_checkpointing=config.gradient_checkpointing,
         bf16=config.precision == "bf16",
@@ -87,8 +79,34 @@ def trainer_arguments(arguments_class: Any, job: TrlJob[Any], worker: Worker, **
         dataloader_pin_memory=worker.device.type == "cuda",
         **own,
     )
+    arguments = arguments_class(**{**settings, **config.trl})
     check_distribution(arguments, worker)
     return arguments
+
+
+def trl_deepspeed_config(config: TrlConfig) -> dict[str, Any]:
+    """DeepSpeed's settings for a stage, its `deepspeed` block put in. Raises `InputError` where that contradicts it."""
+    world_size = config.workers.num_workers
+    return deepspeed_config(
+        zero_stage=config.zero_stage,
+        precision=config.precision,
+        micro_batch_size=config.rank_micro_batch_size,
+        grad_accumulation_steps=config.global_batch_size // (config.rank_micro_batch_size * world_size),
+        world_size=world_size,
+        gradient_clipping=config.max_grad_norm,
+        lr=config.lr,
+        extra=config.deepspeed,
+    )
+
+
+def check_blocks(config: TrlConfig) -> None:
+    """Raise `InputError` where DeepSpeed or TRL refuse something of the `deepspeed` and `trl` blocks.
+
+    For the driver, before workers start.
+    """
+    if config.deepspeed:
+        check_passthrough(config.deepspeed, trl_deepspeed_config(config))
+    check_trl_block(config.trl, config.trl_arguments)
 
 
 def check_distribution(arguments: Any, worker: Worker) -> None:

@@ -26,6 +26,7 @@ from training.launch.workers import Launcher, Worker, WorkerFunction
 from training.metrics.metrics_log import MetricsLog
 from training.post_training.config import TrlConfig
 from training.post_training.row_order import row_order
+from training.post_training.trl_arguments import check_blocks
 from training.post_training.trl_export import ModelForm, commit_training, committed_training, export_trained
 from training.post_training.trl_job import Config, TrainedModel, TrlJob
 
@@ -38,13 +39,15 @@ def run_job(
 ) -> StageResult:
     """Start `train` on the workers and mark what rank 0 gives back as the stage's result.
 
-    A result that an earlier attempt left is given again, without training. Raises whatever `launch` raises.
+    A result that an earlier attempt left is given again, without training. Raises `InputError` for settings of the
+    `trl` and `deepspeed` blocks that are not taken, and whatever `launch` raises.
     """
     finished = committed_result(job.output)
     store = CheckpointStore.of_stage(job.output)
     if finished is not None:
         store.clear()
         return finished
+    check_blocks(job.config)
     result = commit_result(job.output, launch(train, job, job.config.workers, context, committed_steps=store.steps))
     store.clear()
     return result
