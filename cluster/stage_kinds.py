@@ -35,6 +35,7 @@ _KINDS = (
     "training.post_training.kind:SFT",
     "training.post_training.kind:REWARD_MODEL",
     "training.post_training.kind:DPO",
+    "training.post_training.kind:KTO",
     "training.online.kind:PPO",
     "training.evaluate.kind:EVALUATE",
 )

@@ -409,3 +409,12 @@ def gather_over_ranks(worker: Worker, values: Sequence[Any]) -> list[Any]:
     parts: list[Any] = [None] * worker.world_size
     dist.all_gather_object(parts, list(values))
     return [value for part in parts for value in part]
+
+
+def in_order(gathered: Sequence[Any], worker: Worker) -> list[Any]:
+    """What `gather_over_ranks` gave of `share`d rows, in the order of the rows."""
+    places = [place for rank in range(worker.world_size) for place in range(rank, len(gathered), worker.world_size)]
+    ordered: list[Any] = [None] * len(gathered)
+    for place, value in zip(places, gathered, strict=True):
+        ordered[place] = value
+    return ordered

@@ -1,4 +1,4 @@
-"""The settings of the stages that TRL trains: sft, reward_model and dpo.
+"""The settings of the stages that TRL trains: sft, reward_model, dpo and kto.
 
 Importing this costs Pydantic only, since `raymill plan` loads it.
 """
@@ -96,7 +96,7 @@ class DivergenceSettings(StrictModel):
 
 
 class TrlConfig(StageConfig):
-    """What SFT, reward model and DPO share: the optimiser, the batch, the engine and the workers."""
+    """What SFT, reward model, DPO and KTO share: the optimiser, the batch, the engine and the workers."""
 
     trl_arguments: ClassVar[str]  # the name of TRL's class that judges the `trl` block
 
@@ -349,3 +349,47 @@ class DpoConfig(TrlConfig):
             )
         if "exo_pair" in names and not self.label_smoothing:
             yield "label_smoothing", "must be above 0 for exo_pair; its authors take 0.001"
+
+
+class KtoConfig(TrlConfig):
+    """Kahneman-Tversky optimisation (Ethayarajh et al., 2024) on answers that are wanted or not, without pairs."""
+
+    kind: Literal["kto"] = "kto"
+
+    trl_arguments: ClassVar[str] = "KTOConfig"
+
+    sections: ClassVar[Sections] = {
+        "Inputs": ("model", "preferences"),
+        "Loss": ("beta", "loss_type", "desirable_weight", "undesirable_weight"),
+        **TrlConfig.sections,
+    }
+
+    model: Annotated[str, CAUSAL_MODEL]
+    """The model to start from, which is the reference too: any stage that makes a causal model, or a directory."""
+
+    preferences: Annotated[str, InputOf(("preferences",))]
+    """The preferences stage, or a directory with its artifact. Its labels are learned, and those that its pairs and
+    rankings give: the better answer is wanted, the worse one is not.
+    """
+
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    """How strongly the policy is held to the reference; smaller lets it move further."""
+
+    loss_type: Literal["kto", "apo_zero_unpaired"] = "kto"
+    """TRL's name of the loss. `apo_zero_unpaired` estimates no distance to the reference, and is a third faster."""
+
+    desirable_weight: Annotated[float, Field(gt=0)] = 1.0
+    """Weight of the wanted answers' loss. Raise it where there are fewer of them than of the others."""
+
+    undesirable_weight: Annotated[float, Field(gt=0)] = 1.0
+    """Weight of the unwanted answers' loss."""
+
+    micro_batch_size: Annotated[int | None, Field(ge=1)] = None
+    """Answers of one worker's forward pass. The distance to the reference is estimated on each, so it changes results;
+    8 and more are advised. `null` takes the worker's whole share of the global batch.
+    """
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        yield from super().conflicts()
+        if self.loss_type == "kto" and self.rank_micro_batch_size < 2:
+            yield "micro_batch_size", "must be 2 at least: the distance to the reference needs two answers in a pass"

@@ -21,7 +21,7 @@ from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from training.feedback.encoded_pairs import WINDOW_BATCHES, EncodedPair, read_encoded_pairs
 from training.feedback.pair_baselines import pair_accuracy
 from training.inference.sequence_scores import pair_logprobs
-from training.launch.workers import Launcher, Worker, gather_over_ranks, run_workers, share
+from training.launch.workers import Launcher, Worker, gather_over_ranks, in_order, run_workers, share
 from training.models import load_model
 from training.post_training.adapters import load_for_adapters, lora_config, untied_config
 from training.post_training.answer_masks import MASK_COLUMNS, MaskedPairs, mask_columns
@@ -180,9 +180,4 @@ def logprobs_of(
     Each rank scores its share, and all have them all.
     """
     scored_P2 = pair_logprobs(model, share(pairs, worker), pad_token_id=pad_token_id, batch_size=batch_size)
-    gathered_P2 = np.array(gather_over_ranks(worker, scored_P2.tolist())).reshape(-1, 2)
-    in_order_P2 = np.empty_like(gathered_P2)
-    in_order_P2[
-        [number for rank in range(worker.world_size) for number in range(rank, len(pairs), worker.world_size)]
-    ] = gathered_P2
-    return in_order_P2
+    return np.array(in_order(gather_over_ranks(worker, scored_P2.tolist()), worker)).reshape(-1, 2)

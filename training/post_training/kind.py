@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from cluster.contracts.stage_kind import StageKind
-from training.post_training.config import DpoConfig, RewardModelConfig, SftConfig
-from training.post_training.report_figures import DPO_FIGURES, REWARD_MODEL_FIGURES, SFT_FIGURES
+from training.post_training.config import DpoConfig, KtoConfig, RewardModelConfig, SftConfig
+from training.post_training.report_figures import DPO_FIGURES, KTO_FIGURES, REWARD_MODEL_FIGURES, SFT_FIGURES
 
 _SFT_EXAMPLE = """\
 stages:
@@ -85,6 +85,30 @@ DPO = StageKind(
     makes="A Hugging Face model directory (adapters merged, or alone), with its accuracy on held-out pairs.",
     example=_DPO_EXAMPLE,
     figures=DPO_FIGURES,
+    model="policy",
+    runs_without_ray=True,
+)
+
+_KTO_EXAMPLE = """\
+stages:
+  kto:
+    model: sft
+    preferences: preferences
+    beta: 0.1
+    epochs: 1
+    lr: 5e-6
+    global_batch_size: 32
+    micro_batch_size: 8
+    workers: {num_workers: 2, cpus: 1}
+"""
+
+KTO = StageKind(
+    config=KtoConfig,
+    function="training.post_training.kto:run",
+    summary="align by thumbs up and down, without pairs",
+    makes="A Hugging Face model directory (adapters merged, or alone), with its figures on held-out answers.",
+    example=_KTO_EXAMPLE,
+    figures=KTO_FIGURES,
     model="policy",
     runs_without_ray=True,
 )

@@ -24,3 +24,9 @@ DPO_FIGURES = ReportFigures(
     gates=(Gate("heldout_preference_accuracy", "higher", 0.5, lambda chance, _: chance + 0.2),),
     curves=(Curve("loss", "DPO loss"), Curve("rewards/margins", "reward margin")),
 )
+
+KTO_FIGURES = ReportFigures(
+    headline=("heldout_label_auc",),
+    gates=(Gate("heldout_label_auc", "higher", 0.5, lambda chance, _: chance + 0.1),),
+    curves=(Curve("loss", "KTO loss"), Curve("rewards/margins", "reward margin")),
+)

@@ -1,0 +1,77 @@
+"""Answers with a thumb up or down as token ids, for KTO.
+
+An answer ends with the token that ends a turn. One that is too long is left out whole, and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cluster.contracts.chat.encoder import ChatEncoder
+from cluster.contracts.chat.rendering import ChatRefused
+from cluster.contracts.errors import InputError
+from training.feedback.artifact import Split, iterate_rows
+from training.feedback.conversions import to_labels
+from training.feedback.rows import Label
+
+
+@dataclass(frozen=True)
+class EncodedLabel:
+    """A prompt, an answer to it, and whether that is wanted."""
+
+    prompt_ids: list[int]
+    answer_ids: list[int]
+    label: bool
+
+    @property
+    def sequence(self) -> list[int]:
+        """The whole conversation."""
+        return self.prompt_ids + self.answer_ids
+
+
+@dataclass(frozen=True)
+class EncodedLabels:
+    """Labels that fit, and how many there are of the others."""
+
+    labels: list[EncodedLabel]
+    num_too_long: int
+    num_refused: int  # those that the chat template does not take
+
+
+def encode_labels(encoder: ChatEncoder, rows: Sequence[Label], *, max_length: int) -> EncodedLabels:
+    """Tokens of all labelled answers of at most `max_length` tokens, prompt and answer together."""
+    labels: list[EncodedLabel] = []
+    num_too_long = num_refused = 0
+    found = encoder.prompt_answers([(row["prompt"], row["answer"], row.get("tools")) for row in rows])
+    for row, encoded in zip(rows, found, strict=True):
+        if isinstance(encoded, ChatRefused):
+            num_refused += 1
+        elif len(encoded[0]) + len(encoded[1]) > max_length:
+            num_too_long += 1
+        else:
+            labels.append(EncodedLabel(encoded[0], encoded[1], row["label"]))
+    return EncodedLabels(labels, num_too_long, num_refused)
+
+
+def read_encoded_labels(uri: str, encoder: ChatEncoder, *, max_length: int) -> tuple[EncodedLabels, EncodedLabels]:
+    """(training labels, held-out labels) of the preferences artifact at `uri`, as tokens.
+
+    Pairs and rankings give labels too (`to_labels`). Raises `InputError` where the training side lacks answers that
+    are wanted, or answers that are not.
+    """
+    train, heldout = (
+        encode_labels(encoder, _labels(uri, split), max_length=max_length) for split in ("train", "heldout")
+    )
+    wanted = sum(label.label for label in train.labels)
+    if not 0 < wanted < len(train.labels):
+        raise InputError(
+            f"{uri} has {wanted} wanted and {len(train.labels) - wanted} unwanted answers of at most max_length "
+            f"{max_length} tokens to train on; both kinds are needed ({train.num_too_long} are longer, "
+            f"{train.num_refused} are refused by the chat template)"
+        )
+    return train, heldout
+
+
+def _labels(uri: str, split: Split) -> list[Label]:
+    return to_labels(row for row in iterate_rows(uri, split) if not row.get("reward_model_only", False))[0]
