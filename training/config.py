@@ -6,12 +6,13 @@ Importing this costs Pydantic only, since `raymill plan` loads it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from cluster.contracts.config import InputOf, Resources, WorkerGroup
 
+Tracker = Literal["tensorboard", "wandb", "mlflow"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 """What a spec calls one of several models: letters, digits, `_` and `-`."""

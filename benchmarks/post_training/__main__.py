@@ -10,9 +10,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from benchmarks.figures import Figure, print_figures
-from benchmarks.post_training import coverage
+from benchmarks.post_training import coverage, parity, step_time
 
-BARS: Mapping[int, Callable[[], list[Figure]]] = {8: coverage.figures}
+BARS: Mapping[int, Callable[[], list[Figure]]] = {
+    2: parity.figures,
+    3: step_time.figures,
+    8: coverage.figures,
+}
 
 
 def main() -> None:

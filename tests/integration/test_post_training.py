@@ -25,8 +25,8 @@ from training.engine.deepspeed_engine import load_deepspeed
 from training.evaluate.config import EvaluateConfig
 from training.launch.workers import run_in_process
 from training.metrics.metrics_log import METRICS, read_metrics
-from training.post_training import dpo, reward_model, sft
-from training.post_training.config import DpoConfig, RewardModelConfig, SftConfig
+from training.post_training import dpo, kto, reward_model, sft
+from training.post_training.config import DpoConfig, KtoConfig, RewardModelConfig, SftConfig
 from training.preferences import stage as preferences
 from training.preferences.config import PreferencesConfig
 
@@ -242,3 +242,15 @@ def test_ddp_in_place_of_deepspeed_is_refused(root: Path, monkeypatch: pytest.Mo
     config = sft_config(root, workers={"num_workers": 1})
     with pytest.raises(StageFailed, match=r"DeepSpeed on 1 was asked for; unset ACCELERATE_USE_CPU"):
         sft.run(config, inputs, str(root / "ddp"), context(root, "sft"), launch=run_in_process)
+
+
+@pytest.mark.usefixtures("tuned", "pairs")
+def test_kto_tells_wanted_from_unwanted_answers(root: Path) -> None:
+    settings = {**SHARED, "lr": 1e-3, "zero_stage": 2, "micro_batch_size": 4}
+    config = KtoConfig(**settings, model="sft", preferences="pairs", epochs=0.5)
+    result = kto.run(config, pair_inputs(root), str(root / "kto"), context(root, "kto"), launch=run_in_process)
+    assert result.metrics["heldout_label_auc"] > 0.6
+    assert result.metrics["heldout_wanted_reward"] > result.metrics["heldout_unwanted_reward"]
+    rows = read_metrics(root / "kto" / METRICS)
+    assert rows[0]["loss"] == pytest.approx(0.5, abs=1e-4)  # a policy that is its reference
+    AutoModelForCausalLM.from_pretrained(root / "kto")

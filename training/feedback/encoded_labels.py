@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cluster.contracts.chat.encoder import ChatEncoder
-from cluster.contracts.chat.rendering import ChatRefused
 from cluster.contracts.errors import InputError
 from training.feedback.artifact import Split, iterate_rows
 from training.feedback.conversions import to_labels
+from training.feedback.encoded_answers import encode_answers
 from training.feedback.rows import Label
 
 
@@ -37,21 +37,25 @@ class EncodedLabels:
     labels: list[EncodedLabel]
     num_too_long: int
     num_refused: int  # those that the chat template does not take
+    num_with_gaps: int  # those in which tools or the user speak in between, which TRL's KTO can't leave out
 
 
 def encode_labels(encoder: ChatEncoder, rows: Sequence[Label], *, max_length: int) -> EncodedLabels:
     """Tokens of all labelled answers of at most `max_length` tokens, prompt and answer together."""
     labels: list[EncodedLabel] = []
-    num_too_long = num_refused = 0
-    found = encoder.prompt_answers([(row["prompt"], row["answer"], row.get("tools")) for row in rows])
-    for row, encoded in zip(rows, found, strict=True):
-        if isinstance(encoded, ChatRefused):
+    num_too_long = num_refused = num_with_gaps = 0
+    for row, encoded in zip(rows, encode_answers(encoder, [(row, row["answer"]) for row in rows]), strict=True):
+        if encoded is None:
             num_refused += 1
-        elif len(encoded[0]) + len(encoded[1]) > max_length:
+            continue
+        first = encoded.num_prompt_tokens
+        if len(encoded.input_ids) > max_length:
             num_too_long += 1
+        elif not all(encoded.answer_mask[first:]):
+            num_with_gaps += 1
         else:
-            labels.append(EncodedLabel(encoded[0], encoded[1], row["label"]))
-    return EncodedLabels(labels, num_too_long, num_refused)
+            labels.append(EncodedLabel(encoded.input_ids[:first], encoded.input_ids[first:], row["label"]))
+    return EncodedLabels(labels, num_too_long, num_refused, num_with_gaps)
 
 
 def read_encoded_labels(uri: str, encoder: ChatEncoder, *, max_length: int) -> tuple[EncodedLabels, EncodedLabels]:

@@ -21,7 +21,7 @@ from cluster.contracts.config import (
     not_in_fingerprint,
 )
 from cluster.contracts.model_needs import ModelNeeds
-from training.config import CAUSAL_MODEL, batch_conflicts
+from training.config import CAUSAL_MODEL, Tracker, batch_conflicts
 from training.post_training.trl_block import own_settings
 
 DpoLoss = Literal[
@@ -108,7 +108,8 @@ class TrlConfig(StageConfig):
         "Chat": ("chat_template", "stop_token", "pad_token"),
         "Engine": ("lora", "export_dtype", "zero_stage", "precision", "micro_batch_size", "gradient_checkpointing"),
         "Passed through": ("trl", "deepspeed"),
-        "Execution": ("divergence", "checkpoint_every_steps", "workers"),
+        "Measuring on the way": ("eval_every_steps", "keep_best", "early_stopping_patience"),
+        "Execution": ("divergence", "trackers", "checkpoint_every_steps", "workers"),
     }
 
     epochs: Annotated[float, Field(gt=0)] = 1.0
@@ -186,6 +187,22 @@ class TrlConfig(StageConfig):
     gradient_checkpointing: bool = not_in_fingerprint(default=False)
     """Whether activations are recomputed in the backward pass, which takes less memory and is slower."""
 
+    eval_every_steps: Annotated[int | None, Field(ge=1)] = None
+    """Steps between measurements of the loss on the held-out rows, which `metrics.jsonl` shows as heldout_loss. `null`
+    measures at the end only.
+    """
+
+    keep_best: bool = False
+    """Whether the model of the lowest held-out loss is exported, and not the last one. It needs `eval_every_steps`."""
+
+    early_stopping_patience: Annotated[int | None, Field(ge=1)] = None
+    """Training ends after so many measurements in a row without a lower held-out loss. It needs `eval_every_steps`.
+    `null` trains to the end.
+    """
+
+    trackers: tuple[Tracker, ...] = not_in_fingerprint(default=("tensorboard",))
+    """Where metrics go beside metrics.jsonl. `wandb` and `mlflow` need `pip install raymill[tracking]`."""
+
     divergence: DivergenceSettings = not_in_fingerprint(default=DivergenceSettings())
     """What is done about a loss or gradient that is nan or infinite. It may be changed to go on after a stop."""
 
@@ -229,6 +246,9 @@ class TrlConfig(StageConfig):
     def conflicts(self) -> Iterator[tuple[str, str]]:
         if self.precision == "bf16" and self.workers.gpus == 0:
             yield "precision", "bf16 needs workers.gpus: transformers' trainers refuse it on CPUs; take fp32"
+        for name in ("keep_best", "early_stopping_patience"):
+            if getattr(self, name) and self.eval_every_steps is None:
+                yield name, "needs eval_every_steps, the steps between measurements"
         yield from own_settings(self.trl, type(self).model_fields)
         if "optimizer" in self.deepspeed:
             yield "deepspeed.optimizer", "is the trainer's; set lr, weight_decay and adam_beta2, or trl.optim"

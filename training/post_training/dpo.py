@@ -32,6 +32,7 @@ from training.post_training.trl_job import TrlJob
 from training.post_training.trl_stage import (
     check_max_length,
     check_weights,
+    heldout_rows,
     run_job,
     train_once,
     training_order,
@@ -50,7 +51,7 @@ def run(
     launch: Launcher = run_workers,
 ) -> StageResult:
     """The stage. With `launch=run_in_process` it needs no Ray."""
-    job = TrlJob(config, inputs["model"].uri, output, context.seed, inputs["preferences"].uri)
+    job = TrlJob(config, inputs["model"].uri, output, context.seed, context.name, inputs["preferences"].uri)
     return run_job(job, train, context, launch)
 
 
@@ -92,7 +93,9 @@ def train(worker: Worker, job: TrlJob[DpoConfig]) -> StageResult | None:
         # The reference's log-probabilities are made once, in the number format that the policy trains in, and no
         # second model is held while it does. It comes first: from the arguments on, models are loaded in parts.
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-        reference_P2 = logprobs(train_pairs.pairs, base=True, dtype=dtype)
+        train_P2 = logprobs(train_pairs.pairs, base=True, dtype=dtype)
+        measured = heldout_pairs.pairs if config.eval_every_steps else []
+        heldout_P2 = logprobs(measured, base=True, dtype=dtype) if measured else np.zeros((0, 2))
         gc.collect()
         losses = config.losses()
         arguments = trainer_arguments(
@@ -108,23 +111,11 @@ def train(worker: Worker, job: TrlJob[DpoConfig]) -> StageResult | None:
         with storage.local_copy(job.model_uri, worker.scratch) as local:
             model = load_base(local)
         check_max_length(config, model)
-        rows = [
-            {
-                "prompt_ids": pair.prompt_ids,
-                "chosen_ids": pair.chosen_ids,
-                "rejected_ids": pair.rejected_ids,
-                "ref_chosen_logps": chosen,
-                "ref_rejected_logps": rejected,
-                **masks,
-            }
-            for pair, masks, (chosen, rejected) in zip(
-                train_pairs.pairs, mask_columns(train_pairs.pairs), reference_P2.tolist(), strict=True
-            )
-        ]
         trainer = stage_trainer(TokenisedDpoTrainer)(
             model=model,
             args=arguments,
-            train_dataset=training_rows(rows, order),
+            train_dataset=training_rows(rows_of(train_pairs.pairs, train_P2), order),
+            eval_dataset=heldout_rows(rows_of(measured, heldout_P2), config),
             processing_class=encoder.tokenizer,
             peft_config=lora_config(config, task_type="CAUSAL_LM"),
         )
@@ -145,9 +136,25 @@ def train(worker: Worker, job: TrlJob[DpoConfig]) -> StageResult | None:
         "num_pairs_refused": train_pairs.num_refused + heldout_pairs.num_refused,
         "steps": trained.steps,
         "train_loss": trained.train_loss,
+        **trained.best,
         **heldout_figures(before_P2, after_P2, beta=config.beta),
     }
     return StageResult(metrics, trained.files, trained.engine)
+
+
+def rows_of(pairs: Sequence[EncodedPair], reference_P2: np.ndarray[Any, np.dtype[np.float64]]) -> list[dict[str, Any]]:
+    """Rows as TRL's trainer takes them, with the reference's log-probabilities of both answers."""
+    return [
+        {
+            "prompt_ids": pair.prompt_ids,
+            "chosen_ids": pair.chosen_ids,
+            "rejected_ids": pair.rejected_ids,
+            "ref_chosen_logps": chosen,
+            "ref_rejected_logps": rejected,
+            **masks,
+        }
+        for pair, masks, (chosen, rejected) in zip(pairs, mask_columns(pairs), reference_P2.tolist(), strict=True)
+    ]
 
 
 def heldout_figures(

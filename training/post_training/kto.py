@@ -19,7 +19,6 @@ import torch
 
 from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
-from cluster.contracts.chat.encoder import ChatEncoder
 from training.feedback.encoded_labels import EncodedLabel, read_encoded_labels
 from training.inference.sequence_scores import answer_logprobs
 from training.launch.workers import Launcher, Worker, gather_over_ranks, in_order, run_workers, share
@@ -32,13 +31,14 @@ from training.post_training.trl_job import TrlJob
 from training.post_training.trl_stage import (
     check_max_length,
     check_weights,
+    heldout_rows,
     run_job,
     train_once,
     training_order,
     training_rows,
 )
 from training.post_training.trl_trainer import stage_trainer
-from training.tokenizers import load_tokenizer
+from training.tokenizers import load_encoder
 
 Floats = npt.NDArray[np.float64]
 
@@ -52,7 +52,7 @@ def run(
     launch: Launcher = run_workers,
 ) -> StageResult:
     """The stage. With `launch=run_in_process` it needs no Ray."""
-    job = TrlJob(config, inputs["model"].uri, output, context.seed, inputs["preferences"].uri)
+    job = TrlJob(config, inputs["model"].uri, output, context.seed, context.name, inputs["preferences"].uri)
     return run_job(job, train, context, launch)
 
 
@@ -73,35 +73,43 @@ def train(worker: Worker, job: TrlJob[KtoConfig]) -> StageResult | None:
     config = job.config
     with storage.local_copy(job.model_uri, worker.scratch) as local:
         check_weights(worker, local)
-        tokenizer = load_tokenizer(local)
+        encoder = load_encoder(local, **config.chat_settings())
         untied = untied_config(local, config.lora)
-    encoder = ChatEncoder(tokenizer)
     training, heldout = read_encoded_labels(job.data_uri, encoder, max_length=config.max_length)
     order = training_order([len(label.sequence) for label in training.labels], job)
     load_base = partial(load_for_adapters, untied=untied)
-    model_form = ModelForm(load_base, load_model, tokenizer.pad_token_id)
+    model_form = ModelForm(load_base, load_model, encoder)
 
     def logprobs(rows: Sequence[EncodedLabel], *, base: bool, dtype: torch.dtype = torch.float32) -> Floats:
         model = model_form.open(job, worker, base=base).to(dtype)
         return label_logprobs(
-            worker, model, rows, pad_token_id=tokenizer.pad_token_id, batch_size=config.rank_micro_batch_size
+            worker, model, rows, pad_token_id=model_form.pad_token_id, batch_size=config.rank_micro_batch_size
         )
+
+    def with_reference(
+        labels: Sequence[EncodedLabel], order: Sequence[int], dtype: torch.dtype
+    ) -> list[dict[str, Any]]:
+        """TRL's rows, with the reference's log-probabilities of their own answers and of those put behind them."""
+        rows = kto_rows(labels, order, micro_batch_size=config.rank_micro_batch_size)
+        if not rows:
+            return rows
+        own_N = logprobs(labels, base=True, dtype=dtype)[list(order)]
+        for row, own in zip(rows, own_N.tolist(), strict=True):
+            row["ref_logps"] = own
+        if config.loss_type == "kto":
+            moved = [moved_label(row, max_length=config.max_length) for row in rows]
+            for row, other in zip(rows, logprobs(moved, base=True, dtype=dtype).tolist(), strict=True):
+                row["ref_KL_logps"] = other
+        else:
+            for row in rows:
+                del row["KL_completion_ids"]
+        return rows
 
     def new_trainer() -> Any:
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-        rows = kto_rows(training.labels, order, micro_batch_size=config.rank_micro_batch_size)
-        own_N = logprobs(training.labels, base=True, dtype=dtype)[order]
-        if config.loss_type == "kto":
-            moved = [moved_label(row, max_length=config.max_length) for row in rows]
-            moved_N = logprobs(moved, base=True, dtype=dtype)
-            rows = [
-                {**row, "ref_logps": own, "ref_KL_logps": other}
-                for row, own, other in zip(rows, own_N.tolist(), moved_N.tolist(), strict=True)
-            ]
-        else:
-            for row, own in zip(rows, own_N.tolist(), strict=True):
-                del row["KL_completion_ids"]
-                row["ref_logps"] = own
+        train_rows = with_reference(training.labels, order, dtype)
+        measured = range(len(heldout.labels)) if config.eval_every_steps else ()
+        measured_rows = with_reference(heldout.labels, measured, dtype)
         gc.collect()
         arguments = trainer_arguments(
             TrlKtoConfig,
@@ -119,8 +127,9 @@ def train(worker: Worker, job: TrlJob[KtoConfig]) -> StageResult | None:
         return stage_trainer(TokenisedKtoTrainer)(
             model=model,
             args=arguments,
-            train_dataset=training_rows(rows, range(len(rows))),
-            processing_class=tokenizer,
+            train_dataset=training_rows(train_rows, range(len(train_rows))),
+            eval_dataset=heldout_rows(measured_rows, config),
+            processing_class=encoder.tokenizer,
             peft_config=lora_config(config, task_type="CAUSAL_LM"),
         )
 
@@ -137,8 +146,10 @@ def train(worker: Worker, job: TrlJob[KtoConfig]) -> StageResult | None:
         "num_heldout_labels": len(heldout.labels),
         "num_labels_too_long": training.num_too_long + heldout.num_too_long,
         "num_labels_refused": training.num_refused + heldout.num_refused,
+        "num_labels_with_gaps": training.num_with_gaps + heldout.num_with_gaps,
         "steps": trained.steps,
         "train_loss": trained.train_loss,
+        **trained.best,
         **heldout_figures(config.beta * (after_N - before_N), [label.label for label in heldout.labels]),
     }
     return StageResult(metrics, trained.files, trained.engine)

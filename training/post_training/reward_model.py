@@ -36,6 +36,7 @@ from training.post_training.trl_job import TrlJob
 from training.post_training.trl_stage import (
     check_max_length,
     check_weights,
+    heldout_rows,
     run_job,
     train_once,
     training_order,
@@ -56,7 +57,7 @@ def run(
     launch: Launcher = run_workers,
 ) -> StageResult:
     """The stage. With `launch=run_in_process` it needs no Ray."""
-    job = TrlJob(config, inputs["model"].uri, output, context.seed, inputs["preferences"].uri)
+    job = TrlJob(config, inputs["model"].uri, output, context.seed, context.name, inputs["preferences"].uri)
     return run_job(job, train, context, launch)
 
 
@@ -84,9 +85,8 @@ def train(worker: Worker, job: TrlJob[RewardModelConfig]) -> StageResult | None:
         return stage_trainer(trainer_class(config))(
             model=model,
             args=arguments,
-            train_dataset=training_rows(
-                [{"chosen_ids": pair.chosen, "rejected_ids": pair.rejected} for pair in train_pairs.pairs], order
-            ),
+            train_dataset=training_rows(rows_of(train_pairs.pairs), order),
+            eval_dataset=heldout_rows(rows_of(heldout_pairs.pairs), config),
             processing_class=encoder.tokenizer,
             peft_config=lora_config(config, task_type="SEQ_CLS", modules_to_save=["score"]),
         )
@@ -107,10 +107,16 @@ def train(worker: Worker, job: TrlJob[RewardModelConfig]) -> StageResult | None:
         "num_pairs_refused": train_pairs.num_refused + heldout_pairs.num_refused,
         "steps": trained.steps,
         "train_loss": trained.train_loss,
+        **trained.best,
         **measured,
         **baseline_accuracies(train_pairs, heldout_pairs),
     }
     return StageResult(metrics, trained.files, trained.engine)
+
+
+def rows_of(pairs: Sequence[EncodedPair]) -> list[dict[str, Any]]:
+    """Rows as TRL's trainer takes them."""
+    return [{"chosen_ids": pair.chosen, "rejected_ids": pair.rejected} for pair in pairs]
 
 
 def measure(

@@ -26,6 +26,7 @@ from training.post_training.trl_job import TrlJob
 from training.post_training.trl_stage import (
     check_max_length,
     check_weights,
+    is_measured,
     run_job,
     train_once,
     training_order,
@@ -45,7 +46,7 @@ def run(
     launch: Launcher = run_workers,
 ) -> StageResult:
     """The stage. With `launch=run_in_process` it needs no Ray."""
-    job = TrlJob(config, inputs["model"].uri, output, context.seed, inputs["conversations"].uri)
+    job = TrlJob(config, inputs["model"].uri, output, context.seed, context.name, inputs["conversations"].uri)
     return run_job(job, train, context, launch)
 
 
@@ -76,6 +77,7 @@ def train(worker: Worker, job: TrlJob[SftConfig]) -> StageResult | None:
     if unused.refused:
         worker.progress.note(f"{unused.num_refused:,} conversations are left out: {dict(unused.refused)}")
     order = training_order(rows.lengths, job)
+    measured = is_measured(config, len(heldout))
     load_base = partial(load_for_adapters, untied=untied)
 
     def new_trainer() -> Any:
@@ -89,6 +91,7 @@ def train(worker: Worker, job: TrlJob[SftConfig]) -> StageResult | None:
             model=model,
             args=arguments,
             train_dataset=rows.dataset(order),
+            eval_dataset=heldout.dataset(range(len(heldout))) if measured else None,
             processing_class=encoder.tokenizer,
             peft_config=lora_config(config, task_type="CAUSAL_LM"),
         )
@@ -107,6 +110,7 @@ def train(worker: Worker, job: TrlJob[SftConfig]) -> StageResult | None:
         "num_train_answer_tokens": rows.num_answer_tokens,
         "steps": trained.steps,
         "train_loss": trained.train_loss,
+        **trained.best,
     }
     if heldout:
         for name, base in (("base_heldout_answer_loss", True), ("heldout_answer_loss", False)):

@@ -94,6 +94,7 @@ _OWN: Mapping[str, str] = {
     "ref_model_": _REFERENCE,
     "ld_alpha": _REFERENCE,
 }
+_LEFT_BEHIND = ("ACCELERATE_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_")
 _TIMEOUT_S = 300.0
 
 
@@ -111,8 +112,9 @@ def check_trl_block(block: Mapping[str, Any], arguments_class: str) -> None:
     """Raise `InputError` that names all that TRL's class of arguments does not know or refuses."""
     if not block:
         return
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "HF_HUB_OFFLINE": "1"}
-    environment = {k: v for k, v in environment.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")}
+    # Without what a training in this process left behind.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_LEFT_BEHIND)}
+    environment = {**kept, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "training.post_training.trl_block", arguments_class],
         input=json.dumps(block),

@@ -134,7 +134,9 @@ def commit_training(trained: TrainedModel, job: TrlJob[Any], worker: Worker) -> 
     if worker.is_main:
         with commit_part(job.output, _TRAINED) as part:
             part.files.update({file.name: file for file in trained.files})
-            part.metrics.update(engine=trained.engine, steps=trained.steps, train_loss=trained.train_loss)
+            part.metrics.update(
+                engine=trained.engine, steps=trained.steps, train_loss=trained.train_loss, best=trained.best
+            )
     worker.barrier()
 
 
@@ -151,4 +153,5 @@ def committed_training(job: TrlJob[Any], worker: Worker) -> TrainedModel | None:
     assert part is not None
     worker.progress.note("the model is trained already; it is measured")
     files = list(part.files.values()) if worker.is_main else []
-    return TrainedModel(part.metrics["engine"], part.metrics["steps"], part.metrics["train_loss"], files)
+    found = part.metrics
+    return TrainedModel(found["engine"], found["steps"], found["train_loss"], found["best"], files)

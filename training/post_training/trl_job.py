@@ -19,6 +19,7 @@ class TrlJob(Generic[Config]):
     model_uri: str
     output: str
     seed: int
+    stage: str  # its name in the spec
     data_uri: str  # the artifact of conversations or preferences that is learned from
 
 
@@ -29,4 +30,5 @@ class TrainedModel:
     engine: dict[str, Any]  # what the training engine was found to be at run time
     steps: int  # optimizer steps, those before a resume included
     train_loss: float  # of the last step
+    best: dict[str, float]  # best_step and best_heldout_loss, where the best model is kept; else empty
     files: list[WrittenFile]  # the model directory and the metrics log; empty on all ranks but 0

@@ -24,6 +24,7 @@ from training.export import commit_result, committed_result
 from training.finite_weights import bad_weights
 from training.launch.workers import Launcher, Worker, WorkerFunction
 from training.metrics.metrics_log import MetricsLog
+from training.metrics.trackers import check_trackers, open_trackers
 from training.post_training.config import TrlConfig
 from training.post_training.row_order import row_order
 from training.post_training.trl_arguments import check_blocks
@@ -47,6 +48,7 @@ def run_job(
     if finished is not None:
         store.clear()
         return finished
+    check_trackers(job.config.trackers)
     check_blocks(job.config)
     result = commit_result(job.output, launch(train, job, job.config.workers, context, committed_steps=store.steps))
     store.clear()
@@ -70,6 +72,20 @@ def training_rows(rows: Sequence[Mapping[str, Any]], order: Sequence[int]) -> Da
     from datasets import Dataset
 
     return Dataset.from_list([dict(rows[row]) for row in order])
+
+
+def is_measured(config: TrlConfig, num_heldout_rows: int) -> bool:
+    """Whether the held-out rows are measured while training goes on. Raises `InputError` where there are none to."""
+    if config.eval_every_steps is not None and not num_heldout_rows:
+        raise InputError("eval_every_steps is set, and nothing is held out to measure; set it to null")
+    return config.eval_every_steps is not None
+
+
+def heldout_rows(rows: Sequence[Mapping[str, Any]], config: TrlConfig) -> Dataset | None:
+    """The rows that are measured while training goes on, as TRL takes them; None where that isn't asked for."""
+    from datasets import Dataset
+
+    return Dataset.from_list([dict(row) for row in rows]) if is_measured(config, len(rows)) else None
 
 
 # ------------------------------------------------------------------------------------------------------ training
@@ -110,12 +126,14 @@ def train_and_export(
     """
     from transformers import PrinterCallback
 
-    store = CheckpointStore.of_stage(job.output)
+    config: TrlConfig = job.config
+    store = CheckpointStore.of_stage(job.output, keep_best=int(config.keep_best))
     trainer.begin_stage(worker, store, seed=job.seed, zero_stage=job.config.zero_stage)
     first_step = trainer.restored.step if trainer.restored is not None else 0
-    log = MetricsLog(job.output, worker.scratch, first_step=first_step + 1) if worker.is_main else None
+    log = _open_log(job, worker, first_step + 1) if worker.is_main else None
     if log is not None:
         trainer.publish_log = log.publish
+        worker.closing.callback(log.close_trackers)
     if len(trainer.train_dataset) <= job.config.global_batch_size:
         trainer.args.warmup_steps = 0  # of a single step, whose learning rate would be 0
     trainer.remove_callback(PrinterCallback)  # the log and the progress bar tell it all
@@ -124,6 +142,10 @@ def train_and_export(
     engine = assert_engine(trainer.model_wrapped, zero_stage=job.config.zero_stage, world_size=worker.world_size)
     if "train_loss" not in trainer.stage_state:
         raise StageFailed(f"all of the {trainer.state.global_step} steps were skipped, so nothing was trained")
+    best: dict[str, float] = {}
+    if config.keep_best and "best" in trainer.stage_state:
+        best = trainer.stage_state["best"]
+        trainer.load_best()
     check = None
     if job.config.lora is not None:
         check = model_form.exported_check(trainer.model_wrapped, job, worker, rows)
@@ -133,7 +155,22 @@ def train_and_export(
     if log is not None:
         files = [*export_trained(trainer.model, state_dict, job, worker, model_form, check), log.close()]
     worker.barrier()
-    return TrainedModel(engine, trainer.state.global_step, trainer.stage_state["train_loss"], files)
+    return TrainedModel(engine, trainer.state.global_step, trainer.stage_state["train_loss"], best, files)
+
+
+def _open_log(job: TrlJob[Any], worker: Worker, first_step: int) -> MetricsLog:
+    """`metrics.jsonl` and the trackers, from `first_step` on; for rank 0."""
+    trackers = open_trackers(
+        job.config.trackers,
+        stage=job.stage,
+        run_id=job.output.rstrip("/").rsplit("/", 1)[-1],
+        output=job.output,
+        scratch=worker.scratch,
+        first_step=first_step,
+        config=job.config.model_dump(mode="json", exclude_defaults=True),
+        note=worker.progress.note,
+    )
+    return MetricsLog(job.output, worker.scratch, first_step=first_step, trackers=trackers)
 
 
 def forget_deepspeed() -> None:
@@ -148,25 +185,56 @@ def _follower(trainer: Any, job: TrlJob[Any], worker: Worker, log: MetricsLog | 
     from transformers import TrainerCallback
 
     class Follower(TrainerCallback):
+        row: dict[str, Any]  # of a step whose measurement is still to come
+
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             assert_engine(trainer.model_wrapped, zero_stage=job.config.zero_stage, world_size=worker.world_size)
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-            if not logs or "loss" not in logs:
+            figures = {name: value for name, value in (logs or {}).items() if isinstance(value, int | float)}
+            if "eval_loss" in figures:
+                self.row |= {**figures, "heldout_loss": figures["eval_loss"]}
+                self._append()
+            if "loss" not in figures:
                 return
-            step, loss = state.global_step, float(logs["loss"])
-            figures = {name: value for name, value in logs.items() if isinstance(value, int | float)}
-            row: dict[str, Any] = {"step": step, **figures}
-            trouble = _trouble(loss, logs["grad_norm"])
+            step, loss = state.global_step, float(figures["loss"])
+            self.row = {"step": step, **figures}
+            trouble = _trouble(loss, figures["grad_norm"])
             if trouble is not None:
-                row["events"] = [_pass_over(trouble, step, trainer, job, worker)]
+                self.row["events"] = [_pass_over(trouble, step, trainer, job, worker)]
             else:
                 trainer.stage_state["train_loss"] = loss
-            if log is not None:
-                log.append(row)
             worker.progress.update(step, state.max_steps, "steps", loss=loss)
+            if not control.should_evaluate:
+                self._append()
+
+        def _append(self) -> None:
+            if log is not None:
+                log.append(self.row)
+
+        def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
+            _judge_measurement(metrics["eval_loss"], trainer, job, worker, control)
 
     return Follower()
+
+
+def _judge_measurement(loss: float, trainer: Any, job: TrlJob[Any], worker: Worker, control: Any) -> None:
+    """Keep the step if its held-out loss is the lowest so far; end training where the last ones all were higher."""
+    config: TrlConfig = job.config
+    kept, step = trainer.stage_state, trainer.state.global_step
+    kept.update(heldout_loss=loss, measured=step)
+    worker.progress.note(f"step {step}: held-out loss {loss:.4f}")
+    if math.isfinite(loss) and loss < kept.get("best", {}).get("best_heldout_loss", math.inf):
+        kept["best"] = {"best_step": step, "best_heldout_loss": loss}
+        kept["without_gain"] = 0
+        control.should_save = control.should_save or config.keep_best
+        return
+    kept["without_gain"] = kept.get("without_gain", 0) + 1
+    if config.early_stopping_patience is not None and kept["without_gain"] >= config.early_stopping_patience:
+        worker.progress.note(
+            f"step {step}: no lower held-out loss in {kept['without_gain']} measurements; training ends"
+        )
+        control.should_training_stop = True
 
 
 def _trouble(loss: float, grad_norm: float) -> str | None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from cluster.contracts.errors import StageFailed
 from training.checkpoint.store import Checkpoint, CheckpointStore
 from training.engine.deepspeed_engine import engine_files, guard_steps
 from training.engine.resume import fetch, load
@@ -36,7 +37,10 @@ class StageTrainer:
             self.stage_state = dict(self.restored.state["stage"])
             self.resume_directory = worker.scratch / "trainer_state"
             self.resume_directory.mkdir()
-            now = {name: getattr(self.args, name) for name in ("train_batch_size", "logging_steps", "save_steps")}
+            now = {
+                name: getattr(self.args, name)
+                for name in ("train_batch_size", "logging_steps", "save_steps", "eval_steps")
+            }
             state = {**self.restored.state["trainer"], **now}
             (self.resume_directory / "trainer_state.json").write_text(json.dumps(state))
 
@@ -85,7 +89,21 @@ class StageTrainer:
             "lr_scheduler": self.lr_scheduler.state_dict(),
             "num_tokens": getattr(self, "_total_train_tokens", 0),
             "stage": self.stage_state,
+            "heldout_loss": self.stage_state.get("heldout_loss")
+            if state.global_step == self.stage_state.get("measured")
+            else None,
         }
+
+    def load_best(self: Any) -> None:
+        """Bring the engine back to the step of the lowest held-out loss. All ranks call it."""
+        step = self.stage_state["best"]["best_step"]
+        if step == self.state.global_step:
+            return
+        zero_stage = self.model_wrapped.zero_optimization_stage()
+        found = fetch(self.store, self.worker, zero_stage=zero_stage, at_most=step)
+        if found is None or found.step != step:
+            raise StageFailed(f"the checkpoint of step {step}, the best one, is not intact; {self.store.uri}")
+        load(self.model_wrapped, found, self.worker, seed=self.stage_seed)
 
     def _send_telemetry(self: Any) -> None:
         """TRL would tell its makers of each run."""

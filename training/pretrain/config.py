@@ -16,14 +16,13 @@ from cluster.contracts.config import (
     WorkerGroup,
     not_in_fingerprint,
 )
-from training.config import CAUSAL_MODEL, batch_conflicts
+from training.config import CAUSAL_MODEL, Tracker, batch_conflicts
 from training.engine.deepspeed_config import Offload, Precision
 from training.models import PRESETS, ContextExtension
 from training.pretrain.batch_size_warmup import BatchPlan
 from training.pretrain.divergence import DivergenceSettings
 
 AttentionKernel = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
-Tracker = Literal["tensorboard", "wandb", "mlflow"]
 
 
 class BatchSizeWarmup(StrictModel):

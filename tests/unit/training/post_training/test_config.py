@@ -28,6 +28,7 @@ SFT: dict[str, Any] = {"model": "base", "conversations": "talks"}
         ({"precision": "bf16"}, "bf16 needs workers.gpus"),
         ({"warmup_fraction": 1.0}, "less than 1"),
         ({"zero_stage": 4}, "less than or equal to 3"),
+        ({"keep_best": True}, "keep_best: needs eval_every_steps"),
         ({"lora": {"target_modules": ["q_proj", "lm_head"]}}, "put lm_head into modules_to_save"),
         ({"learning_rate": 1e-4}, "Extra inputs are not permitted"),
     ],
@@ -47,6 +48,7 @@ def test_resources_and_micro_batches_stay_out_of_the_fingerprint() -> None:
             "micro_batch_size",
             "gradient_checkpointing",
             "divergence",
+            "trackers",
             "checkpoint_every_steps",
             "workers",
         }

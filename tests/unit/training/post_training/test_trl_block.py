@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from cluster.contracts.errors import InputError
 from training.post_training.config import DpoConfig, RewardModelConfig, SftConfig
 from training.post_training.trl_arguments import check_blocks
-from training.post_training.trl_block import _OWN, problems_of
+from training.post_training.trl_block import _OWN, check_trl_block
 
 SFT: dict[str, Any] = {"model": "base", "conversations": "talks"}
 
@@ -58,7 +58,9 @@ def test_every_name_that_is_refused_exists() -> None:
     ],
 )
 def test_trl_s_own_class_judges_the_rest(block: dict[str, Any], message: str) -> None:
-    assert message in "; ".join(problems_of(block, "SFTConfig"))
+    with pytest.raises(InputError) as refused:
+        check_trl_block(block, "SFTConfig")
+    assert message in str(refused.value)
 
 
 def test_blocks_that_are_taken_and_one_that_is_not() -> None:
