@@ -50,6 +50,18 @@ class Gate:
 
 
 @dataclass(frozen=True)
+class Table:
+    """A metric of several values that the report shows as a table.
+
+    The metric is a list of rows, each a mapping from column to value, or one mapping from name to value. An empty one
+    is not shown.
+    """
+
+    key: str
+    title: str
+
+
+@dataclass(frozen=True)
 class ReportFigures:
     """What a stage shows of its metrics."""
 
@@ -59,6 +71,8 @@ class ReportFigures:
     """What the report holds the stage's metrics against."""
     curves: tuple[Curve, ...] = ()
     """What the report draws from the stage's `metrics.jsonl`."""
+    tables: tuple[Table, ...] = ()
+    """What the report shows of metrics that are no single figures."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,6 +21,7 @@ from cluster.report.evaluation import Evaluation, evaluation_section
 from cluster.report.gates import Reading, readings
 from cluster.report.page import Section, figure, render, words
 from cluster.run_record import RunRecord, run_uri
+from cluster.stage_kinds import STAGE_KINDS
 from training.conversations.reading import QUARANTINE_FILE
 
 
@@ -50,6 +52,15 @@ def report_figures(record: RunRecord, artifacts: Mapping[str, Artifact]) -> dict
     return {"run": record.name, "stages": stages, "balance": balance(artifacts)}
 
 
+@dataclass(frozen=True)
+class MetricTable:
+    """A metric of several values as the template shows it."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[Any]]
+
+
 def _render(record: RunRecord, artifacts: Mapping[str, Artifact], figures: Mapping[str, Any]) -> str:
     evaluation = evaluation_section(artifacts, evaluated_roles(artifacts))
     gates = {name: found for name, a in artifacts.items() if (found := readings(a.manifest.kind, a.manifest.metrics))}
@@ -74,6 +85,7 @@ def _render(record: RunRecord, artifacts: Mapping[str, Artifact], figures: Mappi
         evaluation=evaluation,
         inputs={name: _input_names(name, artifacts) for name in artifacts},
         plain_metrics={name: plain_metrics(artifact) for name, artifact in artifacts.items()},
+        tables={name: metric_tables(a.manifest.kind, a.manifest.metrics) for name, a in artifacts.items()},
     )
 
 
@@ -140,6 +152,18 @@ def plain_metrics(artifact: Artifact) -> dict[str, Any]:
     if artifact.manifest.kind == "evaluate":
         return {}
     return {k: v for k, v in artifact.manifest.metrics.items() if v is None or isinstance(v, str | int | float)}
+
+
+def metric_tables(kind: str, metrics: Mapping[str, Any]) -> list[MetricTable]:
+    """What a kind of stage shows of its metrics as tables; those that are missing or empty are left out."""
+    tables = STAGE_KINDS[kind].figures.tables if kind in STAGE_KINDS else ()
+    found = []
+    for table in tables:
+        value = metrics.get(table.key)
+        rows = [{"": name, "count": count} for name, count in value.items()] if isinstance(value, Mapping) else value
+        if rows:
+            found.append(MetricTable(table.title, list(rows[0]), [list(row.values()) for row in rows]))
+    return found
 
 
 def _quarantined_rows(artifacts: Mapping[str, Artifact]) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from cluster.report.documents import (
     funnel,
     length_classes,
 )
-from cluster.report.write import evaluated_roles, write_report
+from cluster.report.write import evaluated_roles, metric_tables, write_report
 from cluster.run_record import RunRecord, RunStage, read_run, write_run
 from dataprep.documents import (
     CONTAMINATION_SCHEMA,
@@ -102,6 +102,15 @@ def test_gates_stand_at_the_top_with_a_banner_that_names_those_that_fail(tmp_pat
     assert 'class="banner bad"' in page
     assert "0 of 1 gate holds" in page
     assert "pretrain: held-out loss is 5.8 and must be below 5.5." in page
+
+
+def test_metrics_of_several_values_are_tables_and_empty_ones_are_left_out() -> None:
+    bins = [{"predicted": 0.55, "observed": 0.5, "pairs": 4}, {"predicted": 0.95, "observed": 1.0, "pairs": 2}]
+    (table,) = metric_tables("reward_model", {"calibration": bins, "accuracy_by_subset": []})
+    assert (table.columns, table.rows) == (["predicted", "observed", "pairs"], [[0.55, 0.5, 4], [0.95, 1.0, 2]])
+    (reasons,) = metric_tables("preferences", {"quarantined_by_reason": {"same_answers": 3}})
+    assert reasons.rows == [["same_answers", 3]]
+    assert metric_tables("a kind that is not known here", {}) == []
 
 
 def test_the_funnel_begins_each_loss_where_what_is_left_ends(tmp_path: Path) -> None:
