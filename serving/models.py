@@ -16,6 +16,7 @@ import torch
 from cluster.contracts import storage
 from cluster.contracts.chat.encoder import ChatEncoder
 from cluster.contracts.errors import InputError
+from cluster.contracts.reward_scale import read_reward_scale
 from serving.config import ServerConfig
 
 
@@ -49,7 +50,7 @@ def load_causal_lm(uri: str, config: ServerConfig) -> Any:
 
 
 def load_reward_model(uri: str, config: ServerConfig) -> Any:
-    """A sequence classifier with one output. Raises `InputError` for another kind of model."""
+    """A sequence classifier with one output, and its `reward_scale`. Raises `InputError` for another kind of model."""
     from transformers import AutoModelForSequenceClassification
 
     model = _load(AutoModelForSequenceClassification, uri, config)
@@ -58,6 +59,8 @@ def load_reward_model(uri: str, config: ServerConfig) -> Any:
             f"{uri} is no reward model: a decoder with one score per token is needed, "
             f"this is {type(model).__name__} with {model.config.num_labels} labels"
         )
+    with local_model(uri) as path:
+        model.reward_scale = read_reward_scale(path)
     return model
 
 

@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 
 from cluster.contracts.config import StrictModel
 from cluster.contracts.errors import InputError
+from cluster.contracts.reward_scale import read_reward_scale
 
 
 @dataclass(frozen=True)
@@ -419,10 +420,15 @@ def check_sequence_length(sequence_length: int, config: Any) -> None:
 
 
 def load_reward_model(directory: Path) -> Any:
-    """The trained reward model in a local directory, in fp32. Raises `InputError` as `load_model` does."""
+    """The trained reward model in a local directory, in fp32, with its `reward_scale`.
+
+    Raises `InputError` as `load_model` does.
+    """
     from transformers import AutoModelForSequenceClassification
 
-    return _loaded(AutoModelForSequenceClassification, directory)
+    model = _loaded(AutoModelForSequenceClassification, directory)
+    model.reward_scale = read_reward_scale(directory)
+    return model
 
 
 def load_under_new_head(directory: Path, **settings: Any) -> Any:

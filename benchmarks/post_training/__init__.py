@@ -2,5 +2,6 @@
 
 parity.py      2: per-step losses of all stages beside plain TRL's (`plain_trl.py`) on the same token ids
 step_time.py   3: the time of a step beside plain TRL's
+ranking_recovery.py   6: a reward model from rankings by a hidden scorer (`hidden_scorer.py`), held against its order
 coverage.py    8: intervals of evaluations, held against simulated truths
 """

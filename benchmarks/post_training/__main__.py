@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from benchmarks.figures import Figure, print_figures
-from benchmarks.post_training import coverage, parity, step_time
+from benchmarks.post_training import coverage, parity, ranking_recovery, step_time
 
 BARS: Mapping[int, Callable[[], list[Figure]]] = {
     2: parity.figures,
     3: step_time.figures,
+    6: ranking_recovery.figures,
     8: coverage.figures,
 }
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from cluster.contracts.errors import InputError
+from cluster.contracts.reward_scale import UNSCALED
 
 
 def token_batches(lengths: Sequence[int], *, max_batch_size: int, max_batch_tokens: int) -> list[list[int]]:
@@ -37,10 +38,12 @@ def score_sequences(
 
     The position is taken from the length. Hugging Face's own pooling looks for the last token that is not the
     padding token, and so scores an answer that ends in one (padding = end of text, often) at the wrong place.
+    The scores are on the model's `reward_scale`, where it has one that is applied.
     Raises `InputError` for sequences the model can't take and `FloatingPointError` for scores that are not finite.
     """
     check_sequences(model, sequences)
     scores = [0.0] * len(sequences)
+    scale = getattr(model, "reward_scale", UNSCALED)
     lengths = [len(sequence) for sequence in sequences]
     for batch in token_batches(lengths, max_batch_size=max_batch_size, max_batch_tokens=max_batch_tokens):
         longest = lengths[batch[0]]
@@ -54,7 +57,7 @@ def score_sequences(
         for index, score in zip(batch, model.score(last_BC)[:, 0].float().tolist(), strict=True):
             if not math.isfinite(score):
                 raise FloatingPointError(f"the reward model gave {score} for sequence {index}")
-            scores[index] = score
+            scores[index] = scale.scaled(score)
     return scores
 
 

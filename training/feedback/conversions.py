@@ -48,10 +48,7 @@ def to_pairs(rows: Iterable[FeedbackRow], rule: PairRule) -> tuple[list[Preferen
         if row["kind"] == "label":
             labels.append(row)
             continue
-        if row["kind"] == "pair":
-            made = [row]
-        else:
-            made = pairs_of_ranking(row, rule) if row["kind"] == "ranking" else pairs_of_scores(row, rule)
+        made = [row] if row["kind"] == "pair" else pairs_of(row, rule)
         counts[row["kind"]] += len(made)
         pairs += made
     made = pairs_of_labels(labels)
@@ -60,37 +57,45 @@ def to_pairs(rows: Iterable[FeedbackRow], rule: PairRule) -> tuple[list[Preferen
     return pairs + made, counts
 
 
-def pairs_of_ranking(row: Ranking, rule: PairRule) -> list[PreferencePair]:
-    """An answer over each of a higher rank number, best ones first. Ties give none."""
-    order = sorted(range(len(row["ranks"])), key=lambda i: row["ranks"][i])
-    ordered = [(better, worse) for n, better in enumerate(order) for worse in order[n + 1 :]]
-    if rule.which == "best_and_worst":
-        ordered = [(order[0], order[-1])] if order else []
-    return [
-        _pair(row, row["answers"][better], row["answers"][worse])
-        for better, worse in ordered
-        if row["ranks"][better] < row["ranks"][worse] and row["answers"][better] != row["answers"][worse]
-    ]
+def comparisons(row: Ranking | Scores, rule: PairRule) -> list[tuple[int, int, float]]:
+    """(number of the better answer, of the worse one, margin) of each pair that a row gives, best answers first.
 
-
-def pairs_of_scores(row: Scores, rule: PairRule) -> list[PreferencePair]:
-    """An answer over each that scores less, best ones first.
-
-    The margin is the difference as a share of the scale (`score_range`), so it is above 0 and at most 1; without a
-    scale it is the difference itself. Pairs whose difference is at most `rule.min_difference` are left out.
+    The margin of scores is their difference as a share of the scale (`score_range`), so it is above 0 and at most 1;
+    without a scale it is the difference itself. Pairs whose margin is at most `rule.min_difference` are left out, and
+    so are ties. Rankings have margin 0.
     """
-    scores = row["scores"]
-    low, high = row.get("score_range", (0.0, 1.0))
-    order = sorted(range(len(scores)), key=lambda i: -scores[i])
+    if row["kind"] == "ranking":
+        height = [-float(rank) for rank in row["ranks"]]
+        scale = None
+    else:
+        height = row["scores"]
+        low, high = row.get("score_range", (0.0, 1.0))
+        scale = (high - low) or 1.0
+    order = sorted(range(len(height)), key=lambda n: -height[n])
     ordered = [(better, worse) for n, better in enumerate(order) for worse in order[n + 1 :]]
     if rule.which == "best_and_worst":
-        ordered = [(order[0], order[-1])] if order else []
-    pairs = []
+        ordered = [(order[0], order[-1])]
+    found = []
     for better, worse in ordered:
-        margin = (scores[better] - scores[worse]) / ((high - low) or 1.0)
-        if margin > rule.min_difference and row["answers"][better] != row["answers"][worse]:
-            pairs.append(_pair(row, row["answers"][better], row["answers"][worse], margin=margin))
-    return pairs
+        difference = height[better] - height[worse]
+        margin = 0.0 if scale is None else difference / scale
+        is_pair = difference > 0 if scale is None else margin > rule.min_difference
+        if is_pair and row["answers"][better] != row["answers"][worse]:
+            found.append((better, worse, margin))
+    return found
+
+
+def pairs_of(row: Ranking | Scores, rule: PairRule) -> list[PreferencePair]:
+    """The pairs that `comparisons` tells of; those of scores have a margin."""
+    return [
+        _pair(
+            row,
+            row["answers"][better],
+            row["answers"][worse],
+            **({"margin": margin} if row["kind"] == "scores" else {}),
+        )
+        for better, worse, margin in comparisons(row, rule)
+    ]
 
 
 def pairs_of_labels(rows: Iterable[Label]) -> list[PreferencePair]:

@@ -75,20 +75,27 @@ def encode_pairs(encoder: ChatEncoder, rows: Sequence[PreferencePair], *, max_le
 
     Both answers of a pair are encoded whole, so two that differ anywhere differ in their tokens.
     """
+    # An answer is encoded once: pairs with the same chosen one stand together, and those of a ranking share answers.
     sides: list[tuple[Feedback, Answer]] = []
-    chosen_sides: list[int] = []  # of each row
+    places: dict[tuple[int, int], int] = {}  # (prompt, answer), by identity -> place in `sides`
+    side_places: list[tuple[int, int]] = []  # of each row's answers
     previous: PreferencePair | None = None
     for row in rows:
-        # An answer's pairs stand together: its chosen side is encoded once.
-        if previous is None or (row["prompt"], row["chosen"]) != (previous["prompt"], previous["chosen"]):
-            sides.append((row, row["chosen"]))
+        if previous is not None and (row["prompt"], row["chosen"]) == (previous["prompt"], previous["chosen"]):
+            places[id(row["prompt"]), id(row["chosen"])] = side_places[-1][0]
+        for answer in (row["chosen"], row["rejected"]):
+            if (key := (id(row["prompt"]), id(answer))) not in places:
+                places[key] = len(sides)
+                sides.append((row, answer))
+        side_places.append(
+            (places[id(row["prompt"]), id(row["chosen"])], places[id(row["prompt"]), id(row["rejected"])])
+        )
         previous = row
-        chosen_sides.append(len(sides) - 1)
-    found = encode_answers(encoder, [*sides, *((row, row["rejected"]) for row in rows)])
+    found = encode_answers(encoder, sides)
     pairs, kept = [], []
     num_too_long = num_refused = 0
-    for row, chosen_side, rejected in zip(rows, chosen_sides, found[len(sides) :], strict=True):
-        chosen = found[chosen_side]
+    for row, (chosen_place, rejected_place) in zip(rows, side_places, strict=True):
+        chosen, rejected = found[chosen_place], found[rejected_place]
         if chosen is None or rejected is None:
             num_refused += 1
             continue

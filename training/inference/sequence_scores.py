@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
+from cluster.contracts.reward_scale import UNSCALED
 from training.feedback.encoded_pairs import EncodedPair
 
 _CHUNK_LOGITS = 1 << 24  # numbers, 64 MB in fp32
@@ -143,13 +144,16 @@ def pair_logprobs(
 def rewards(
     model: Any, input_ids_N: Sequence[Sequence[int]], *, pad_token_id: int, batch_size: int = 32
 ) -> torch.Tensor:
-    """[N] float64, the score a one-label sequence classifier gives each whole sequence."""
+    """[N] float64, the score that a one-label sequence classifier gives each whole sequence, on its `reward_scale`."""
+    scale = getattr(model, "reward_scale", UNSCALED)
     rewards_N = torch.zeros(len(input_ids_N), dtype=torch.float64)
     with _inference(model):
         for rows in _batches_by_length([len(ids) for ids in input_ids_N], batch_size):
             input_ids_BT, attention_mask_BT = padded([input_ids_N[r] for r in rows], pad_token_id, model.device)
             logits_B1 = model(input_ids=input_ids_BT, attention_mask=attention_mask_BT, use_cache=False).logits
             rewards_N[rows] = logits_B1[:, 0].double().cpu()
+    if scale.applied:
+        return (rewards_N - scale.mean) / (scale.std or 1.0)
     return rewards_N
 
 

@@ -29,19 +29,23 @@ def prefix_pair_losses(
     rejected_lengths_P: torch.Tensor,
     *,
     center_coefficient: float = 0.0,
+    margins_P: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """[P] mean of -log sigmoid(s_c - s_r) over positions `first` to the longer one's end.
 
     A sequence that has ended keeps its last score, so its whole is compared with the other's longer prefixes.
-    `center_coefficient` adds that much times (s_c + s_r)^2, which pulls scores towards zero (Eisenstein et
-    al., 2023). A pair that differs nowhere has loss 0.
+    `margins_P` are taken off the differences. `center_coefficient` adds that much times (s_c + s_r)^2, which pulls
+    scores towards zero (Eisenstein et al., 2023). A pair that differs nowhere has loss 0.
     """
     positions_T = torch.arange(chosen_scores_PT.shape[1], device=chosen_scores_PT.device)
     chosen_PT = _held_at_end(chosen_scores_PT, chosen_lengths_P, positions_T)
     rejected_PT = _held_at_end(rejected_scores_PT, rejected_lengths_P, positions_T)
     last_P = torch.maximum(chosen_lengths_P, rejected_lengths_P)
     counted_PT = (positions_T >= first_P[:, None]) & (positions_T < last_P[:, None])
-    losses_PT = -logsigmoid(chosen_PT - rejected_PT) + center_coefficient * (chosen_PT + rejected_PT) ** 2
+    differences_PT = chosen_PT - rejected_PT
+    if margins_P is not None:
+        differences_PT = differences_PT - margins_P[:, None]
+    losses_PT = -logsigmoid(differences_PT) + center_coefficient * (chosen_PT + rejected_PT) ** 2
     return (losses_PT * counted_PT).sum(dim=1) / counted_PT.sum(dim=1).clamp(min=1)
 
 

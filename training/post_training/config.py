@@ -280,7 +280,7 @@ class SftConfig(TrlConfig):
 
 
 class RewardModelConfig(TrlConfig):
-    """A reward model (one score per conversation) from preference pairs, with the Bradley-Terry loss."""
+    """A reward model (one score per conversation) from pairs, rankings or scores."""
 
     kind: Literal["reward_model"] = "reward_model"
 
@@ -288,7 +288,8 @@ class RewardModelConfig(TrlConfig):
 
     sections: ClassVar[Sections] = {
         "Inputs": ("model", "preferences"),
-        "Loss": ("compare", "center_rewards_coefficient"),
+        "Loss": ("learn", "compare", "margin_scale", "center_rewards_coefficient"),
+        "Rewards": ("normalize_rewards",),
         **TrlConfig.sections,
     }
 
@@ -296,15 +297,38 @@ class RewardModelConfig(TrlConfig):
     """The causal model whose body is taken: any stage that makes one, or a directory with a Hugging Face model."""
 
     preferences: Annotated[str, InputOf(("preferences",))]
-    """The preferences stage, or a directory with its artifact, whose pairs are learned."""
+    """The preferences stage, or a directory with its artifact, whose rows are learned."""
+
+    learn: Literal["comparisons", "scores"] = "comparisons"
+    """What is learned. `comparisons`: that the better of two answers has the higher reward (Bradley-Terry). All pairs
+    of a ranking are in one step and count as one pair together (Ouyang et al., 2022). `scores`: the answers' scores
+    themselves, by the squared error, with mean 0 and standard deviation 1 over the training answers.
+    """
 
     compare: Literal["last_token", "every_token"] = "last_token"
     """Where the two answers' scores are compared. `last_token` is TRL's own loss. `every_token` compares after every
     token from the first that differs (as DeepSpeed-Chat does) and teaches far more per pair; small models need it.
     """
 
+    margin_scale: Annotated[float, Field(ge=0)] = 1.0
+    """What a pair's margin is multiplied by; the better answer's reward must be that much higher. Pairs of scores have
+    margins of up to 1. 0 leaves margins out.
+    """
+
     center_rewards_coefficient: Annotated[float | None, Field(gt=0)] = None
     """Weight of a loss that pulls the mean score of a pair to 0. `null` turns it off."""
+
+    normalize_rewards: bool = False
+    """Whether the model's rewards are given with mean 0 and standard deviation 1 over the training answers, wherever
+    Raymill asks the model (PPO, evaluation, /v1/score). Both numbers are written beside the model in any case.
+    """
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        yield from super().conflicts()
+        if self.learn == "scores" and self.compare == "every_token":
+            yield "compare", "every_token compares answers, and learn: scores learns from one at a time; leave it out"
+        if self.learn == "scores" and self.center_rewards_coefficient is not None:
+            yield "center_rewards_coefficient", "has no effect with learn: scores, whose targets have mean 0"
 
 
 class DpoConfig(TrlConfig):

@@ -53,10 +53,11 @@ REWARD_MODEL = StageKind(
     function="training.post_training.reward_model:run",
     runs_on_workers=True,
     import_ahead="training.engine.import_ahead:import_for_post_training",
-    summary="train a reward model on preference pairs",
+    summary="train a reward model on pairs, rankings or scores",
     makes=(
-        "A Hugging Face sequence-classification directory that gives a conversation one score, with its "
-        "accuracy on held-out pairs."
+        "A Hugging Face sequence-classification directory that gives a conversation one score, with the mean and "
+        "spread of its rewards (`reward_scale.json`), its accuracy on held-out pairs, also by subset, its calibration, "
+        "and Kendall's tau with held-out rankings."
     ),
     example=_REWARD_MODEL_EXAMPLE,
     figures=REWARD_MODEL_FIGURES,

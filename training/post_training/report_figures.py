@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cluster.contracts.stage_kind import Curve, Gate, ReportFigures
+from cluster.contracts.stage_kind import Curve, Gate, ReportFigures, Table
 
 SFT_FIGURES = ReportFigures(
     headline=("heldout_answer_loss", "base_heldout_answer_loss"),
@@ -11,12 +11,22 @@ SFT_FIGURES = ReportFigures(
 )
 
 REWARD_MODEL_FIGURES = ReportFigures(
-    headline=("heldout_pair_accuracy", "length_baseline_accuracy", "bag_of_words_baseline_accuracy"),
+    headline=(
+        "heldout_pair_accuracy",
+        "length_baseline_accuracy",
+        "bag_of_words_baseline_accuracy",
+        "heldout_kendall_tau",
+        "heldout_score_correlation",
+    ),
     gates=(
         Gate("heldout_pair_accuracy", "higher", "length_baseline_accuracy", lambda accuracy, _: accuracy + 0.15),
         Gate("heldout_pair_accuracy", "higher", "bag_of_words_baseline_accuracy", lambda accuracy, _: accuracy + 0.15),
     ),
     curves=(Curve("loss", "pair loss"),),
+    tables=(
+        Table("calibration", "Calibration on held-out pairs: predicted probability against observed share"),
+        Table("accuracy_by_subset", "Accuracy on held-out pairs by subset"),
+    ),
 )
 
 DPO_FIGURES = ReportFigures(

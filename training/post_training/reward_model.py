@@ -1,7 +1,8 @@
-"""The reward_model stage: a reward model from preference pairs, trained by TRL's `RewardTrainer`.
+"""The reward_model stage: a reward model from pairs, rankings or scores, trained by TRL's `RewardTrainer`.
 
-With `compare: every_token` the loss compares the two answers after every token from the first that differs, instead of
-after the last one only (`bradley_terry.py`).
+Pairs are TRL's own rows and loss. With `compare: every_token` the loss compares the two answers after every token from
+the first that differs, instead of after the last one only (`bradley_terry.py`). Rankings, scores and weights take the
+same trainer with other rows and losses (`comparison_trainer.py`).
 
 The artifact is an `AutoModelForSequenceClassification` directory with one label. A conversation's score is read after
 its last token that is no padding, so it does not depend on the side of the padding. Training sequences end with the
@@ -10,7 +11,7 @@ answer's end-of-turn token, as the answers that the model will have to score do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,31 @@ import torch
 
 from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
-from training.conversations.prompt_answers import words
-from training.feedback.encoded_pairs import WINDOW_BATCHES, EncodedPair, EncodedPairs, read_encoded_pairs
-from training.feedback.pair_baselines import bag_of_words_accuracy, length_accuracy, pair_accuracy
-from training.feedback.pairs import read_text_pairs
+from cluster.contracts.reward_scale import REWARD_SCALE_FILE, RewardScale
+from training.export import write_file
+from training.feedback.encoded_pairs import WINDOW_BATCHES
+from training.feedback.pair_baselines import pair_accuracy
 from training.inference.sequence_scores import rewards
 from training.launch.workers import Launcher, Worker, gather_over_ranks, run_workers, share
 from training.models import load_reward_model, load_under_new_head
 from training.post_training.adapters import lora_config
 from training.post_training.bradley_terry import first_difference, prefix_pair_losses
+from training.post_training.comparison_trainer import (
+    GroupCollator,
+    ScoreCollator,
+    group_trainer_class,
+    keep_scores,
+    score_trainer_class,
+)
 from training.post_training.config import RewardModelConfig
+from training.post_training.reward_data import Form, RewardData, read_reward_data
+from training.post_training.reward_measures import (
+    Floats,
+    accuracy_by_subset,
+    baseline_accuracies,
+    calibration,
+    kendall_tau,
+)
 from training.post_training.trl_arguments import trainer_arguments
 from training.post_training.trl_export import ModelForm
 from training.post_training.trl_job import TrlJob
@@ -45,6 +61,7 @@ from training.post_training.trl_stage import (
 from training.post_training.trl_trainer import stage_trainer
 from training.tokenizers import load_encoder
 
+NUM_ANSWERS_SCALED = 512
 NUM_TRAIN_PAIRS_MEASURED = 128
 
 
@@ -69,11 +86,10 @@ def train(worker: Worker, job: TrlJob[RewardModelConfig]) -> StageResult | None:
     with storage.local_copy(job.model_uri, worker.scratch) as local:
         check_weights(worker, local)
         encoder = load_encoder(local, **config.chat_settings(), pads_apart=True)
-    train_pairs, heldout_pairs = read_encoded_pairs(
-        job.data_uri, encoder, max_length=config.max_length, more_train_rows=read_text_pairs(job.data_uri)
-    )
-    order = training_order([pair.length for pair in train_pairs.pairs], job, window_batches=WINDOW_BATCHES)
-    load_base = partial(new_reward_model, pad_token_id=encoder.tokenizer.pad_token_id, seed=job.seed)
+    pad_token_id = encoder.tokenizer.pad_token_id
+    data = read_reward_data(job.data_uri, encoder, config)
+    order = training_order(data.lengths, job, window_batches=WINDOW_BATCHES)
+    load_base = partial(new_reward_model, pad_token_id=pad_token_id, seed=job.seed)
 
     def new_trainer() -> Any:
         arguments = trainer_arguments(
@@ -82,61 +98,106 @@ def train(worker: Worker, job: TrlJob[RewardModelConfig]) -> StageResult | None:
         with storage.local_copy(job.model_uri, worker.scratch) as local:
             model = load_base(local)
         check_max_length(config, model)
-        return stage_trainer(trainer_class(config))(
+        trainer_class, collator = trainer_of(data.form, config, pad_token_id)
+        return stage_trainer(trainer_class)(
             model=model,
             args=arguments,
-            train_dataset=training_rows(rows_of(train_pairs.pairs), order),
-            eval_dataset=heldout_rows(rows_of(heldout_pairs.pairs), config),
+            data_collator=collator,
+            train_dataset=training_rows(data.rows, order),
+            eval_dataset=heldout_rows(data.heldout_rows, config),
             processing_class=encoder.tokenizer,
             peft_config=lora_config(config, task_type="SEQ_CLS", modules_to_save=["score"]),
         )
 
     model_form = ModelForm(load_base, load_reward_model, encoder)
-    trained = train_once(
-        new_trainer, job, worker, model_form=model_form, rows=[pair.chosen for pair in train_pairs.pairs]
-    )
+    trained = train_once(new_trainer, job, worker, model_form=model_form, rows=data.sequences)
     model = model_form.open(job, worker)
-    measured = measure(worker, model, train_pairs, heldout_pairs, batch_size=config.rank_micro_batch_size)
+    scores = partial(rewards_in_order, worker, model, batch_size=config.rank_micro_batch_size)
+    measured = measure(data, scores)
+    scale = reward_scale(scores(data.sequences[:: -(-len(data.sequences) // NUM_ANSWERS_SCALED)]), config)
     if not worker.is_main:
         return None
     metrics = {
-        "num_train_pairs": len(train_pairs.pairs),
+        "num_train_pairs": len(data.train_pairs.pairs),
         "num_trained_pairs": len(set(order)),
-        "num_heldout_pairs": len(heldout_pairs.pairs),
-        "num_pairs_too_long": train_pairs.num_too_long + heldout_pairs.num_too_long,
-        "num_pairs_refused": train_pairs.num_refused + heldout_pairs.num_refused,
+        "num_heldout_pairs": len(data.heldout_pairs.pairs),
+        **data.counts,
         "steps": trained.steps,
         "train_loss": trained.train_loss,
         **trained.best,
         **measured,
-        **baseline_accuracies(train_pairs, heldout_pairs),
+        "train_reward_mean": scale.mean,
+        "train_reward_std": scale.std,
     }
-    return StageResult(metrics, trained.files, trained.engine)
+    files = [*trained.files, write_file(job.output, REWARD_SCALE_FILE, scale.to_json())]
+    return StageResult(metrics, files, trained.engine)
 
 
-def rows_of(pairs: Sequence[EncodedPair]) -> list[dict[str, Any]]:
-    """Rows as TRL's trainer takes them."""
-    return [{"chosen_ids": pair.chosen, "rejected_ids": pair.rejected} for pair in pairs]
+def trainer_of(form: Form, config: RewardModelConfig, pad_token_id: int) -> tuple[Any, Any]:
+    """(class of the trainer, its collator) for rows of a form; None leaves TRL's own collator."""
+    if form == "groups":
+        return group_trainer_class(every_token=config.compare == "every_token"), GroupCollator(pad_token_id)
+    if form == "scores":
+        return score_trainer_class(), ScoreCollator(pad_token_id)
+    return pair_trainer_class(config), None
 
 
-def measure(
-    worker: Worker, model: Any, train_pairs: EncodedPairs, heldout_pairs: EncodedPairs, *, batch_size: int
-) -> dict[str, float]:
-    """What the reward model makes of the held-out pairs, and of some training pairs; on all ranks.
+def measure(data: RewardData, scores: Callable[[Sequence[Sequence[int]]], Floats]) -> dict[str, Any]:
+    """What the reward model makes of the held-out rows, and of some training pairs; on all ranks.
 
-    Of the training pairs, at most `NUM_TRAIN_PAIRS_MEASURED` are scored, at even distances.
+    `scores` gives the rewards of conversations. Of the training pairs, at most `NUM_TRAIN_PAIRS_MEASURED` are scored,
+    at even distances.
     """
-    heldout_chosen_P, heldout_rejected_P = pair_rewards(worker, model, heldout_pairs.pairs, batch_size=batch_size)
-    every = -(-len(train_pairs.pairs) // NUM_TRAIN_PAIRS_MEASURED)
-    train_chosen_P, train_rejected_P = pair_rewards(worker, model, train_pairs.pairs[::every], batch_size=batch_size)
-    return {
-        "heldout_pair_accuracy": pair_accuracy(heldout_chosen_P - heldout_rejected_P),
-        "train_pair_accuracy": pair_accuracy(train_chosen_P - train_rejected_P),
-        "heldout_chosen_reward_mean": float(heldout_chosen_P.mean()),
-        "heldout_chosen_reward_std": float(heldout_chosen_P.std()),
-        "heldout_rejected_reward_mean": float(heldout_rejected_P.mean()),
-        "heldout_rejected_reward_std": float(heldout_rejected_P.std()),
-    }
+    found: dict[str, Any] = {}
+    heldout, train = data.heldout_pairs, data.train_pairs
+    if heldout.pairs and train.pairs:
+        chosen_P = scores([pair.chosen for pair in heldout.pairs])
+        rejected_P = scores([pair.rejected for pair in heldout.pairs])
+        some = train.pairs[:: -(-len(train.pairs) // NUM_TRAIN_PAIRS_MEASURED)]
+        train_margins_P = scores([pair.chosen for pair in some]) - scores([pair.rejected for pair in some])
+        bins, error = calibration(chosen_P - rejected_P)
+        found |= {
+            "heldout_pair_accuracy": pair_accuracy(chosen_P - rejected_P),
+            "train_pair_accuracy": pair_accuracy(train_margins_P),
+            "heldout_chosen_reward_mean": float(chosen_P.mean()),
+            "heldout_chosen_reward_std": float(chosen_P.std()),
+            "heldout_rejected_reward_mean": float(rejected_P.mean()),
+            "heldout_rejected_reward_std": float(rejected_P.std()),
+            "heldout_calibration_error": error,
+            "calibration": bins,
+            "accuracy_by_subset": accuracy_by_subset(heldout.rows, chosen_P - rejected_P),
+            **baseline_accuracies(train, heldout),
+        }
+    if data.heldout_orders:
+        given = scores([ids for sequences, _ in data.heldout_orders for ids in sequences]).tolist()
+        taus = []
+        for sequences, truth in data.heldout_orders:
+            own, given = given[: len(sequences)], given[len(sequences) :]
+            taus.append(kendall_tau(own, truth) or 0.0)
+        found |= {"heldout_kendall_tau": float(np.mean(taus)), "num_heldout_rankings": len(taus)}
+    if data.heldout_scored:
+        rewards_N = scores([item.input_ids for item in data.heldout_scored])
+        truth_N = np.array([item.score for item in data.heldout_scored])
+        if rewards_N.std() > 0 and truth_N.std() > 0:
+            found["heldout_score_correlation"] = float(np.corrcoef(rewards_N, truth_N)[0, 1])
+    return found
+
+
+def reward_scale(rewards_N: Floats, config: RewardModelConfig) -> RewardScale:
+    """The scale of these rewards of training answers, applied where the settings say so."""
+    return RewardScale(float(rewards_N.mean()), float(rewards_N.std()), len(rewards_N), config.normalize_rewards)
+
+
+def rewards_in_order(worker: Worker, model: Any, sequences: Sequence[Sequence[int]], *, batch_size: int) -> Floats:
+    """[N] the rewards of conversations, in their order; each rank scores its share, and all have them all."""
+    mine = share(sequences, worker)
+    scored = rewards(model, mine, pad_token_id=model.config.pad_token_id, batch_size=batch_size).tolist()
+    gathered_N = np.array(gather_over_ranks(worker, scored), dtype=np.float64)
+    in_order_N = np.empty_like(gathered_N)
+    in_order_N[
+        [number for rank in range(worker.world_size) for number in range(rank, len(sequences), worker.world_size)]
+    ] = gathered_N
+    return in_order_N
 
 
 def new_reward_model(directory: Path, *, pad_token_id: int, seed: int) -> Any:
@@ -145,7 +206,7 @@ def new_reward_model(directory: Path, *, pad_token_id: int, seed: int) -> Any:
     return load_under_new_head(directory, num_labels=1, pad_token_id=pad_token_id)
 
 
-def trainer_class(config: RewardModelConfig) -> Any:
+def pair_trainer_class(config: RewardModelConfig) -> Any:
     """TRL's trainer, or the one that compares prefixes."""
     from trl import RewardTrainer
 
@@ -161,10 +222,7 @@ def trainer_class(config: RewardModelConfig) -> Any:
             self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
             if self._scores_PT1 is None:
-                # The head scores every position and the model then picks the last; we need them all. Hooked here,
-                # after DeepSpeed's own hooks, so that the scores seen are the ones ZeRO-3 tracks.
-                score = next(m for name, m in self.model.named_modules() if name.split(".")[-1] == "score")
-                score.register_forward_hook(self._keep_scores)
+                keep_scores(self, self._keep_scores)  # the model itself gives that of the last position alone
             _, outputs = super().compute_loss(model, inputs, return_outputs=True)
             chosen_scores_PT, rejected_scores_PT = self._scores_PT1.squeeze(-1).float().chunk(2)
             chosen_ids_PT, rejected_ids_PT = inputs["input_ids"].chunk(2)
@@ -176,6 +234,7 @@ def trainer_class(config: RewardModelConfig) -> Any:
                 chosen_lengths_P,
                 rejected_lengths_P,
                 center_coefficient=self.args.center_rewards_coefficient or 0.0,
+                margins_P=inputs.get("margin"),
             ).mean()
             return (loss, outputs) if return_outputs else loss
 
@@ -183,42 +242,3 @@ def trainer_class(config: RewardModelConfig) -> Any:
             self._scores_PT1 = output
 
     return PrefixRewardTrainer
-
-
-def pair_rewards(
-    worker: Worker, model: Any, pairs: Sequence[EncodedPair], *, batch_size: int
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """([P], [P]) rewards of chosen and rejected conversations; each rank scores its share."""
-    mine = share(pairs, worker)
-    pad_token_id = model.config.pad_token_id
-    columns = []
-    for sequences in ([pair.chosen for pair in mine], [pair.rejected for pair in mine]):
-        scored = rewards(model, sequences, pad_token_id=pad_token_id, batch_size=batch_size)
-        columns.append(np.array(gather_over_ranks(worker, scored.tolist())))
-    return columns[0], columns[1]
-
-
-def baseline_accuracies(train: EncodedPairs, heldout: EncodedPairs) -> dict[str, float]:
-    """Held-out accuracies of two judges that a reward model must beat: by lengths alone, and by words' counts alone."""
-    texts = [
-        [(row["chosen"][0]["content"], row["rejected"][0]["content"]) for row in side.rows] for side in (train, heldout)
-    ]
-    return {
-        "length_baseline_accuracy": length_accuracy(_length_differences(train), _length_differences(heldout)),
-        "bag_of_words_baseline_accuracy": bag_of_words_accuracy(texts[0], texts[1]),
-    }
-
-
-def _length_differences(side: EncodedPairs) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """[P, 3] how much longer the chosen answer is, in words, characters and tokens."""
-    rows = []
-    for row, pair in zip(side.rows, side.pairs, strict=True):
-        chosen, rejected = row["chosen"][0]["content"], row["rejected"][0]["content"]
-        rows.append(
-            (
-                len(words(chosen)) - len(words(rejected)),
-                len(chosen) - len(rejected),
-                len(pair.chosen_ids) - len(pair.rejected_ids),
-            )
-        )
-    return np.array(rows, dtype=np.float64)
