@@ -35,7 +35,7 @@ MEASURED_S: Mapping[tuple[str, str], float] = {
     ("conversations", "39a2b3ad1f668f37"): 0,
     ("preferences", "04971c9ec2f26023"): 2,
     ("sft", "f2959930c747a532"): 23,
-    ("reward_model", "9f177e6f439522c1"): 77,
+    ("reward_model", "e68b03b09c830c11"): 77,
     ("dpo", "ace630816555854d"): 20,
     ("ppo", "02c3427e40c6c072"): 38,
     ("evaluate", "c7040a0d78a10611"): 19,

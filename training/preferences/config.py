@@ -10,8 +10,16 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from cluster.contracts.config import InputFiles, InputOf, Sections, StageConfig
-from training.config import Fraction
+from cluster.contracts.config import (
+    InputFiles,
+    InputOf,
+    Resources,
+    Sections,
+    StageConfig,
+    WorkerGroup,
+    not_in_fingerprint,
+)
+from training.config import SCORING_MODEL, Fraction
 from training.feedback.config import FeedbackSource
 
 
@@ -36,6 +44,7 @@ class PreferencesConfig(StageConfig, FeedbackSource):
         ),
         "Split": ("heldout_fraction", "split_seed", "heldout_prompts_of"),
         "Pairs of rankings and scores": ("pairs_of_a_prompt", "min_score_difference"),
+        "Sampled answers": ("candidates", "scored_by", "scoring_batch_size", "workers"),
         "Pairs made of conversations": ("conversations", "pair_seed"),
         "Answers that give pairs": ("min_words", "max_words"),
         "Pairs of an answer": ("disturbed_per_answer", "other_answers_per_answer", "heldout_per_answer"),
@@ -74,6 +83,20 @@ class PreferencesConfig(StageConfig, FeedbackSource):
 
     min_score_difference: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Scored answers give a pair where their scores differ by more than this share of the scale."""
+
+    candidates: Annotated[str | None, InputOf(("candidates",))] = None
+    """The candidates stage, or a directory with its artifact, whose answers are scored by `scored_by`. They are on the
+    side that their prompts are on. Answers that their length cut off are left out. `null` takes none.
+    """
+
+    scored_by: Annotated[str | None, SCORING_MODEL] = None
+    """The reward model that scores the candidates: a stage that makes one, or a directory. `null` scores none."""
+
+    scoring_batch_size: Annotated[int, Field(ge=1)] = not_in_fingerprint(default=16)
+    """Answers of one worker's forward pass of the reward model."""
+
+    workers: WorkerGroup | None = not_in_fingerprint(default=None)
+    """The workers that score the candidates. `null` takes one with a CPU."""
 
     conversations: Annotated[str | None, InputOf(("conversations",))] = None
     """The conversations stage, or a directory with its artifact, whose answers give pairs: a person's answer is the
@@ -114,11 +137,10 @@ class PreferencesConfig(StageConfig, FeedbackSource):
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         yield from self.source_conflicts()
-        if self.inputs is None and self.conversations is None:
-            yield (
-                "inputs",
-                "is missing, and so is conversations: give files of your own, or conversations to make pairs of",
-            )
+        if self.inputs is None and self.conversations is None and self.candidates is None:
+            yield "inputs", "is missing, and so are conversations and candidates; give one of them"
+        if (self.candidates is None) != (self.scored_by is None):
+            yield "scored_by", "scores candidates, and only these are scored; give both or neither"
         if self.inputs is None:
             for name in ("heldout_inputs", "heldout_prompts_of", "rows", "score_range", "score_weights"):
                 if getattr(self, name) is not None:
@@ -131,6 +153,14 @@ class PreferencesConfig(StageConfig, FeedbackSource):
             yield "max_words", f"is below min_words {self.min_words}"
         if self.texts is not None and self.text_max_words < self.min_words:
             yield "text_max_words", f"is below min_words {self.min_words}"
+
+    @property
+    def scorers(self) -> WorkerGroup:
+        """The workers that score the candidates."""
+        return self.workers or WorkerGroup()
+
+    def roles(self) -> list[tuple[str, int, Resources]]:
+        return [("workers", self.scorers.num_workers, self.scorers)] if self.candidates is not None else []
 
     @property
     def share_held_out(self) -> float:

@@ -15,6 +15,12 @@ stages:
     score_weights: {helpfulness: 0.7, correctness: 0.3}
     pairs_of_a_prompt: best_and_worst
 
+  best_of_eight:                # sampled answers, the best over the worst by a reward model: rejection sampling
+    kind: preferences
+    candidates: candidates
+    scored_by: reward_model
+    pairs_of_a_prompt: best_and_worst
+
   fluency:                      # pairs made of conversations
     kind: preferences
     conversations: conversations

@@ -2,7 +2,8 @@
 
 Rows of files are read and checked (`training/feedback/reading.py`), brought together by prompt where they hold scores
 (`scales.py`), and split by prompt (`splitting.py`). Pairs made of conversations (`made_pairs.py`) are on the side that
-their conversation is on. No prompt that a held-out row begins with is asked in a training row, whatever they came from.
+their conversation is on, and sampled answers that a reward model scored (`scored_candidates.py`) on their prompt's. No
+prompt that a held-out row begins with is asked in a training row, whatever they came from.
 
 Rows read from files = training + held out + dropped by reason + quarantined, but that scores of one prompt become one
 row. The artifact is that of `training/feedback/artifact.py`; its pairs and labels stand beside it in TRL's format.
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult
 from cluster.contracts.commit import WrittenFile
 from cluster.contracts.errors import InputError
+from training.candidates.artifact import read_candidates
 from training.conversations.artifact import read_conversations
 from training.export import write_file
 from training.feedback.artifact import DROPPED_FILE, FILES, dropped_parquet, rows_parquet
@@ -27,8 +29,10 @@ from training.feedback.reading import QUARANTINE_FILE, QuarantinedRow, quarantin
 from training.feedback.rows import FeedbackRow
 from training.feedback.scales import grouped_scores, observed_ranges, with_ranges
 from training.feedback.splitting import FeedbackSplit, first_asked, split_feedback, without_prompts
+from training.launch.workers import Launcher, no_checkpoints, run_workers
 from training.preferences.config import PreferencesConfig
 from training.preferences.made_pairs import build_pairs, build_text_pairs
+from training.preferences.scored_candidates import ScoringJob, score_candidates, scored_rows
 
 
 @dataclass
@@ -40,17 +44,27 @@ class _Found:
     counts: dict[str, int] = field(default_factory=dict)
 
 
-def run(config: PreferencesConfig, inputs: Mapping[str, Artifact], output: str, context: StageContext) -> StageResult:
-    """Write both sides of the split, the rows left out and those that were no feedback. Needs no Ray.
+def run(
+    config: PreferencesConfig,
+    inputs: Mapping[str, Artifact],
+    output: str,
+    context: StageContext,
+    *,
+    launch: Launcher = run_workers,
+) -> StageResult:
+    """Write both sides of the split, the rows left out and those that were no feedback.
 
-    Raises `InputError` where no row of a source is feedback, or a side of the split is empty.
+    Ray is needed for `candidates` alone, which workers score; with `launch=run_in_process` not even for these. Raises
+    `InputError` where no row of a source is feedback, or a side of the split is empty.
     """
     own = _of_files(config, inputs) if config.inputs is not None else _Found()
     made = _of_conversations(config, inputs["conversations"].uri) if config.conversations is not None else _Found()
+    sampled = _of_candidates(config, inputs, context, launch) if config.candidates is not None else _Found()
+    sources = (made, own, sampled)
+    heldout = [row for source in sources for row in source.split.heldout]
     train, leaking = without_prompts(
-        [*made.split.train, *own.split.train], {first_asked(row) for row in (*made.split.heldout, *own.split.heldout)}
+        (row for source in sources for row in source.split.train), {first_asked(row) for row in heldout}
     )
-    heldout = [*made.split.heldout, *own.split.heldout]
     dropped = [*own.split.dropped, *((row, "asks_a_heldout_prompt") for row in leaking)]
     if not any(not row.get("reward_model_only", False) for row in train) or not heldout:
         raise InputError(_too_few(config, len(train), len(heldout), own.counts | made.counts, dropped))
@@ -62,7 +76,7 @@ def run(config: PreferencesConfig, inputs: Mapping[str, Artifact], output: str, 
         write_file(output, DROPPED_FILE, dropped_parquet(dropped)),
         write_file(output, QUARANTINE_FILE, quarantined_parquet(quarantined)),
     ]
-    metrics: dict[str, object] = {**own.counts, **made.counts}
+    metrics: dict[str, object] = {**own.counts, **made.counts, **sampled.counts}
     for side, rows in (("train", train), ("heldout", heldout)):
         written, counts = _for_trl(output, side, [row for row in rows if not row.get("reward_model_only", False)], rule)
         files += written
@@ -116,6 +130,19 @@ def _of_conversations(config: PreferencesConfig, uri: str) -> _Found:
     return _Found(split, quarantined, {**sets.counts, "num_text_pairs": len(text_pairs)})
 
 
+def _of_candidates(
+    config: PreferencesConfig, inputs: Mapping[str, Artifact], context: StageContext, launch: Launcher
+) -> _Found:
+    """The candidates with their rewards, prompt by prompt; the scale is that of the training answers' rewards."""
+    uri = inputs["candidates"].uri
+    context.progress.note("scoring the candidates")
+    job = ScoringJob(uri, inputs["scored_by"].uri, config.scoring_batch_size)
+    rewards = launch(score_candidates, job, config.scorers, context, committed_steps=no_checkpoints)
+    split, counts = scored_rows(read_candidates(uri), rewards, scored_by=config.scored_by or "")
+    ranges = observed_ranges(split.train)
+    return _Found(FeedbackSplit(with_ranges(split.train, ranges), with_ranges(split.heldout, ranges)), counts=counts)
+
+
 def _heldout_prompts(uri: str) -> set[str]:
     """What the conversations that the artifact at `uri` holds out ask first."""
     found = (
@@ -154,6 +181,8 @@ def _too_few(
             f"{found}: of {counts['num_rows']} rows read, {len(dropped)} were dropped; change heldout_fraction "
             f"({config.share_held_out}), or give heldout_inputs"
         )
+    if config.conversations is None:
+        return f"{found}: give the candidates stage prompts of both sides (split: both), and several answers to each"
     return (
         f"{found}: {counts['num_conversations']} conversations give too few pairs; lower min_words "
         f"({config.min_words}), or change the conversations stage's heldout_fraction"
