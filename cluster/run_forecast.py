@@ -34,9 +34,9 @@ MEASURED_S: Mapping[tuple[str, str], float] = {
     ("pretrain", "86c65eca8429bf64"): 140,
     ("conversations", "39a2b3ad1f668f37"): 0,
     ("preferences", "04971c9ec2f26023"): 2,
-    ("sft", "f2959930c747a532"): 23,
-    ("reward_model", "e68b03b09c830c11"): 77,
-    ("dpo", "ace630816555854d"): 20,
+    ("sft", "2d2106ae2bec1c92"): 23,
+    ("reward_model", "d03e27593924da65"): 77,
+    ("dpo", "8cc5b57106867ad0"): 20,
     ("ppo", "02c3427e40c6c072"): 38,
     ("evaluate", "c7040a0d78a10611"): 19,
 }
