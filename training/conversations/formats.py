@@ -164,6 +164,8 @@ def _messages(row: Mapping[str, Any], columns: ColumnNames) -> list[Message]:
 
 def _history(values: Sequence[Any]) -> list[Message]:
     """Turns before the last, of Alpaca with history: pairs of what was asked and answered."""
+    if not isinstance(values, list):
+        raise BadRow("bad_history")
     messages: list[Message] = []
     for pair in values:
         if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:

@@ -40,6 +40,8 @@ def parse_messages(values: Sequence[Any]) -> list[Message]:
     turn. Raises `BadRow` with one of: bad_message, bad_role, null_content, empty_content (of a user), empty_answer,
     bad_content (neither text nor parts), other_modality (images, sound), bad_tool_call, bad_reasoning, bad_weight.
     """
+    if not isinstance(values, list | tuple):
+        raise BadRow("bad_message")
     messages: list[Message] = []
     for value in values:
         message = _parse_message(value)
