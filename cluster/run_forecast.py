@@ -32,7 +32,7 @@ MEASURED_S: Mapping[tuple[str, str], float] = {
     ("tokenize", "5ec3e0e169a9040d"): 1,
     ("mixture", "a3379b65480e4448"): 0,
     ("pretrain", "86c65eca8429bf64"): 140,
-    ("conversations", "39a2b3ad1f668f37"): 0,
+    ("conversations", "f13c1c08d793719d"): 0,
     ("preferences", "04971c9ec2f26023"): 2,
     ("sft", "2d2106ae2bec1c92"): 23,
     ("reward_model", "d03e27593924da65"): 77,

@@ -245,7 +245,15 @@ class ConversationsConfig(StageConfig, RowSource):
 
     sections: ClassVar[Sections] = {
         "Inputs": ("inputs", "file_format", "format", "columns", "template", "system", "sets"),
-        "Rows that are kept": ("mend", "keep_prompts", "deduplicate", "one_per_prompt", "length", "cleaning"),
+        "Rows that are kept": (
+            "mend",
+            "keep_prompts",
+            "deduplicate",
+            "one_per_prompt",
+            "ignore_punctuation",
+            "length",
+            "cleaning",
+        ),
         "Split": ("heldout_fraction", "split_seed"),
         "Execution": ("workers", "max_workers"),
     }
@@ -277,6 +285,12 @@ class ConversationsConfig(StageConfig, RowSource):
 
     one_per_prompt: bool = False
     """Whether of all conversations with the same first prompt the first one alone stays."""
+
+    ignore_punctuation: bool = False
+    """Whether prompts that differ in punctuation and accents alone count as the same: a training row is then dropped
+    too where it asks a held-out prompt in other punctuation, and `one_per_prompt` keeps one of them. On which side of
+    the split a prompt belongs goes by its own spelling all the same.
+    """
 
     length: LengthLimits = LengthLimits()
     """How long conversations may be. Nothing is limited by default."""

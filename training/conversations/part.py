@@ -165,6 +165,7 @@ def _write(
             [batch.parsed[n].is_prompt for n in kept],
             fraction=config.heldout_fraction,
             seed=config.split_seed,
+            ignore_punctuation=config.ignore_punctuation,
         )
     )
     tables["dropped"].write_table(pa.Table.from_pylist(dropped, schema=DROPPED_SCHEMA))

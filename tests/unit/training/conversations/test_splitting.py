@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cluster.contracts.records import Conversation, is_heldout
-from training.conversations.keys import RowKeys, content_hash, joined_keys, keys_table
+from training.conversations.keys import RowKeys, content_hash, joined_keys, keys_table, prompt_key
 from training.conversations.splitting import REASONS, Decisions, SetShare, counts_by_set, decide
 
 FRACTION, SEED = 0.3, 5
@@ -169,6 +169,28 @@ def test_sets_are_counted_each_by_itself_and_copies_across_them_once() -> None:
     assert counts["b"]["distinct_train"] + counts["b"]["heldout"] == 100
     assert counts["b"]["train"] == 3 * counts["b"]["distinct_train"]
     assert counts["b"]["dropped"] == 100
+
+
+def test_prompts_in_other_punctuation_are_the_same_where_that_is_asked_for() -> None:
+    prompts = [
+        "What is AI?",
+        "what is ai",
+        "WHAT -- is   (AI)?!",
+        "Wh\u00e4t is AI",
+        "What is A.I.?",
+        "What is AI, then?",
+    ]
+    strict, loose = ([prompt_key(p, ignore_punctuation=flag) for p in prompts] for flag in (False, True))
+    assert len(set(strict)) == 6
+    assert loose[0] == loose[1] == loose[2] == loose[3]
+    assert len(set(loose)) == 3
+    assert prompt_key("?!", ignore_punctuation=True) != prompt_key("...", ignore_punctuation=True)
+    rows = [talk(f"Prompt {n}{mark}", "x") for n in range(200) for mark in ("", "?", "!")]
+    table = keys_table(rows, [False] * 600, fraction=FRACTION, seed=SEED, ignore_punctuation=True)
+    found = words(decide(joined_keys([table]), one_set(rows), deduplicate=True, seed=SEED))
+    sides = [{found[3 * n + place] for place in range(3)} for n in range(200)]
+    assert all("heldout" not in side or "train" not in side for side in sides)
+    assert any({"heldout", "asks_a_heldout_prompt"} == side for side in sides)
 
 
 def test_no_rows_are_no_fault() -> None:
