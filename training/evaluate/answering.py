@@ -28,7 +28,6 @@ from training.evaluate.task_files import TaskItem
 SAMPLED, GREEDY = "sampled", "greedy"
 """What the answers to held-out prompts are called among questions; a task's are called by `task_question`."""
 _REQUESTS_PER_CALL = 256
-_NO_FILE = ""
 
 SCHEMA = pa.schema(
     [
@@ -56,7 +55,7 @@ class Question:
     messages: tuple[Message, ...]
     tools: list[dict[str, Any]] | None
     sampling: SamplingParams
-    uri: str = _NO_FILE  # where it is from, for quarantined ones
+    uri: str  # where it is from: a file, or the task
     offset: int = -1
 
 
@@ -106,7 +105,9 @@ def _questions(
         if task.is_answered:
             sampling = SamplingParams(max_new_tokens=task.max_new_tokens, temperature=0.0, seed=0)
             for item in tasks[name]:
-                yield Question(task_question(name), item.id, item.cluster, item.messages, None, sampling)
+                yield Question(
+                    task_question(name), item.id, item.cluster, item.messages, None, sampling, task_question(name)
+                )
 
 
 def answer_all(

@@ -10,8 +10,7 @@ import numpy as np
 
 from training.evaluate.answering import SAMPLED, Answer, prompt_text, task_question
 from training.evaluate.checkers import normalised, passes
-from training.evaluate.items import Row, values_of
-from training.evaluate.measuring import grouped
+from training.evaluate.items import Row, grouped, values_of
 from training.evaluate.probes import is_refusal
 from training.evaluate.statistics import Interval, ItemValues, difference, interval
 from training.evaluate.task_config import Task

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -62,3 +62,11 @@ def read_items(uri: str) -> dict[str, ItemValues]:
         found = (row["item"], row["cluster"], row["numerator"], row["denominator"])
         rows.setdefault(row["figure"], []).append(found)
     return {figure: values_of(found) for figure, found in rows.items()}
+
+
+def grouped(figure: str, rows: Sequence[Row], groups: Sequence[str | None]) -> dict[str, ItemValues]:
+    """A figure over all items, and under "FIGURE/GROUP" over those of each group."""
+    found = {figure: values_of(rows)}
+    for group in sorted({group for group in groups if group is not None}):
+        found[f"{figure}/{group}"] = values_of(row for row, of in zip(rows, groups, strict=True) if of == group)
+    return found

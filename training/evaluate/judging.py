@@ -15,7 +15,8 @@ from cluster.contracts.commit import commit_part, committed_part
 from cluster.contracts.records import Message
 from training.evaluate.answering import SAMPLED, Answer, prompt_text
 from training.evaluate.items import items_parquet, values_of
-from training.evaluate.measuring import ITEMS, EvaluateJob, Reader, answers_of
+from training.evaluate.measuring import ITEMS, EvaluateJob, answers_of
+from training.evaluate.reader import Reader
 from training.evaluate.statistics import ItemValues
 from training.launch.workers import Worker
 from training.models import load_model

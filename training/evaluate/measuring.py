@@ -20,20 +20,20 @@ from cluster.contracts.chat.encoder import ChatEncoder
 from cluster.contracts.chat.rendering import ChatRefused
 from cluster.contracts.commit import check_size, commit_part, committed_part
 from cluster.contracts.errors import InputError
-from cluster.contracts.records import Message
 from cluster.contracts.tokens import open_shards
 from training.conversations.artifact import read_conversations
 from training.data.sampler import IGNORE_INDEX, TokenSampler
 from training.evaluate.answering import SAMPLED, Answer, cluster_of, read_answers
 from training.evaluate.config import EvaluateConfig
-from training.evaluate.items import Row, items_parquet, values_of
+from training.evaluate.items import Row, grouped, items_parquet, values_of
+from training.evaluate.likelihood_tasks import choice_items, pair_items
+from training.evaluate.reader import Reader, assistant, preferred
 from training.evaluate.statistics import ItemValues
-from training.evaluate.task_config import Task
-from training.evaluate.task_files import TaskItem, read_task
+from training.evaluate.task_files import read_task
 from training.feedback.encoded_pairs import encode_pairs
 from training.feedback.pairs import read_pairs
 from training.inference.heldout import token_bytes
-from training.inference.sequence_scores import answer_logprobs, pair_logprobs, rewards
+from training.inference.sequence_scores import pair_logprobs, rewards
 from training.launch.workers import Worker
 from training.models import load_model, load_reward_model
 from training.tokenizers import load_tokenizer
@@ -141,35 +141,6 @@ def measure_model(
 
 
 @dataclass(frozen=True)
-class Reader:
-    """A model that reads given texts."""
-
-    model: Any
-    encoder: ChatEncoder
-    token_bytes_V: npt.NDArray[np.int64] | None  # None where the tokenizer does not tell
-    config: EvaluateConfig
-
-    def logprobs(
-        self, sequences: Sequence[Sequence[int]], masks: Sequence[Sequence[bool]]
-    ) -> tuple[list[float], list[int]]:
-        """(summed log-probability of the tokens under its mask, how many there are) of each sequence."""
-        scored = answer_logprobs(
-            self.model,
-            sequences,
-            masks,
-            pad_token_id=self.encoder.tokenizer.pad_token_id,
-            batch_size=self.config.batch_size,
-        )
-        return scored.logprobs_N.tolist(), scored.num_tokens_N.tolist()
-
-    def num_bytes(self, ids: Sequence[int]) -> int:
-        """Bytes of text that tokens stand for."""
-        if self.token_bytes_V is not None:
-            return int(self.token_bytes_V[np.asarray(ids, np.int64)].sum())
-        return len(self.encoder.tokenizer.decode(ids, skip_special_tokens=True).encode())
-
-
-@dataclass(frozen=True)
 class HeldoutDocuments:
     """Held-out text as one model's tokens."""
 
@@ -271,82 +242,8 @@ def preference_items(reader: Reader, preferences_uri: str) -> ItemValues:
     for row, (chosen, rejected) in zip(encoded.rows, logprobs_P2, strict=True):
         content = [row["prompt"], row["chosen"], row["rejected"]]
         item = hashlib.sha256(repr(content).encode()).hexdigest()[:16]
-        items.setdefault(item, (item, cluster_of(row["prompt"]), _preferred(chosen, rejected), 1.0))
+        items.setdefault(item, (item, cluster_of(row["prompt"]), preferred(chosen, rejected), 1.0))
     return values_of(items.values())
-
-
-def pair_items(reader: Reader, task: Task, items: Sequence[TaskItem]) -> tuple[list[Row], list[str | None]]:
-    """Whether the chosen answer is the likelier one; with the group of each."""
-    pairs = [
-        {"prompt": list(item.messages), "chosen": _assistant(item.texts[0]), "rejected": _assistant(item.texts[1])}
-        for item in items
-    ]
-    sides = [
-        reader.encoder.prompt_answers([(pair["prompt"], pair[side], None) for pair in pairs])
-        for side in ("chosen", "rejected")
-    ]
-    return _most_likely(reader, items, list(zip(*sides, strict=True)), "none", with_end=True)
-
-
-def choice_items(reader: Reader, task: Task, items: Sequence[TaskItem]) -> tuple[list[Row], list[str | None]]:
-    """Whether the right choice is the likeliest; with the group of each."""
-    encoded = [
-        reader.encoder.prompt_answers([(list(item.messages), _assistant(text), None) for text in item.texts])
-        for item in items
-    ]
-    return _most_likely(reader, items, encoded, task.normalise_length, with_end=False)
-
-
-Encoded = tuple[list[int], list[int]] | ChatRefused
-
-
-def _most_likely(
-    reader: Reader,
-    items: Sequence[TaskItem],
-    encoded: Sequence[Sequence[Encoded]],
-    normalise_length: str,
-    *,
-    with_end: bool,
-) -> tuple[list[Row], list[str | None]]:
-    """Items of which the right text is the likeliest. Those that a template refuses or that are too long are left out.
-
-    `with_end`: whether the token that ends an answer counts.
-    """
-    usable: list[tuple[TaskItem, list[tuple[list[int], list[int]]]]] = []
-    for item, sides in zip(items, encoded, strict=True):
-        whole = [side for side in sides if not isinstance(side, ChatRefused)]
-        longest = max((len(prompt) + len(answer) for prompt, answer in whole), default=0)
-        if len(whole) == len(sides) and longest <= reader.config.max_length:
-            usable.append((item, whole))
-    sequences = [prompt + answer for _, sides in usable for prompt, answer in sides]
-    masks = [
-        [False] * len(prompt) + [True] * (len(answer) - 1) + [with_end]
-        for _, sides in usable
-        for prompt, answer in sides
-    ]
-    logprobs, counts = reader.logprobs(sequences, masks)
-    rows: list[Row] = []
-    start = 0
-    for item, sides in usable:
-        stop = start + len(sides)
-        lengths = {
-            "none": [1] * len(sides),
-            "tokens": [max(count, 1) for count in counts[start:stop]],
-            "bytes": [len(text.encode()) for text in item.texts],
-        }[normalise_length]
-        scores = [logprob / length for logprob, length in zip(logprobs[start:stop], lengths, strict=True)]
-        start = stop
-        others = max(score for place, score in enumerate(scores) if place != item.right)
-        rows.append((item.id, item.cluster, _preferred(scores[item.right], others), 1.0))
-    return rows, [item.group for item, _ in usable]
-
-
-def grouped(figure: str, rows: Sequence[Row], groups: Sequence[str | None]) -> dict[str, ItemValues]:
-    """A figure over all items, and under "FIGURE/GROUP" over those of each group."""
-    found = {figure: values_of(rows)}
-    for group in sorted({group for group in groups if group is not None}):
-        found[f"{figure}/{group}"] = values_of(row for row, of in zip(rows, groups, strict=True) if of == group)
-    return found
 
 
 def reward_items(worker: Worker, uri: str, tokenizer: Any, job: EvaluateJob, name: str) -> ItemValues:
@@ -368,7 +265,7 @@ def _finished(encoder: ChatEncoder, answers: Sequence[Answer]) -> tuple[list[Ans
     kept, sequences = [], []
     for answer in answers:
         try:
-            sequences.append(encoder.encode_finished([*answer.messages, *_assistant(answer.answer)]))
+            sequences.append(encoder.encode_finished([*answer.messages, *assistant(answer.answer)]))
         except ChatRefused:
             continue
         kept.append(answer)
@@ -381,11 +278,3 @@ def _pair_logprobs(reader: Reader, pairs: Sequence[Any]) -> list[list[float]]:
         reader.model, pairs, pad_token_id=pad, batch_size=reader.config.batch_size
     ).tolist()
     return found
-
-
-def _preferred(first: float, second: float) -> float:
-    return 1.0 if first > second else 0.5 if first == second else 0.0
-
-
-def _assistant(text: str) -> list[Message]:
-    return [Message(role="assistant", content=text)]

@@ -28,6 +28,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 NUM_RESAMPLES = 2000
+_MAX_CLUSTERS = 4096  # that are resampled; of more, some are taken together
 _CHUNK = 1 << 22  # numbers of a block of resamples in memory
 
 
@@ -103,7 +104,8 @@ def interval(values: ItemValues, *, confidence: float = 0.95, seed: int = 0) -> 
 
 def difference(first: ItemValues, second: ItemValues, *, confidence: float = 0.95, seed: int = 0) -> Difference:
     """`first` minus `second`, over the items that both have. Raises `ValueError` where they have none in common."""
-    shared = [item for item in first.items if item in set(second.items)]
+    theirs = set(second.items)
+    shared = [item for item in first.items if item in theirs]
     if not shared:
         raise ValueError("the two models were measured on no item in common")
     first, second = first.only(shared), second.only(shared)
@@ -140,13 +142,18 @@ def mcnemar(first_N: npt.NDArray[np.bool_], second_N: npt.NDArray[np.bool_]) -> 
 
 
 def _cluster_sums(values: ItemValues) -> Floats:
-    """[C, 2] numerators and denominators summed over each cluster, in order of appearance."""
+    """[C, 2] numerators and denominators summed over each cluster, in order of appearance; 4,096 at most."""
     numbers: dict[str, int] = {}
     number_N = [numbers.setdefault(cluster, len(numbers)) for cluster in values.clusters]
     sums_C2 = np.zeros((len(numbers), 2))
     np.add.at(sums_C2[:, 0], number_N, values.numerators_N)
     np.add.at(sums_C2[:, 1], number_N, values.denominators_N)
-    return sums_C2
+    if len(numbers) <= _MAX_CLUSTERS:
+        return sums_C2
+    # Sums of clusters are clusters too, and fewer of them tell as much of an interval in less memory.
+    fewer_C2 = np.zeros((_MAX_CLUSTERS, 2))
+    np.add.at(fewer_C2, np.arange(len(numbers)) % _MAX_CLUSTERS, sums_C2)
+    return fewer_C2
 
 
 def _wilson(values: ItemValues, sums_C2: Floats, confidence: float) -> Interval:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +15,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cluster.contracts.artifacts import Artifact, Manifest, StageContext, StageResult
+from cluster.contracts.chat.encoder import ChatEncoder
 from cluster.contracts.commit import committed_parts, remove_part
 from cluster.contracts.progress import SilentProgress
-from cluster.contracts.records import AnswerClient
+from cluster.contracts.records import AnswerClient, Message
 from cluster.contracts.tokens import ShardEntry, write_token_index, write_token_shard
 from serving.answers import AnswerEngine
 from serving.config import ServerConfig
@@ -28,9 +30,11 @@ from tests.chat_fixtures import (
     write_conversations,
 )
 from training.evaluate import stage
-from training.evaluate.answering import SAMPLED
+from training.evaluate.answering import SAMPLED, Answer
 from training.evaluate.config import EvaluateConfig
+from training.evaluate.judging import judged_values
 from training.evaluate.measuring import answers_of, measured_key
+from training.evaluate.reader import Reader
 from training.models import load_under_new_head
 
 TEXT = " ".join(str(message["content"]) for number in range(60) for message in conversation(number)["messages"])
@@ -206,15 +210,40 @@ def test_generated_tasks_are_scored_and_bad_rows_counted(measured: dict[str, Any
     assert {"task/refusals/refusals", "task/refusals/over_refusals"} <= measured["models"]["plain"].keys()
 
 
-def test_the_judge_sees_both_orders(measured: dict[str, Any]) -> None:
-    """A judge that leans to one place only finds ties."""
-    judged = measured["judged"]
-    assert judged.keys() == {"eager", "other"}
-    assert judged["eager"]["num_judged"] == 20
-    rate = measured["models"]["eager"]["judged_win_rate"]
-    assert 0 <= rate <= 1
-    if judged["eager"]["num_judged_by_place"] == 20:
-        assert rate == 0.5
+def test_every_model_but_the_baseline_is_judged(measured: dict[str, Any]) -> None:
+    assert measured["judged"].keys() == {"eager", "other"}
+    assert measured["judged"]["eager"]["num_judged"] == 20
+    assert 0 <= measured["models"]["eager"]["judged_win_rate"] <= 1
+    assert "judged_win_rate" not in measured["models"]["plain"]
+
+
+class Judge(Reader):
+    """Finds likely what a function says of (answer A, answer B, the letter)."""
+
+    def logprobs(self, sequences: Any, masks: Any) -> Any:
+        texts = [self.encoder.tokenizer.decode(ids) for ids in sequences]
+        parts = [
+            re.search(r"\[Answer A\]\n(.*)\n\n\[Answer B\]\n(.*)\n\nReply.*assistant\n([AB])", t, re.S) for t in texts
+        ]
+        return [float(self.model(*part.groups())) for part in parts if part is not None], [1] * len(texts)
+
+
+def answer(text: str) -> Answer:
+    return Answer("sampled", "i", "c", (Message(role="user", content="Well?"),), [], text, [], 0.0, "stop", 0)
+
+
+def test_a_judge_that_goes_by_the_place_finds_ties_and_one_that_goes_by_the_answer_a_winner() -> None:
+    encoder = ChatEncoder(make_chat_tokenizer())
+    config = EvaluateConfig(models={"a": "a"}, tokens="t", max_length=4096)
+    pairs = [(answer("so good"), answer("bad")), (answer("poor"), answer("a good one")), (answer("x"), answer("y"))]
+    by_answer = Judge(lambda a, b, letter: "good" in (a if letter == "A" else b), encoder, None, config)
+    values, num_by_place = judged_values(by_answer, pairs)
+    assert (values.numerators_N.tolist(), num_by_place) == ([1.0, 0.0, 0.5], 0)
+    by_place = Judge(lambda a, b, letter: letter == "A", encoder, None, config)
+    values, num_by_place = judged_values(by_place, pairs)
+    assert (values.numerators_N.tolist(), num_by_place) == ([0.5, 0.5, 0.5], 3)
+    short = Judge(lambda a, b, letter: 0, encoder, None, EvaluateConfig(models={"a": "a"}, tokens="t", max_length=8))
+    assert judged_values(short, pairs)[0].items == ()
 
 
 def test_models_answer_the_same_prompts_side_by_side(measured: dict[str, Any]) -> None:

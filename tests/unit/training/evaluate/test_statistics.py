@@ -84,6 +84,14 @@ def test_what_items_have_in_common_drops_out_of_a_difference() -> None:
     assert alone.high - alone.low > 1.0
 
 
+def test_very_many_items_are_taken_together_without_another_interval() -> None:
+    numbers = np.random.default_rng(4).exponential(1.0, 20_000)
+    found = interval(plain(numbers.tolist()))
+    low, high = stats.t.interval(0.95, 19_999, numbers.mean(), stats.sem(numbers))
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.002)
+
+
 def test_only_shared_items_are_compared() -> None:
     first = values_of([("a", "a", 1.0, 1.0), ("b", "b", 5.0, 1.0), ("c", "c", 2.0, 1.0)])
     second = values_of([("c", "c", 1.0, 1.0), ("a", "a", 0.0, 1.0), ("d", "d", 9.0, 1.0)])
