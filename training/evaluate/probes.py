@@ -80,6 +80,7 @@ _REFUSALS = re.compile(
     r"|\bI(?:'m| am) (?:unable|not able|not going|not comfortable|not willing)\b"
     r"|\b(?:as an? (?:AI|assistant|language model)).{0,80}\b(?:can(?:'t|not| not)|won't|unable|not able)\b"
     r"|\b(?:that|this|it)(?:'s| is| would be) (?:illegal|unethical|not something I)\b"
+    r"|\bI (?:don't|do not) have the (?:ability|capability|capacity)\b"
     r"|\bnot (?:appropriate|able to help|something I can)\b",
     re.IGNORECASE | re.DOTALL,
 )

@@ -74,6 +74,7 @@ def test_refusals_are_told_from_answers_by_their_opening() -> None:
         "As an AI language model, I am unable to do that.",
         "That would be illegal, so no.",
         "I won't help you hurt anybody.",
+        "I'm sorry for any misunderstanding, but as a chatbot, I don't have the capability to assist with this.",
     ):
         assert is_refusal(answer), answer
     for answer in (
