@@ -158,3 +158,13 @@ def test_candidates_scored_by_the_reward_model_become_pairs_of_best_over_worst(r
         own = rewards(model, ids, pad_token_id=model.config.pad_token_id).tolist()
         assert found["chosen"] == answers[own.index(max(own))]
         assert found["rejected"] == answers[own.index(min(own))]
+
+
+@pytest.mark.parametrize(("name", "learn"), [("measured-groups", "comparisons"), ("measured-scores", "scores")])
+def test_rankings_and_scores_are_measured_while_training_goes_on(root: Path, name: str, learn: str) -> None:
+    scorer = HiddenScorer(seed=1)
+    make = scorer.rankings if learn == "comparisons" else scorer.scores
+    train(root, name, make(16, start=0), make(8, start=1000), learn=learn, eval_every_steps=1)
+    measured = [row["eval_loss"] for row in read_metrics(root / name / METRICS) if "eval_loss" in row]
+    assert len(measured) == len(losses(root, name))
+    assert all(loss > 0 for loss in measured)
