@@ -14,7 +14,7 @@ stages:
     reward_model: reward_model
     preferences: preferences
     tasks:
-      hhh: {kind: pairs, inputs: [data/hhh_alignment.jsonl]}
+      hhh: {kind: pairs, inputs: [data/hhh_alignment.jsonl], normalise_length: tokens}
       refusals: {kind: refusals, max_new_tokens: 64}
     num_prompts: 256
 """

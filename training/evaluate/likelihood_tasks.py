@@ -21,7 +21,7 @@ def pair_items(reader: Reader, task: Task, items: Sequence[TaskItem]) -> tuple[l
         reader.encoder.prompt_answers([(pair["prompt"], pair[side], None) for pair in pairs])
         for side in ("chosen", "rejected")
     ]
-    return _most_likely(reader, items, list(zip(*sides, strict=True)), "none", with_end=True)
+    return _most_likely(reader, items, list(zip(*sides, strict=True)), task.normalise_length, with_end=True)
 
 
 def choice_items(reader: Reader, task: Task, items: Sequence[TaskItem]) -> tuple[list[Row], list[str | None]]:

@@ -31,8 +31,8 @@ class Task(StrictModel):
     """Longest answer, in tokens, of the kinds whose items are answered."""
 
     normalise_length: Literal["none", "tokens", "bytes"] = "none"
-    """What a choice's log-probability is divided by in `multiple_choice`, so that short choices are not favoured:
-    nothing, its tokens, or its text's bytes in UTF-8.
+    """What the log-probability of a text is divided by in `multiple_choice` and `pairs`, so that short texts are not
+    favoured: nothing, its tokens, or its bytes in UTF-8.
     """
 
     max_items: Annotated[int | None, Field(ge=1)] = None

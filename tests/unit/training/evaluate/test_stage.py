@@ -125,7 +125,8 @@ def run(root: Path, output: str, models: Mapping[str, str], answering: Any = eng
     inputs = {
         f"models.{name}": Artifact(str(root / path), Manifest("sft", path, {}, {})) for name, path in models.items()
     }
-    inputs["conversations"] = Artifact(str(root / "talks"), Manifest("conversations", "talks", {}, {}))
+    if config.conversations is not None:
+        inputs["conversations"] = Artifact(str(root / "talks"), Manifest("conversations", "talks", {}, {}))
     if config.tokens is not None:
         manifest = Manifest("tokenize", "k1", {}, {"tokenizer": "t1"})
         inputs["tokens"] = Artifact(str(root / "tokenize" / "k1"), manifest)
@@ -201,6 +202,32 @@ def test_the_likeliest_choice_is_taken(measured: dict[str, Any], root: Path) -> 
     assert measured["models"]["plain"]["task/choice/accuracy"] == pytest.approx(np.mean(right))
     by_group = [measured["models"]["plain"][f"task/choice/accuracy/{group}"] for group in ("even", "odd")]
     assert np.mean(by_group) == pytest.approx(np.mean(right))
+
+
+def test_pairs_are_compared_whole_or_by_the_token(root: Path) -> None:
+    """A long answer is less likely than a short one, but for a model that knows nothing no less by the token."""
+    rows = [
+        {"prompt": f"Go {n}", "chosen": "Every day the red fox sees a very old garden.", "rejected": "No"}
+        for n in range(3)
+    ]
+    (root / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    whole = {"kind": "pairs", "inputs": [str(root / "pairs.jsonl")]}
+    model = AutoModelForCausalLM.from_pretrained(root / "plain")
+    tokenizer = AutoTokenizer.from_pretrained(root / "plain")
+    means = []
+    for text in ("Every day the red fox sees a very old garden.", "No"):
+        messages = [{"role": "user", "content": "Go 0"}]
+        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        ids = tokenizer(text)["input_ids"] + [tokenizer.convert_tokens_to_ids("<|im_end|>")]
+        with torch.inference_mode():
+            logits = model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
+        means.append(float(torch.log_softmax(logits, -1)[range(len(ids)), ids].mean()))
+    tasks = {"whole": whole, "token": {**whole, "normalise_length": "tokens"}}
+    figures = run(root, "pairs", {"a": "plain"}, conversations=None, tokens="tokens", tasks=tasks).metrics["models"][
+        "a"
+    ]
+    assert figures["task/whole/accuracy"] == 0.0
+    assert figures["task/token/accuracy"] == float(means[0] > means[1])
 
 
 def test_generated_tasks_are_scored_and_bad_rows_counted(measured: dict[str, Any]) -> None:
