@@ -170,15 +170,20 @@ def _own_rows() -> Any:
             if self.scores_NT1 is None:
                 keep_scores(self, self._keep)
             outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
-            num_tokens = self.accelerator.gather_for_metrics(inputs["attention_mask"].sum()).sum().item()
-            self._total_train_tokens += num_tokens
-            self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
+            if self.model.training:
+                num_tokens = self.accelerator.gather_for_metrics(inputs["attention_mask"].sum()).sum().item()
+                self._total_train_tokens += num_tokens
+            self._metrics[self._mode]["num_tokens"] = [self._total_train_tokens]
             return outputs, outputs.logits.squeeze(-1).float()
+
+        @property
+        def _mode(self) -> str:
+            return "train" if self.model.training else "eval"
 
         def note(self, **figures: torch.Tensor) -> None:
             """Log the mean of each figure over the ranks."""
             for name, value in figures.items():
-                self._metrics["train"][name].append(self.accelerator.gather_for_metrics(value).mean().item())
+                self._metrics[self._mode][name].append(self.accelerator.gather_for_metrics(value).mean().item())
 
         def _keep(self, module: Any, inputs: Any, output: torch.Tensor) -> None:
             self.scores_NT1 = output
