@@ -11,12 +11,13 @@ from pathlib import Path
 
 from benchmarks import chat_templates
 from benchmarks.figures import Figure, print_figures
-from benchmarks.post_training import coverage, parity, ranking_recovery, step_time
+from benchmarks.post_training import adapter_exports, coverage, parity, ranking_recovery, step_time
 
 BARS: Mapping[int, Callable[[], list[Figure]]] = {
     1: chat_templates.measure,
     2: parity.figures,
     3: step_time.figures,
+    4: adapter_exports.figures,
     6: ranking_recovery.figures,
     8: coverage.figures,
 }

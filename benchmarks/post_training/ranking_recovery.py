@@ -18,7 +18,7 @@ from training.feedback.artifact import FILES, rows_parquet
 from training.feedback.conversions import PairRule
 
 NUM_TRAIN, NUM_HELDOUT = 200, 100
-SEEDS = (0, 1, 2)
+SEEDS = (3, 4, 5)  # not 0, 1 and 2, by which the number of passes was chosen
 
 
 def tau(root: Path, *, seed: int, rule: PairRule) -> float:
