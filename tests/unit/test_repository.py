@@ -43,7 +43,7 @@ def test_every_shipped_spec_writes_to_the_storage_that_the_commands_look_in(path
 
 # What the shipped sample has no use for: no set of good pages comes with it, its pages are few, and so few parameters
 # learn nothing from their own answers.
-OPTIONAL_KINDS = {"candidates", "quality_classifier", "repeated_lines"}
+OPTIONAL_KINDS = {"candidates", "kto", "quality_classifier", "repeated_lines"}
 
 
 def test_the_quickstart_uses_every_kind_of_stage() -> None:

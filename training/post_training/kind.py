@@ -106,6 +106,8 @@ stages:
 KTO = StageKind(
     config=KtoConfig,
     function="training.post_training.kto:run",
+    runs_on_workers=True,
+    import_ahead="training.engine.import_ahead:import_for_post_training",
     summary="align by thumbs up and down, without pairs",
     makes="A Hugging Face model directory (adapters merged, or alone), with its figures on held-out answers.",
     example=_KTO_EXAMPLE,

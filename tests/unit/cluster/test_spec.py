@@ -403,7 +403,7 @@ def test_a_reward_model_is_no_start_and_a_policy_is_no_judge(tmp_path: Path) -> 
     )
     assert set(found) == {"stages.dpo2.model", "stages.ppo.reward_model"}
     assert "is a reward_model stage" in found["stages.dpo2.model"]
-    assert "needed: pretrain or sft or dpo or ppo" in found["stages.dpo2.model"]
+    assert "needed: pretrain or sft or dpo or kto or ppo" in found["stages.dpo2.model"]
     assert "needed: reward_model" in found["stages.ppo.reward_model"]
 
 
