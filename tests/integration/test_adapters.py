@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from cluster.contracts.artifacts import StageResult
 from cluster.contracts.errors import InputError, StageFailed
 from tests.chat_fixtures import make_conversations, make_model_directory, write_conversations
-from tests.integration.test_post_training import artifact, context, one_rank
+from tests.integration.single_rank import one_rank
+from tests.integration.test_post_training import artifact, context
 from training.base_model.adapter_layers import BASE_RECORD, light_findings, weights_digest
 from training.export import committed_result
 from training.launch.workers import run_in_process

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from tests.integration.test_pretrain import one_rank
+from tests.integration.single_rank import one_rank
 from training.engine.deepspeed_config import deepspeed_config
 from training.engine.deepspeed_engine import begin_pass, build_engine, gradient_norm, leaf_classes
 from training.models import new_model

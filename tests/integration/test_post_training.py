@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from cluster import evaluate_stage
@@ -20,8 +18,8 @@ from cluster.contracts.artifacts import Artifact, Manifest, StageContext, StageR
 from cluster.contracts.errors import StageFailed
 from cluster.contracts.progress import Progress, SilentProgress
 from tests.chat_fixtures import make_conversations, make_model_directory, write_conversations
+from tests.integration.single_rank import one_rank
 from tests.integration.token_fixtures import make_tokens
-from training.engine.deepspeed_engine import load_deepspeed
 from training.evaluate.config import EvaluateConfig
 from training.launch.workers import run_in_process
 from training.metrics.metrics_log import METRICS, read_metrics
@@ -30,18 +28,10 @@ from training.post_training.config import DpoConfig, KtoConfig, RewardModelConfi
 from training.preferences import stage as preferences
 from training.preferences.config import PreferencesConfig
 
+assert one_rank  # the fixture of that name, for this module too
+
 TWO_WORKERS = {"num_workers": 2, "cpus": 0.5, "max_failures": 1}
 SHARED: dict[str, Any] = {"lr": 3e-3, "max_length": 128, "global_batch_size": 8, "checkpoint_every_steps": 4}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A process group for `run_in_process` that ends with this module, so that other tests can make theirs."""
-    store = dist.FileStore(str(tmp_path_factory.mktemp("group") / "store"), 1)
-    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-    load_deepspeed().utils.groups._WORLD_GROUP = None  # DeepSpeed would go on using the group that is gone
 
 
 @pytest.fixture(scope="module")

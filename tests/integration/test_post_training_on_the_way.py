@@ -13,7 +13,8 @@ from cluster.contracts.artifacts import StageResult
 from cluster.contracts.errors import InputError
 from cluster.contracts.progress import Progress, SilentProgress
 from tests.chat_fixtures import make_conversations, make_model_directory, write_conversations
-from tests.integration.test_post_training import SHARED, artifact, context, one_rank
+from tests.integration.single_rank import one_rank
+from tests.integration.test_post_training import SHARED, artifact, context
 from training.launch.workers import run_in_process
 from training.metrics.metrics_log import METRICS, read_metrics
 from training.metrics.trackers import TENSORBOARD_DIRECTORY

@@ -20,7 +20,8 @@ from cluster.contracts.artifacts import Artifact, StageResult
 from cluster.contracts.errors import InputError, StageFailed
 from cluster.contracts.progress import Progress, SilentProgress
 from tests.chat_fixtures import make_conversations, make_model_directory, write_conversations
-from tests.integration.test_post_training import SHARED, artifact, context, one_rank
+from tests.integration.single_rank import one_rank
+from tests.integration.test_post_training import SHARED, artifact, context
 from training.conversations.artifact import read_conversations
 from training.export import committed_result
 from training.launch.workers import run_in_process

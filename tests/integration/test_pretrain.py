@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cluster.contracts.artifacts import Artifact, StageContext, StageResult, open_artifact
@@ -26,11 +25,11 @@ from cluster.contracts.config import WorkerGroup
 from cluster.contracts.errors import CorruptArtifact, InputError, StageFailed
 from cluster.contracts.progress import Progress, SilentProgress
 from tests.integration.poison import poisoned_loss
+from tests.integration.single_rank import one_rank
 from tests.integration.token_fixtures import make_tokenizer, make_tokens
 from training.checkpoint.store import CheckpointStore
 from training.data.packing import BestFitSampler
 from training.data.sampler import IGNORE_INDEX, TokenSampler
-from training.engine.deepspeed_engine import load_deepspeed
 from training.launch.workers import Worker, run_in_process, run_workers
 from training.metrics.metrics_log import METRICS, read_metrics
 from training.pretrain.config import PretrainConfig
@@ -38,6 +37,8 @@ from training.pretrain.export_checkpoint import export_checkpoint
 from training.pretrain.job import PretrainJob
 from training.pretrain.open_data import check_data, open_heldout, open_training
 from training.pretrain.stage import run
+
+assert one_rank  # the fixture of that name, for this module too
 
 STEPS = 12
 MODEL = {
@@ -117,19 +118,6 @@ def losses(output: Path, steps: int = STEPS) -> list[float]:
     rows = read_metrics(output / METRICS)
     assert [row["step"] for row in rows] == list(range(steps))
     return [row["loss"] for row in rows]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A process group for `run_in_process` that ends with this module, so that other tests can make theirs."""
-    if dist.is_initialized():  # a test of another module left one
-        dist.destroy_process_group()
-        load_deepspeed().utils.groups._WORLD_GROUP = None
-    store = dist.FileStore(str(tmp_path_factory.mktemp("group") / "store"), 1)
-    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-    load_deepspeed().utils.groups._WORLD_GROUP = None  # DeepSpeed would go on using the group that is gone
 
 
 @pytest.fixture(scope="module")

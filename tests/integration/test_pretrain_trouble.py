@@ -19,7 +19,8 @@ from cluster.contracts.config import WorkerGroup
 from cluster.contracts.errors import StageFailed
 from cluster.contracts.progress import SilentProgress
 from tests.integration.poison import poisoned_loss
-from tests.integration.test_pretrain import STEPS, context, losses, one_rank, tiny_config
+from tests.integration.single_rank import one_rank
+from tests.integration.test_pretrain import STEPS, context, losses, tiny_config
 from tests.integration.token_fixtures import make_tokenizer, make_tokens
 from training import token_losses
 from training.launch.workers import Worker, run_in_process, run_workers

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from transformers import AutoModelForSequenceClassification
 
 from benchmarks.post_training.hidden_scorer import HiddenScorer
@@ -18,10 +16,10 @@ from cluster.contracts.commit import commit_part
 from cluster.contracts.progress import SilentProgress
 from cluster.contracts.reward_scale import read_reward_scale
 from tests.chat_fixtures import make_model_directory
+from tests.integration.single_rank import one_rank
 from tests.unit.training.feedback.feedback_rows import pair, ranking
 from tests.unit.training.preferences.test_scored_candidates import ANSWER as CANDIDATE
 from training.candidates.artifact import ANSWERS, CandidatePrompt, candidates_parquet
-from training.engine.deepspeed_engine import load_deepspeed
 from training.feedback.artifact import FILES, rows_parquet
 from training.feedback.conversions import PairRule
 from training.feedback.pairs import read_pairs
@@ -36,14 +34,7 @@ from training.preferences import stage as preferences
 from training.preferences.config import PreferencesConfig
 from training.tokenizers import load_encoder
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    store = dist.FileStore(str(tmp_path_factory.mktemp("group") / "store"), 1)
-    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-    load_deepspeed().utils.groups._WORLD_GROUP = None
+assert one_rank  # the fixture of that name, for this module too
 
 
 @pytest.fixture(scope="module")

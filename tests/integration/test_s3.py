@@ -34,7 +34,8 @@ from dataprep.sources.config import Columns
 from dataprep.sources.readers import read_sources
 from dataprep.sources.records import PlainText
 from dataprep.sources.shards import plan_shards
-from tests.integration.test_pretrain import Heard, context, losses, one_rank, tiny_config
+from tests.integration.single_rank import one_rank
+from tests.integration.test_pretrain import Heard, context, losses, tiny_config
 from tests.integration.token_fixtures import make_tokenizer, make_tokens
 from training.data.sampler import IGNORE_INDEX
 from training.launch.workers import run_in_process

@@ -16,7 +16,7 @@ from benchmarks.post_training.parity import (
     run_ours,
     run_two_ranks,
 )
-from tests.integration.test_post_training import one_rank
+from tests.integration.single_rank import one_rank
 
 assert one_rank  # the fixture of that name, for this module too
 
