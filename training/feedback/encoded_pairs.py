@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from cluster.contracts.chat.encoder import ChatEncoder
 from cluster.contracts.chat.stop_tokens import common_length
@@ -81,7 +82,7 @@ def encode_pairs(encoder: ChatEncoder, rows: Sequence[PreferencePair], *, max_le
     side_places: list[tuple[int, int]] = []  # of each row's answers
     previous: PreferencePair | None = None
     for row in rows:
-        if previous is not None and (row["prompt"], row["chosen"]) == (previous["prompt"], previous["chosen"]):
+        if previous is not None and _asks_for_chosen(row) == _asks_for_chosen(previous):
             places[id(row["prompt"]), id(row["chosen"])] = side_places[-1][0]
         for answer in (row["chosen"], row["rejected"]):
             if (key := (id(row["prompt"]), id(answer))) not in places:
@@ -106,6 +107,11 @@ def encode_pairs(encoder: ChatEncoder, rows: Sequence[PreferencePair], *, max_le
         pairs.append(pair)
         kept.append(row)
     return EncodedPairs(pairs, kept, num_too_long, num_refused)
+
+
+def _asks_for_chosen(row: PreferencePair) -> tuple[Any, ...]:
+    """All that the tokens of a pair's chosen side come from."""
+    return row["prompt"], row.get("tools"), row["chosen"]
 
 
 def _as_pair(chosen: EncodedAnswer, rejected: EncodedAnswer) -> EncodedPair:

@@ -35,6 +35,18 @@ def test_all_of_the_assistants_turns_count_and_nothing_said_in_between() -> None
     assert found.rejected_mask is None
 
 
+def test_a_pair_has_the_tokens_of_its_own_tools_whatever_the_pair_before_it_has() -> None:
+    tokenizer = make_chat_tokenizer()
+    told = "{{ '<|im_start|>tools\\n' + (tools | tojson) + '<|im_end|>\\n' if tools else '' }}"
+    encoder = ChatEncoder(tokenizer, chat_template=told + tokenizer.chat_template)
+    without = pair("Will it rain?", "It will.", "No idea.")
+    tools = [{"type": "function", "function": {"name": "weather"}}]
+    rows = [without, pair("Will it rain?", "It will.", "Ask me later.", tools=tools)]
+    together = encode_pairs(encoder, rows, max_length=1000).pairs
+    assert together == [encode_pairs(encoder, [row], max_length=1000).pairs[0] for row in rows]
+    assert "weather" in tokenizer.decode(together[1].prompt_ids)
+
+
 def test_a_pair_is_left_out_whole_where_either_side_is_too_long_and_counted() -> None:
     encoder = ChatEncoder(make_chat_tokenizer())
     (whole,) = encode_pairs(encoder, [SEVERAL], max_length=1000).pairs
