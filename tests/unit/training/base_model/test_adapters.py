@@ -11,10 +11,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
 from cluster.contracts.model_needs import ModelNeeds
-from tests.chat_fixtures import make_model_directory
+from cluster.contracts.reward_scale import REWARD_SCALE_FILE, RewardScale
+from tests.chat_fixtures import make_chat_tokenizer, make_model_directory
 from training.base_model.adapter_layers import BASE_RECORD, adapter_base, light_findings, weights_digest
 from training.base_model.check import model_findings
 from training.base_model.merge import merge_adapter
+from training.inference.sequence_scores import rewards
+from training.models import load_reward_model
 
 SFT = ModelNeeds(chat_template=True, padding_token=True, max_length=128)
 IDS = torch.arange(3, 43)[None]
@@ -108,6 +111,23 @@ def test_a_reward_models_adapter_brings_its_head(tmp_path: Path, base: Path) -> 
     expected = logits(PeftModel.from_pretrained(model, adapter))
     actual = logits(AutoModelForSequenceClassification.from_pretrained(merged(adapter, "reward")))
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_merged_reward_model_reads_scores_in_front_of_its_own_padding_and_keeps_its_scale(tmp_path: Path) -> None:
+    base = make_model_directory(tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "pad_token_id": None}))  # as many a base is shipped
+    adapter = make_adapter(base, tmp_path / "adapter", task_type="SEQ_CLS", target_modules=["q_proj"])
+    make_chat_tokenizer().save_pretrained(adapter)
+    scale = RewardScale(0.5, 2.0, 10, applied=True)
+    (adapter / REWARD_SCALE_FILE).write_bytes(scale.to_json())
+    model = load_reward_model(merged(adapter, "reward"))
+    assert model.config.pad_token_id == make_chat_tokenizer().pad_token_id
+    assert model.reward_scale == scale
+    rows = [list(range(5, 25)), list(range(30, 37))]
+    alone = torch.cat([rewards(model, [row], pad_token_id=model.config.pad_token_id) for row in rows])
+    together = rewards(model, rows, pad_token_id=model.config.pad_token_id)
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
 
 
 def test_an_adapter_for_a_base_of_other_shapes_is_refused(tmp_path: Path, base: Path) -> None:
