@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
 
 from cluster.contracts.artifacts import StageResult
@@ -18,7 +19,7 @@ from tests.integration.test_post_training import SHARED, artifact, context
 from training.launch.workers import run_in_process
 from training.metrics.metrics_log import METRICS, read_metrics
 from training.metrics.trackers import TENSORBOARD_DIRECTORY
-from training.post_training import dpo, kto, reward_model, sft
+from training.post_training import dpo, kto, reward_model, sft, trl_stage
 from training.post_training.config import DpoConfig, KtoConfig, RewardModelConfig, SftConfig
 from training.preferences import stage as preferences
 from training.preferences.config import PreferencesConfig
@@ -88,6 +89,35 @@ def test_training_ends_where_the_held_out_loss_no_longer_falls(root: Path) -> No
     best = min(losses, key=lambda step: losses[step])
     assert list(losses)[-1] == result.metrics["steps"] == best + 4
     assert len(read_metrics(root / "stopped" / METRICS)) == best + 4
+
+
+def test_a_run_that_had_ended_early_trains_no_further_after_a_resume(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {"early_stopping_patience": 2, "checkpoint_every_steps": 2}
+    expected = tune(root, "ended", **settings)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trl_stage, "export_trained", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tune(root, "ended_again", **settings)
+    resumed = tune(root, "ended_again", **settings)
+    assert resumed.metrics["steps"] == expected.metrics["steps"]
+    weights, others = (load_file(root / name / "model.safetensors") for name in ("ended_again", "ended"))
+    for key, value in others.items():
+        torch.testing.assert_close(weights[key], value, atol=1e-5, rtol=0)
+
+
+def test_no_rank_copies_the_rows_that_it_maps(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def copied(*_: Any, **__: Any) -> None:
+        raise AssertionError("the rows are copied")
+
+    monkeypatch.setattr(Dataset, "map", copied)
+    monkeypatch.setattr(Dataset, "filter", copied)
+    tune(root, "mapped", epochs=2.0)
 
 
 def test_trackers_get_what_the_log_has(root: Path) -> None:

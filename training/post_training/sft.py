@@ -83,7 +83,10 @@ def train(worker: Worker, job: TrlJob[SftConfig]) -> StageResult | None:
     def new_trainer() -> Any:
         if config.trl.get("packing"):
             check_packing(job, worker)
-        arguments = trainer_arguments(TrlSftConfig, job, worker)
+        # The rows are cut already, and TRL's preparation would copy them all into each rank's memory, once an epoch.
+        is_prepared = not config.trl.get("packing")
+        dataset_kwargs = {"skip_prepare_dataset": is_prepared}
+        arguments = trainer_arguments(TrlSftConfig, job, worker, dataset_kwargs=dataset_kwargs)
         with storage.local_copy(job.model_uri, worker.scratch) as local:
             model = load_base(local)
         check_max_length(config, model)

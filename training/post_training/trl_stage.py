@@ -130,6 +130,8 @@ def train_and_export(
     store = CheckpointStore.of_stage(job.output, keep_best=int(config.keep_best))
     trainer.begin_stage(worker, store, seed=job.seed, zero_stage=job.config.zero_stage)
     first_step = trainer.restored.step if trainer.restored is not None else 0
+    if _ends_early(trainer, config):  # and was killed between the end and the export
+        trainer.train_dataset = trainer.train_dataset.select(range(first_step * config.global_batch_size))
     log = _open_log(job, worker, first_step + 1) if worker.is_main else None
     if log is not None:
         trainer.publish_log = log.publish
@@ -230,11 +232,17 @@ def _judge_measurement(loss: float, trainer: Any, job: TrlJob[Any], worker: Work
         control.should_save = control.should_save or config.keep_best
         return
     kept["without_gain"] = kept.get("without_gain", 0) + 1
-    if config.early_stopping_patience is not None and kept["without_gain"] >= config.early_stopping_patience:
+    if _ends_early(trainer, config):
         worker.progress.note(
             f"step {step}: no lower held-out loss in {kept['without_gain']} measurements; training ends"
         )
         control.should_training_stop = True
+
+
+def _ends_early(trainer: Any, config: TrlConfig) -> bool:
+    """Whether the last measurements, those before a resume included, all were higher than the lowest one."""
+    patience = config.early_stopping_patience
+    return patience is not None and trainer.stage_state.get("without_gain", 0) >= patience
 
 
 def _trouble(loss: float, grad_norm: float) -> str | None:
