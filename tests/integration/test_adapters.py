@@ -171,17 +171,45 @@ def test_reward_model_and_dpo_export_what_their_adapters_learned(
     assert float((logits_of(AutoModelForCausalLM.from_pretrained(output), rows) - trained).abs().max()) < 1e-5
 
 
-@pytest.mark.parametrize(("asked", "found"), [("base", torch.bfloat16), ("fp32", torch.float32)])
+@pytest.fixture(scope="module")
+def in_bf16(root: Path) -> str:
+    """Name of a copy of the tied base in bf16."""
+    directory = root / "in_bf16"
+    AutoModelForCausalLM.from_pretrained(root / "tied").to(torch.bfloat16).save_pretrained(directory)
+    for pattern in ("token*", "*.jinja"):
+        for file in (root / "tied").glob(pattern):
+            (directory / file.name).write_bytes(file.read_bytes())
+    return directory.name
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"), [("base", torch.bfloat16), ("fp32", torch.float32), ("auto", torch.bfloat16)]
+)
 def test_the_export_has_the_number_format_of_its_base_or_the_one_asked_for(
-    asked: str, found: torch.dtype, root: Path
+    asked: str, found: torch.dtype, root: Path, in_bf16: str
 ) -> None:
-    AutoModelForCausalLM.from_pretrained(root / "tied").to(torch.bfloat16).save_pretrained(root / "in_bf16")
-    make = root / "in_bf16"
-    for file in (root / "tied").glob("token*"):
-        (make / file.name).write_bytes(file.read_bytes())
-    for file in (root / "tied").glob("*.jinja"):
-        (make / file.name).write_bytes(file.read_bytes())
-    tune(root, "in_bf16", f"exported_{asked}", {}, export_dtype=asked)
+    tune(root, in_bf16, f"exported_{asked}", {}, export_dtype=asked)
     config = AutoConfig.from_pretrained(root / f"exported_{asked}")
     model = AutoModelForCausalLM.from_pretrained(root / f"exported_{asked}", dtype="auto")
     assert config.dtype == model.dtype == found
+
+
+@pytest.mark.parametrize("lora", [{}, None], ids=["adapters", "all weights"])
+def test_what_was_learned_is_not_rounded_away_unless_it_is_asked_for(
+    lora: dict[str, Any] | None, root: Path, in_bf16: str
+) -> None:
+    losses, shares = {}, {}
+    for asked in ("fp32", "auto", "base"):
+        changes = {"export_dtype": asked, "lr": 1e-5 if lora is not None else 1e-6, "epochs": 2.0}
+        config = SftConfig.model_validate(
+            {"model": "base", "conversations": "conversations", **settings(lora or {}, 0), **changes}
+            | ({"lora": None} if lora is None else {})
+        )
+        inputs = {"model": artifact(root, in_bf16, "pretrain"), "conversations": artifact(root, "conversations", "c")}
+        output = root / f"rounded_{asked}_{lora is None}"
+        metrics = sft.run(config, inputs, str(output), context(root, "sft"), launch=run_in_process).metrics
+        losses[asked], shares[asked] = metrics["heldout_answer_loss"], metrics.get("rounding_share")
+        assert AutoConfig.from_pretrained(output).dtype == {"base": torch.bfloat16}.get(asked, torch.float32)
+    assert losses["auto"] == pytest.approx(losses["fp32"], abs=1e-6)
+    assert shares["auto"] is None
+    assert shares["base"] > 0.5

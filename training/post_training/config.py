@@ -173,8 +173,11 @@ class TrlConfig(StageConfig):
     lora: LoraSettings | None = None
     """Trains low-rank adapters instead of all weights, for far less memory. `null` trains all weights."""
 
-    export_dtype: Literal["base", "fp32", "bf16", "fp16"] = "base"
-    """Number format of the exported weights. `base` is that of the model that training started from."""
+    export_dtype: Literal["auto", "base", "fp32", "bf16", "fp16"] = "auto"
+    """Number format of the exported weights. `base` is that of the model that training started from. `auto` takes it
+    too, but fp32 where rounding to 16 bits would take back more than a tenth of what was learned, as it often does
+    after low-rank adapters or few steps.
+    """
 
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
     """DeepSpeed's ZeRO stage, what is sharded over the workers: 1 the optimizer's state, 2 gradients too, 3 weights

@@ -137,6 +137,7 @@ def train(worker: Worker, job: TrlJob[DpoConfig]) -> StageResult | None:
         "steps": trained.steps,
         "train_loss": trained.train_loss,
         **trained.best,
+        **trained.export,
         **heldout_figures(before_P2, after_P2, beta=config.beta),
     }
     return StageResult(metrics, trained.files, trained.engine)

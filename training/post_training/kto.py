@@ -150,6 +150,7 @@ def train(worker: Worker, job: TrlJob[KtoConfig]) -> StageResult | None:
         "steps": trained.steps,
         "train_loss": trained.train_loss,
         **trained.best,
+        **trained.export,
         **heldout_figures(config.beta * (after_N - before_N), [label.label for label in heldout.labels]),
     }
     return StageResult(metrics, trained.files, trained.engine)

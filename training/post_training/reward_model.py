@@ -125,6 +125,7 @@ def train(worker: Worker, job: TrlJob[RewardModelConfig]) -> StageResult | None:
         "steps": trained.steps,
         "train_loss": trained.train_loss,
         **trained.best,
+        **trained.export,
         **measured,
         "train_reward_mean": scale.mean,
         "train_reward_std": scale.std,

@@ -114,6 +114,7 @@ def train(worker: Worker, job: TrlJob[SftConfig]) -> StageResult | None:
         "steps": trained.steps,
         "train_loss": trained.train_loss,
         **trained.best,
+        **trained.export,
     }
     if heldout:
         for name, base in (("base_heldout_answer_loss", True), ("heldout_answer_loss", False)):

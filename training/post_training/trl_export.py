@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from training.post_training.adapters import (
 from training.post_training.config import TrlConfig
 from training.post_training.trl_job import TrainedModel, TrlJob
 
+MOST_ROUNDED = 0.1  # largest `rounding_share` that `export_dtype: auto` puts up with
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -69,12 +71,10 @@ class ModelForm:
 
         def check(directory: Path, base_directory: Path) -> None:
             exported = self.load_exported(directory, base_directory)
-            dtype = (
-                "fp32"
-                if job.config.precision == "fp32" and exported_dtype(job.config, base_directory) == torch.float32
-                else "bf16"
-            )
-            compare_logits(exported, logits, probe, pad_token_id=self.pad_token_id, precision=dtype)
+            is_adapter = (directory / ADAPTER_CONFIG).exists()
+            is_exact = job.config.precision == "fp32" and (is_adapter or load_config(directory).dtype == torch.float32)
+            precision = "fp32" if is_exact else "bf16"
+            compare_logits(exported, logits, probe, pad_token_id=self.pad_token_id, precision=precision)
 
         return check
 
@@ -86,8 +86,11 @@ def export_trained(
     worker: Worker,
     model_form: ModelForm,
     check: Callable[[Path, Path], None] | None,
-) -> list[WrittenFile]:
-    """Write the trained model, or its adapters alone, to `job.output`; called on rank 0."""
+) -> tuple[list[WrittenFile], dict[str, Any]]:
+    """Write the trained model, or its adapters alone, to `job.output`; called on rank 0.
+
+    Returns the files, and what `chosen_dtype` found of the number format.
+    """
     config: TrlConfig = job.config
     with storage.local_copy(job.model_uri, worker.scratch) as base:
         model = with_weights(model_form.load_base(base), state_dict, trained)
@@ -103,11 +106,12 @@ def export_trained(
             copy_tokenizer(job.model_uri, local)
             write_chat(local, model_form.encoder)
             checked(local)
-            return publish_directory(local, job.output)
+            return publish_directory(local, job.output), {}
         if config.lora is not None:
             model = model.merge_and_unload()
-        model = model.to(exported_dtype(config, base))
-        return export_model(
+        dtype, figures = chosen_dtype(model, lambda: model_form.load_base(base), config, base, worker.progress.note)
+        model = model.to(dtype)
+        files = export_model(
             model,
             model.state_dict(),
             tokenizer_uri=job.model_uri,
@@ -116,14 +120,48 @@ def export_trained(
             encoder=model_form.encoder,
             check=checked,
         )
+        return files, figures
 
 
-def exported_dtype(config: TrlConfig, base_directory: Path) -> torch.dtype:
-    """The number format that the exported weights have."""
-    if config.export_dtype != "base":
-        return _DTYPES[config.export_dtype]
-    found = load_config(base_directory).dtype
-    return found if found in _DTYPES.values() else torch.float32
+def chosen_dtype(
+    model: Any, load_base: Callable[[], Any], config: TrlConfig, base_directory: Path, note: Callable[[str], None]
+) -> tuple[torch.dtype, dict[str, Any]]:
+    """(number format to export the trained `model` in, figures: its name, and `rounding_share` if it has 16 bits).
+
+    `model` is the trained one in fp32. A format of 16 bits is taken by `auto` only where rounding takes back at most
+    `MOST_ROUNDED` of what was learned; one that was asked for is taken, and `note` is told what it costs.
+    """
+    asked = config.export_dtype
+    dtype = load_config(base_directory).dtype if asked in ("auto", "base") else _DTYPES[asked]
+    if dtype not in _DTYPES.values():
+        dtype = torch.float32
+    names = {value: name for name, value in _DTYPES.items()}
+    if dtype == torch.float32:
+        return dtype, {"export_dtype": "fp32"}
+    share = rounding_share(model, load_base(), dtype)
+    told = f"rounding to {names[dtype]} takes back {share:.0%} of what was learned"
+    if share > MOST_ROUNDED and asked == "auto":
+        note(f"the model is exported in fp32: {told}")
+        return torch.float32, {"export_dtype": "fp32"}
+    if share > MOST_ROUNDED:
+        note(f"{told}, as export_dtype: {asked} asks for; export_dtype: fp32 or auto keeps it")
+    return dtype, {"export_dtype": names[dtype], "rounding_share": share}
+
+
+def rounding_share(trained: Any, base: Any, dtype: torch.dtype) -> float:
+    """|trained - its rounding to `dtype`| / |trained - base|, norms over the tensors that training changed.
+
+    1 is to learn nothing: small changes are rounded back to a base whose weights are in `dtype` already.
+    """
+    before = base.state_dict()
+    lost = learned = 0.0
+    for name, weight in trained.state_dict().items():
+        start = before.get(name)
+        if start is None or start.shape != weight.shape or torch.equal(start, weight):
+            continue
+        lost += float((weight - weight.to(dtype).to(weight.dtype)).double().square().sum())
+        learned += float((weight - start).double().square().sum())
+    return math.sqrt(lost / learned) if learned else 0.0
 
 
 _TRAINED = "trained"
@@ -135,7 +173,11 @@ def commit_training(trained: TrainedModel, job: TrlJob[Any], worker: Worker) -> 
         with commit_part(job.output, _TRAINED) as part:
             part.files.update({file.name: file for file in trained.files})
             part.metrics.update(
-                engine=trained.engine, steps=trained.steps, train_loss=trained.train_loss, best=trained.best
+                engine=trained.engine,
+                steps=trained.steps,
+                train_loss=trained.train_loss,
+                best=trained.best,
+                export=trained.export,
             )
     worker.barrier()
 
@@ -154,4 +196,6 @@ def committed_training(job: TrlJob[Any], worker: Worker) -> TrainedModel | None:
     worker.progress.note("the model is trained already; it is measured")
     files = list(part.files.values()) if worker.is_main else []
     found = part.metrics
-    return TrainedModel(found["engine"], found["steps"], found["train_loss"], found["best"], files)
+    return TrainedModel(
+        found["engine"], found["steps"], found["train_loss"], found["best"], found.get("export", {}), files
+    )

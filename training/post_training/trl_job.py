@@ -31,4 +31,5 @@ class TrainedModel:
     steps: int  # optimizer steps, those before a resume included
     train_loss: float  # of the last step
     best: dict[str, float]  # best_step and best_heldout_loss, where the best model is kept; else empty
+    export: dict[str, Any]  # number format of the exported weights, and what rounding to it took back
     files: list[WrittenFile]  # the model directory and the metrics log; empty on all ranks but 0

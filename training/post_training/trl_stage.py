@@ -154,10 +154,12 @@ def train_and_export(
     state_dict = full_state_dict(trainer.model_wrapped)
     forget_deepspeed()
     files: list[WrittenFile] = []
+    export: dict[str, Any] = {}
     if log is not None:
-        files = [*export_trained(trainer.model, state_dict, job, worker, model_form, check), log.close()]
+        files, export = export_trained(trainer.model, state_dict, job, worker, model_form, check)
+        files.append(log.close())
     worker.barrier()
-    return TrainedModel(engine, trainer.state.global_step, trainer.stage_state["train_loss"], best, files)
+    return TrainedModel(engine, trainer.state.global_step, trainer.stage_state["train_loss"], best, export, files)
 
 
 def _open_log(job: TrlJob[Any], worker: Worker, first_step: int) -> MetricsLog:
