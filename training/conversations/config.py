@@ -67,7 +67,9 @@ class ColumnNames(StrictModel):
     """The column of the functions that may be called. `null` takes `tools` or `functions`, where a row has one."""
 
     weight: str | None = None
-    """The column of the row's weight, a number. `null` reads none."""
+    """The column of the row's weight, a number. Nothing is learned from a row of weight 0; other weights are kept with
+    the row, and fine-tuning gives all of them the same. `null` reads none.
+    """
 
     topic: str | None = None
     """The column of the row's topic. `null` takes `topic`, where a row has one."""

@@ -147,7 +147,9 @@ def mapped_rows(paths: Sequence[Path]) -> pa.Table:
 def _usable(
     encoder: ChatEncoder, conversations: Sequence[Conversation], max_length: int, unused: Unused
 ) -> Iterator[EncodedConversation]:
-    for whole in encoder.encode_batch((c["messages"], c.get("tools")) for c in conversations):
+    heard = [c for c in conversations if c.get("weight", 1) != 0]
+    unused.num_without_answer += len(conversations) - len(heard)
+    for whole in encoder.encode_batch((c["messages"], c.get("tools")) for c in heard):
         if isinstance(whole, ChatRefused):
             unused.refused[whole.reason] += 1
             continue

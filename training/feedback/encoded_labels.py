@@ -6,7 +6,7 @@ An answer ends with the token that ends a turn. One that is too long is left out
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cluster.contracts.chat.encoder import ChatEncoder
 from cluster.contracts.errors import InputError
@@ -38,6 +38,7 @@ class EncodedLabels:
     num_too_long: int
     num_refused: int  # those that the chat template does not take
     num_with_gaps: int  # those in which tools or the user speak in between, which TRL's KTO can't leave out
+    num_conflicting: int = 0  # answers that have thumbs both up and down, of which none is taken
 
 
 def encode_labels(encoder: ChatEncoder, rows: Sequence[Label], *, max_length: int) -> EncodedLabels:
@@ -64,9 +65,7 @@ def read_encoded_labels(uri: str, encoder: ChatEncoder, *, max_length: int) -> t
     Pairs and rankings give labels too (`to_labels`). Raises `InputError` where the training side lacks answers that
     are wanted, or answers that are not.
     """
-    train, heldout = (
-        encode_labels(encoder, _labels(uri, split), max_length=max_length) for split in ("train", "heldout")
-    )
+    train, heldout = (_read(uri, split, encoder, max_length) for split in ("train", "heldout"))
     wanted = sum(label.label for label in train.labels)
     if not 0 < wanted < len(train.labels):
         raise InputError(
@@ -77,5 +76,7 @@ def read_encoded_labels(uri: str, encoder: ChatEncoder, *, max_length: int) -> t
     return train, heldout
 
 
-def _labels(uri: str, split: Split) -> list[Label]:
-    return to_labels(row for row in iterate_rows(uri, split) if not row.get("reward_model_only", False))[0]
+def _read(uri: str, split: Split, encoder: ChatEncoder, max_length: int) -> EncodedLabels:
+    rows = (row for row in iterate_rows(uri, split) if not row.get("reward_model_only", False))
+    labels, counts = to_labels(rows)
+    return replace(encode_labels(encoder, labels, max_length=max_length), num_conflicting=counts["conflicting"])

@@ -147,6 +147,7 @@ def train(worker: Worker, job: TrlJob[KtoConfig]) -> StageResult | None:
         "num_labels_too_long": training.num_too_long + heldout.num_too_long,
         "num_labels_refused": training.num_refused + heldout.num_refused,
         "num_labels_with_gaps": training.num_with_gaps + heldout.num_with_gaps,
+        "num_labels_conflicting": training.num_conflicting + heldout.num_conflicting,
         "steps": trained.steps,
         "train_loss": trained.train_loss,
         **trained.best,

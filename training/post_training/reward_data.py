@@ -61,7 +61,7 @@ def read_reward_data(uri: str, encoder: ChatEncoder, config: RewardModelConfig) 
     heldout_scored: list[ScoredSequence] = []
     if config.learn == "scores":
         scored, num_too_long, num_refused = encode_scores(encoder, _scores(train), max_length=config.max_length)
-        heldout_scored, *_ = encode_scores(encoder, _scores(heldout), max_length=config.max_length)
+        heldout_scored, *more = encode_scores(encoder, _scores(heldout), max_length=config.max_length)
         if not scored or not heldout_scored:
             raise InputError(f"{uri} has no scores of at most max_length {config.max_length} tokens on either side")
         values = np.array([item.score for item in scored])
@@ -70,7 +70,7 @@ def read_reward_data(uri: str, encoder: ChatEncoder, config: RewardModelConfig) 
         sequences = [[item.input_ids] for item in scored]
         form: Form = "scores"
         counts |= {"num_train_scores": len(scored), "num_heldout_scores": len(heldout_scored)}
-        counts |= {"num_answers_too_long": num_too_long, "num_answers_refused": num_refused}
+        counts |= {"num_answers_too_long": num_too_long + more[0], "num_answers_refused": num_refused + more[1]}
     elif all(row["kind"] == "pair" and row.get("weight", 1.0) == 1.0 for row in train):
         form, rows = "pairs", _pair_rows(train_pairs, margin_scale=config.margin_scale)
         heldout_rows = _pair_rows(heldout_pairs, margin_scale=config.margin_scale)
@@ -78,10 +78,14 @@ def read_reward_data(uri: str, encoder: ChatEncoder, config: RewardModelConfig) 
     else:
         groups = encode_groups(encoder, train, rule, max_length=config.max_length)
         form, rows = "groups", group_rows(groups.groups, margin_scale=config.margin_scale)
-        heldout_groups = encode_groups(encoder, heldout, rule, max_length=config.max_length).groups
-        heldout_rows = group_rows(heldout_groups, margin_scale=config.margin_scale)
+        heldout_groups = encode_groups(encoder, heldout, rule, max_length=config.max_length)
+        heldout_rows = group_rows(heldout_groups.groups, margin_scale=config.margin_scale)
         sequences = [group.sequences for group in groups.groups]
-        counts |= {"num_train_groups": len(groups.groups), "num_answers_too_long": groups.num_answers_too_long}
+        counts |= {
+            "num_train_groups": len(groups.groups),
+            "num_answers_too_long": groups.num_answers_too_long + heldout_groups.num_answers_too_long,
+            "num_answers_refused": groups.num_answers_refused + heldout_groups.num_answers_refused,
+        }
     if not rows or not (heldout_pairs.pairs or heldout_scored):
         refused = (
             f"; {counts['num_pairs_refused']} are refused by the chat template" if counts["num_pairs_refused"] else ""

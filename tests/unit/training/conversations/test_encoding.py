@@ -51,12 +51,13 @@ def test_what_cannot_be_learnt_is_counted_by_reason(encoder: ChatEncoder, tmp_pa
         {"messages": [question, answer]},
         {"messages": [question, {**answer, "content": answer["content"] * 3}]},  # its end is cut off
         {"messages": [question, {**answer, "weight": 0}]},
+        {"messages": [question, answer], "weight": 0},
         {"messages": [{**question, "content": question["content"] * 20}, answer]},  # no answer is left
         {"messages": [{"role": "system", "content": "Be brief."}, question, answer]},
     ]
     unused = write_rows(tmp_path / "rows.arrow", encoder, rows, max_length=length)
     assert mapped_rows([tmp_path / "rows.arrow"]).num_rows == 2
-    assert (unused.num_truncated, unused.num_without_answer, unused.num_refused) == (1, 2, 1)
+    assert (unused.num_truncated, unused.num_without_answer, unused.num_refused) == (1, 3, 1)
     assert unused.refused == {"template_refuses": 1}
 
 
