@@ -68,10 +68,10 @@ def training_order(lengths: Sequence[int], job: TrlJob[Any], *, window_batches: 
 
 
 def training_rows(rows: Sequence[Mapping[str, Any]], order: Sequence[int]) -> Dataset:
-    """The rows in that order, as TRL takes them."""
+    """The rows in that order, as TRL takes them; each is held once, however often it is used."""
     from datasets import Dataset
 
-    return Dataset.from_list([dict(rows[row]) for row in order])
+    return Dataset.from_list([dict(row) for row in rows]).select(order)
 
 
 def is_measured(config: TrlConfig, num_heldout_rows: int) -> bool:
