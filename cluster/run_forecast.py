@@ -34,9 +34,9 @@ MEASURED_S: Mapping[tuple[str, str], float] = {
     ("pretrain", "86c65eca8429bf64"): 140,
     ("conversations", "f13c1c08d793719d"): 0,
     ("preferences", "04971c9ec2f26023"): 2,
-    ("sft", "2d2106ae2bec1c92"): 23,
-    ("reward_model", "d03e27593924da65"): 77,
-    ("dpo", "8cc5b57106867ad0"): 20,
+    ("sft", "9817cfff291f852b"): 23,
+    ("reward_model", "3af80b9ae20f89a8"): 77,
+    ("dpo", "d82d2cb016effd8f"): 20,
     ("ppo", "02c3427e40c6c072"): 38,
     ("evaluate", "c7040a0d78a10611"): 19,
 }
