@@ -172,7 +172,7 @@ def check_looks_back_only(model: Any) -> None:
     """
     import torch
 
-    length = min(12, _longest(model.config))
+    length = min(12, longest_sequence(model.config))
     kept = length // 2
     if not kept:
         return
@@ -226,7 +226,7 @@ def _tried(model: Any) -> Iterator[None]:
         model.train(training)
 
 
-def _longest(config: Any) -> int:
+def longest_sequence(config: Any) -> int:
     """The most positions of a sequence; configs without a limit have none, or -1."""
     longest = getattr(config, "max_position_embeddings", None)
     return longest if longest is not None and longest > 0 else sys.maxsize
@@ -240,7 +240,7 @@ def check_attention_within_documents(model: Any) -> None:
     """
     import torch
 
-    total = min(12, _longest(model.config))
+    total = min(12, longest_sequence(model.config))
     before = 5 * total // 12
     if not before:
         return
@@ -410,7 +410,7 @@ def check_buildable(config: Any, *, attention_kernel: str | None = None) -> None
 
 def check_sequence_length(sequence_length: int, config: Any) -> None:
     """Raise `InputError` if the model has no positions for such sequences."""
-    longest = _longest(config)
+    longest = longest_sequence(config)
     if sequence_length > longest:
         raise InputError(
             f"sequence_length is {sequence_length} and the model has {longest} positions "

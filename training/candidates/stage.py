@@ -31,6 +31,7 @@ from training.conversations.artifact import Split, read_located_conversations, r
 from training.conversations.prompts import Prompt, distinct_prompts, spread_over
 from training.conversations.reading import QUARANTINE_FILE, quarantine_parquet
 from training.export import write_file
+from training.models import load_config, longest_sequence
 from training.tokenizers import load_tokenizer
 
 
@@ -64,8 +65,9 @@ def run(
         model = inputs[f"models.{name}"]
         with storage.local_copy(model.uri, context.scratch) as local:
             encoder = ChatEncoder(load_tokenizer(local))
-        longest = client.max_model_len(model.uri) - config.max_new_tokens
-        asked, refused = encode_prompts(config, name, encoder, prompts, longest)
+            positions = longest_sequence(load_config(local))
+        asked, refused = encode_prompts(config, name, encoder, prompts, positions - config.max_new_tokens)
+        check_room(config, name, asked, client.max_model_len(model.uri))
         quarantined += refused
         num_prompts[name] = len(asked)
         parts = {
@@ -112,7 +114,7 @@ def encode_prompts(
     prompts: Sequence[tuple[Prompt, Split]],
     longest: int,
 ) -> tuple[list[AskedPrompt], list[Quarantined]]:
-    """(prompts that the model `name` can be asked, those that it can't be asked); `longest` is what its server takes.
+    """(prompts that the model `name` can be asked, those that it can't be asked); `longest` is what its positions hold.
 
     Raises `InputError` where it can be asked none.
     """
@@ -135,6 +137,19 @@ def encode_prompts(
             "max_new_tokens and the longest prompt must fit into the model's positions together"
         )
     return asked, refused
+
+
+def check_room(config: CandidatesConfig, name: str, asked: Sequence[AskedPrompt], room: int) -> None:
+    """Raise `InputError` where a server whose cache has `room` tokens can't take one of the prompts and its answer.
+
+    They are not quarantined, since what is asked, and with it which prompts a part holds, must not depend on a server.
+    """
+    needed = max(len(prompt.ids) for prompt in asked) + config.max_new_tokens
+    if needed > room:
+        raise InputError(
+            f"the longest prompt for model {name!r} and its answer have {needed} tokens together, and its server takes "
+            f"{room}; raise server.max_batch_tokens ({config.server.max_batch_tokens}), or set max_prompt_tokens"
+        )
 
 
 @dataclass(frozen=True)

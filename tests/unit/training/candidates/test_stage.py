@@ -116,3 +116,9 @@ def test_greedy_answers_are_those_of_transformers(root: Path) -> None:
 def test_a_model_that_can_be_asked_nothing_is_refused(root: Path) -> None:
     with pytest.raises(InputError, match=r"model 'a' can be asked none of 13 prompts .* at most 6"):
         make(root, "none", models=("a",), max_new_tokens=250)
+
+
+def test_what_is_asked_does_not_depend_on_the_server(root: Path) -> None:
+    """Else a part that is committed would hold other prompts than one that a resume asks with other replicas."""
+    with pytest.raises(InputError, match=r"its server takes 64; raise server.max_batch_tokens \(64\)"):
+        make(root, "small_cache", models=("a",), server={"max_batch_tokens": 64}, max_new_tokens=48)
