@@ -132,16 +132,13 @@ def _unless_all(mask: list[bool]) -> list[bool] | None:
     return None if all(mask) else mask
 
 
-def read_encoded_pairs(
-    uri: str, encoder: ChatEncoder, *, max_length: int, more_train_rows: Sequence[PreferencePair] = ()
-) -> tuple[EncodedPairs, EncodedPairs]:
+def read_encoded_pairs(uri: str, encoder: ChatEncoder, *, max_length: int) -> tuple[EncodedPairs, EncodedPairs]:
     """(training pairs, held-out pairs) of the preferences artifact at `uri`, as tokens.
 
-    `more_train_rows` follow the artifact's own training pairs. Raises `InputError` where a side has no pair of at most
-    `max_length` tokens.
+    Raises `InputError` where a side has no pair of at most `max_length` tokens.
     """
     train_rows, heldout_rows = read_pairs(uri)
-    train = encode_pairs(encoder, [*train_rows, *more_train_rows], max_length=max_length)
+    train = encode_pairs(encoder, train_rows, max_length=max_length)
     heldout = encode_pairs(encoder, heldout_rows, max_length=max_length)
     if not train.pairs or not heldout.pairs:
         refused = train.num_refused + heldout.num_refused
