@@ -7,6 +7,7 @@ compare, what they answer, and which data made which model. Plots are inline SVG
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -167,14 +168,23 @@ def metric_tables(kind: str, metrics: Mapping[str, Any]) -> list[MetricTable]:
 
 
 def _quarantined_rows(artifacts: Mapping[str, Artifact]) -> list[dict[str, Any]]:
-    """Rows that other stages than conversations could not take; stages that read one file quarantine the same ones."""
+    """Rows that other stages than conversations could not take; stages that read one file quarantine the same ones.
+
+    Of too many to show, those of every file and reason are shown in turn.
+    """
     found: dict[tuple[str, int], dict[str, Any]] = {}
     for artifact in artifacts.values():
         for file in artifact.files() if artifact.manifest.kind != KIND else ():
             if file.name == QUARANTINE_FILE:
                 rows = storage.read_table(artifact.path(file.name)).to_pylist()
                 found |= {(row["uri"], row["offset"]): row for row in rows}
-    return list(found.values())[:MAX_QUARANTINED]
+    seen: Counter[tuple[str, str]] = Counter()
+    turns = []
+    for row in found.values():
+        turns.append(seen[row["uri"], row["reason"]])
+        seen[row["uri"], row["reason"]] += 1
+    shown = set(sorted(range(len(turns)), key=turns.__getitem__)[:MAX_QUARANTINED])
+    return [row for position, row in enumerate(found.values()) if position in shown]
 
 
 def _input_names(name: str, artifacts: Mapping[str, Artifact]) -> list[str]:

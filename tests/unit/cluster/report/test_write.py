@@ -20,7 +20,7 @@ from cluster.report.documents import (
     funnel,
     length_classes,
 )
-from cluster.report.write import evaluated_roles, metric_tables, write_report
+from cluster.report.write import _quarantined_rows, evaluated_roles, metric_tables, write_report
 from cluster.run_record import RunRecord, RunStage, read_run, write_run
 from dataprep.documents import (
     CONTAMINATION_SCHEMA,
@@ -77,8 +77,8 @@ def test_the_page_is_one_file_with_plots_and_escaped_text(tmp_path: Path) -> Non
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     assert "DeepSpeedEngine, ZeRO-1, 2 workers" in page
-    assert '<td class="n" data-label="offset">7</td><td data-label="reason">bad_json</td>' in page
-    assert '<td class="n" data-label="offset">whole file</td><td data-label="reason">empty_file</td>' in page
+    assert '<td class="n" data-label="place">offset 7</td><td data-label="reason">bad_json</td>' in page
+    assert '<td class="n" data-label="place">whole file</td><td data-label="reason">empty_file</td>' in page
     figures = json.loads((tmp_path / "runs" / "demo" / "report.json").read_text())
     assert figures["stages"]["pretrain"] == {
         "kind": "pretrain",
@@ -111,6 +111,16 @@ def test_metrics_of_several_values_are_tables_and_empty_ones_are_left_out() -> N
     (reasons,) = metric_tables("preferences", {"quarantined_by_reason": {"same_answers": 3}})
     assert reasons.rows == [["same_answers", 3]]
     assert metric_tables("a kind that is not known here", {}) == []
+
+
+def test_rows_of_every_reason_are_listed_however_many_there_are_of_one(tmp_path: Path) -> None:
+    rows = [{"uri": "a.jsonl", "offset": number, "reason": "null_score", "detail": ""} for number in range(200)]
+    rows += [{**rows[0], "offset": 200, "reason": "bad_rank"}, {**rows[0], "offset": 201, "reason": "all_tied"}]
+    preferences = make_artifact(tmp_path, "preferences", {}, {})
+    file = write_table(preferences.uri, "quarantined.parquet", pa.Table.from_pylist(rows, schema=QUARANTINE_SCHEMA))
+    write_manifest(preferences.uri, preferences.manifest, [file])
+    listed = [row["offset"] for row in _quarantined_rows({"preferences": preferences})]
+    assert listed == [*range(documents.MAX_QUARANTINED - 2), 200, 201]
 
 
 def test_the_funnel_begins_each_loss_where_what_is_left_ends(tmp_path: Path) -> None:
