@@ -32,7 +32,7 @@ from cluster.run_record import RunRecord, RunStage, artifact_lock, run_lock, run
 from cluster.spec import JobSpec
 from cluster.stage_kinds import STAGE_KINDS, kinds_of_models
 from cluster.start_ahead import started_ahead
-from cluster.starting_models import check_outside_models, starting_models
+from cluster.starting_models import check_models_and_settings, starting_models
 from cluster.terminal import Terminal, duration
 from training.launch.standing_group import STANDING_GROUPS
 
@@ -93,7 +93,7 @@ def _run_stages(
         }
         check_roles(todo, local, "resources.cpus/gpus in the spec")
     with tempfile.TemporaryDirectory(prefix="raymill-models-") as scratch:
-        check_outside_models(todo, Path(scratch), spec.source)
+        check_models_and_settings(todo, Path(scratch), spec.source)
     terminal.line("starting Ray" if address is None else f"joining Ray at {address}", style="dim")
     with (
         ray_session.ray_session(resources, address, spec.head.environment.env_vars, terminal.line),

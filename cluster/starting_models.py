@@ -1,5 +1,7 @@
 """The models that stages are given: checked before any worker starts, and adapters merged with their base.
 
+Settings that are handed on to libraries are checked along with them, so that all that is wrong is told at once.
+
 Directories that no stage made are checked twice. `raymill plan` looks at file names and heads of weight files
 (`quick_problems`, by way of the spec's check); a run has transformers look at them too before Ray starts, so that a
 missing tensor is not found hours later. A model that a stage of the run makes is checked when its user's turn comes.
@@ -11,7 +13,7 @@ What a stage is given is always a whole model. An adapter, of a stage or from ou
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -19,11 +21,13 @@ from uuid import uuid4
 
 from cluster.contracts import storage
 from cluster.contracts.artifacts import Artifact, read_artifact, write_manifest
-from cluster.contracts.errors import Problem, SpecError, StageFailed
+from cluster.contracts.errors import InputError, Problem, SpecError, StageFailed
+from cluster.contracts.stage_kind import load
 from cluster.fingerprint import digest
 from cluster.plan import PlannedStage
 from cluster.run_record import artifact_lock
 from cluster.spec import input_field, is_outside_reference, stage_inputs
+from cluster.stage_kinds import STAGE_KINDS
 from training.base_model.adapter_layers import adapter_base
 
 Role = Literal["policy", "reward"]
@@ -31,9 +35,13 @@ MERGED_KIND = "merged"
 _LONGEST_MERGE_S = 3600.0  # for which the other ranks of torchrun wait
 
 
-def check_outside_models(stages: Iterable[PlannedStage], scratch: Path, source: str) -> None:
-    """Raise `SpecError` with all that is wrong with the model directories from outside that these stages name."""
-    problems = [
+def check_models_and_settings(stages: Sequence[PlannedStage], scratch: Path, source: str) -> None:
+    """Raise `SpecError` with all that is wrong with the stages' model directories from outside, and with settings.
+
+    The settings are those that libraries judge, which takes the seconds that importing them takes.
+    """
+    problems = [problem for stage in stages for problem in _setting_problems(stage)]
+    problems += [
         problem
         for stage in stages
         for role, target in stage_inputs(stage.config).items()
@@ -81,6 +89,15 @@ def whole_model(
         return artifact
     merged = storage.join(storage_uri, MERGED_KIND, digest([fingerprint, model]))
     return _merged(artifact, merged, model, scratch) if is_main else _awaited(merged)
+
+
+def _setting_problems(stage: PlannedStage) -> Iterator[Problem]:
+    check = STAGE_KINDS[stage.kind].check_settings
+    if check:
+        try:
+            load(check)(stage.config)
+        except InputError as error:
+            yield Problem(f"stages.{stage.name}", None, str(error))
 
 
 def _model_problems(stage: PlannedStage, role: str, uri: str, scratch: Path) -> Iterator[Problem]:

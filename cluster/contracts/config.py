@@ -20,12 +20,15 @@ Sections = Mapping[str, tuple[str, ...]]
 
 
 class StrictModel(BaseModel):
-    """Settings: frozen, refusing unknown keys; the docstring under a field is the setting's meaning.
+    """Settings: frozen, refusing unknown keys, and numbers that are nan or infinite.
 
-    `raymill explain`, the JSON Schema and the pages in `docs/stages` all show that docstring.
+    The docstring under a field is the setting's meaning. `raymill explain`, the JSON Schema and the pages in
+    `docs/stages` all show it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), use_attribute_docstrings=True
+    )
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,9 @@ class StageKind:
     runs_on_workers: bool = False
     """Whether the function hands its setting `workers` to `run_workers`. Such stages take one another's workers over,
     and these may be started before the stage is."""
+    check_settings: str = ""
+    """Asks libraries whether they take the stage's settings, before Ray starts: "module:name" of a function of its
+    settings that raises `InputError`."""
     import_ahead: str = ""
     """What these workers may call before the stage begins, to import what its module imports late: "module:name"."""
     start_ahead: str = ""

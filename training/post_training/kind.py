@@ -6,6 +6,8 @@ from cluster.contracts.stage_kind import StageKind
 from training.post_training.config import DpoConfig, KtoConfig, RewardModelConfig, SftConfig
 from training.post_training.report_figures import DPO_FIGURES, KTO_FIGURES, REWARD_MODEL_FIGURES, SFT_FIGURES
 
+_CHECK_SETTINGS = "training.post_training.trl_arguments:check_blocks"
+
 _SFT_EXAMPLE = """\
 stages:
   sft:
@@ -24,6 +26,7 @@ SFT = StageKind(
     config=SftConfig,
     function="training.post_training.sft:run",
     runs_on_workers=True,
+    check_settings=_CHECK_SETTINGS,
     import_ahead="training.engine.import_ahead:import_for_post_training",
     summary="fine-tune on conversations",
     makes=(
@@ -52,6 +55,7 @@ REWARD_MODEL = StageKind(
     config=RewardModelConfig,
     function="training.post_training.reward_model:run",
     runs_on_workers=True,
+    check_settings=_CHECK_SETTINGS,
     import_ahead="training.engine.import_ahead:import_for_post_training",
     summary="train a reward model on pairs, rankings or scores",
     makes=(
@@ -81,6 +85,7 @@ DPO = StageKind(
     config=DpoConfig,
     function="training.post_training.dpo:run",
     runs_on_workers=True,
+    check_settings=_CHECK_SETTINGS,
     import_ahead="training.engine.import_ahead:import_for_post_training",
     summary="align by direct preference optimisation",
     makes="A Hugging Face model directory (adapters merged, or alone), with its accuracy on held-out pairs.",
@@ -106,6 +111,7 @@ stages:
 KTO = StageKind(
     config=KtoConfig,
     function="training.post_training.kto:run",
+    check_settings=_CHECK_SETTINGS,
     runs_on_workers=True,
     import_ahead="training.engine.import_ahead:import_for_post_training",
     summary="align by thumbs up and down, without pairs",

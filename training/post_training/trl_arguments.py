@@ -11,7 +11,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from cluster.contracts.errors import StageFailed
+from cluster.contracts.errors import InputError, StageFailed
 from training.engine.deepspeed_block import check_passthrough
 from training.engine.deepspeed_config import deepspeed_config
 from training.engine.deepspeed_engine import load_deepspeed
@@ -108,9 +108,18 @@ def check_blocks(config: TrlConfig) -> None:
 
     For the driver, before workers start.
     """
-    if config.deepspeed:
-        check_passthrough(config.deepspeed, trl_deepspeed_config(config))
-    check_trl_block(config.trl, config.trl_arguments)
+    problems = []
+    try:
+        if config.deepspeed:
+            check_passthrough(config.deepspeed, trl_deepspeed_config(config))
+    except InputError as error:
+        problems.append(str(error))
+    try:
+        check_trl_block(config.trl, config.trl_arguments)
+    except InputError as error:
+        problems.append(str(error))
+    if problems:
+        raise InputError("; ".join(problems))
 
 
 def check_distribution(arguments: Any, worker: Worker) -> None:

@@ -142,8 +142,7 @@ def problems_of(block: Mapping[str, Any], arguments_class: str) -> list[str]:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             problems.append(f"trl.{name} is no setting of TRL's {arguments_class}{hint}")
-    if problems:
-        return problems
+    block = {name: value for name, value in block.items() if name in known}
     with tempfile.TemporaryDirectory() as directory:
         for names in ([[name] for name in block], [list(block)]):
             for some in names:
@@ -154,7 +153,7 @@ def problems_of(block: Mapping[str, Any], arguments_class: str) -> list[str]:
                 except Exception as error:  # whatever the class stumbles over
                     shown = ", ".join(f"trl.{name}: {block[name]!r}" for name in some)
                     problems.append(f"{shown} is refused by TRL's {arguments_class}: {error}")
-            if problems:
+            if problems:  # the settings together are asked only where each is taken
                 break
     return problems
 

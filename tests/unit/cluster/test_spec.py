@@ -210,6 +210,15 @@ def test_malformed_specs_are_told_by_place(tmp_path: Path, text: str, path: str,
     assert message in found[path]
 
 
+def test_settings_that_are_nan_or_infinite_are_refused_at_any_depth(tmp_path: Path) -> None:
+    stages = (
+        "{sft: {model: ./m/, conversations: ./c/, lr: .inf, epochs: .nan, lora: {alpha: .inf}}, clean: {inputs: []}}"
+    )
+    problems = _problems(tmp_path, f"{{name: t, storage: o, stages: {stages}}}")
+    for setting in ("lr", "epochs", "lora.alpha"):
+        assert "finite number" in problems[f"stages.sft.{setting}"]
+
+
 def test_an_override_replaces_one_setting(tmp_path: Path) -> None:
     spec = _load(tmp_path, GOOD, **{"stages.words.vocab_size": 512, "name": "other"})
     assert spec.stages["words"].vocab_size == 512  # type: ignore[attr-defined]

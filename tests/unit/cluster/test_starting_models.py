@@ -13,7 +13,7 @@ from cluster.contracts.errors import SpecError
 from cluster.plan import PlannedStage, make_plan
 from cluster.runner import run_spec
 from cluster.spec import JobSpec, load_spec
-from cluster.starting_models import check_outside_models, starting_models, whole_model
+from cluster.starting_models import check_models_and_settings, starting_models, whole_model
 from cluster.terminal import quiet_terminal
 from tests.chat_fixtures import make_model_directory, write_conversations
 from tests.unit.training.base_model.test_adapters import make_adapter
@@ -49,12 +49,19 @@ def _model(stage: PlannedStage) -> dict[str, Artifact]:
 def test_a_run_is_refused_before_ray_starts_with_every_problem_of_every_stage(tmp_path: Path) -> None:
     base = make_model_directory(tmp_path / "base")
     (base / "chat_template.jinja").unlink()
-    spec = load(tmp_path)  # names of files and heads of weights are right
+    blocks = "model: ./base, trl: {packin: true, optim: adam}, deepspeed: {zero: 1}, preferences"
+    spec = load(
+        tmp_path, SPEC.replace("model: ./base, preferences", blocks)
+    )  # names of files and heads of weights are right
     with quiet_terminal(tmp_path / "log") as terminal, pytest.raises(SpecError) as caught:
         run_spec(spec, terminal)
     assert not ray.is_initialized()
     found = [(problem.path, problem.message.partition(" (")[0]) for problem in caught.value.problems]
-    assert sorted(found) == [
+    judged = [problem.message for problem in caught.value.problems if problem.path == "stages.reward_model"]
+    assert len(judged) == 1
+    for setting in ("trl.packin is no setting", "trl.optim: 'adam' is refused", "deepspeed.zero is no setting"):
+        assert setting in judged[0]
+    assert sorted(item for item in found if item[0] != "stages.reward_model") == [
         ("stages.reward_model.model", "has 256 positions"),
         ("stages.reward_model.model", "has no chat template"),
         ("stages.sft.model", "has 256 positions"),
@@ -118,7 +125,7 @@ def test_the_models_of_a_stage_are_checked_when_its_turn_comes(tmp_path: Path) -
     make_model_directory(tmp_path / "base")
     spec = load(tmp_path, SPEC.replace("300", "128").replace(", wq", ""))
     stages = {stage.name: stage for stage in make_plan(spec)}
-    check_outside_models([stages["dpo"]], tmp_path / "scratch", "spec.yaml")  # what sft will make is not there yet
+    check_models_and_settings([stages["dpo"]], tmp_path / "scratch", "spec.yaml")  # what sft will make is not there yet
     artifact = _model(stages["sft"])["model"]
     with pytest.raises(SpecError, match=r"stage dpo has 1 problem:\n.*has 256 positions"):
         starting_models(stages["dpo"], {"model": artifact}, storage_uri="store", scratch=tmp_path / "scratch")
