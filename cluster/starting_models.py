@@ -48,6 +48,8 @@ def check_models_and_settings(stages: Sequence[PlannedStage], scratch: Path, sou
         if is_outside_reference(target)
         for problem in _model_problems(stage, role, target, scratch)
     ]
+    by_name = {stage.name: stage for stage in stages}
+    problems += [problem for stage in stages for problem in _origin_problems(stage, by_name, scratch)]
     if problems:
         raise SpecError(problems, source)
 
@@ -98,6 +100,29 @@ def _setting_problems(stage: PlannedStage) -> Iterator[Problem]:
             load(check)(stage.config)
         except InputError as error:
             yield Problem(f"stages.{stage.name}", None, str(error))
+
+
+def _origin_problems(stage: PlannedStage, by_name: Mapping[str, PlannedStage], scratch: Path) -> Iterator[Problem]:
+    """What is wrong with models that stages before this one will make, as far as where they begin tells."""
+    from training.base_model.check import findings_of_origin  # imports torch
+
+    for role, target in stage_inputs(stage.config).items():
+        field = input_field(role)
+        needs = stage.config.model_needs(field)
+        if target not in by_name or not needs.answers or type(stage.config).input_fields()[field].model != "policy":
+            continue
+        origin: str | None = target
+        while origin is not None and origin in by_name:
+            before = by_name[origin].config
+            policies = [
+                other
+                for start, other in stage_inputs(before).items()
+                if type(before).input_fields()[input_field(start)].model == "policy"
+            ]
+            origin = policies[0] if len(policies) == 1 else None
+        if origin is not None and is_outside_reference(origin):
+            for finding in findings_of_origin(origin, needs, scratch=scratch):
+                yield Problem(f"stages.{stage.name}.{role}", origin, finding.what, finding.mend)
 
 
 def _model_problems(stage: PlannedStage, role: str, uri: str, scratch: Path) -> Iterator[Problem]:

@@ -6,6 +6,7 @@ Serve itself would wait for ever for a replica that no node can hold.
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -124,6 +125,16 @@ def remove(names: Sequence[str]) -> None:
             serve.delete(name)
 
 
+def last_error(message: str) -> str:
+    """What a replica's trace ends with, without the trace; a message that has none as it is."""
+    errors = list(re.finditer(r"^[\w.]+\.(\w*(?:Error|Failed|Exception)): ", message, re.MULTILINE))
+    if not errors:
+        return message
+    end = errors[-1]
+    words = message[end.end() :].strip()
+    return words if end.group().startswith("cluster.") else f"{end.group(1)}: {words}"
+
+
 def wait_until_running(names: Sequence[str], timeout_s: float) -> None:
     """Raises `StageFailed` with what the replica said where one fails, `ResourceError` where time runs out."""
     deadline = time.monotonic() + timeout_s
@@ -133,7 +144,8 @@ def wait_until_running(names: Sequence[str], timeout_s: float) -> None:
         for name, status in statuses.items():
             if status.status == "DEPLOY_FAILED":
                 reasons = [d.message for d in status.deployments.values() if d.message] or [status.message]
-                raise StageFailed(f"server {name!r} could not start: {reasons[0]}")
+                short = f"server {name!r} could not start: {last_error(reasons[0])}"
+                raise StageFailed(short) from RuntimeError(reasons[0])  # the trace is for the log
         if len(statuses) == len(names) and all(status.status == "RUNNING" for status in statuses.values()):
             return
         if time.monotonic() > deadline:

@@ -106,7 +106,6 @@ def _load(auto_class: Any, uri: str, config: ServerConfig) -> Any:
             model = auto_class.from_pretrained(
                 path,
                 dtype=dtype,
-                attn_implementation="sdpa",
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=False,

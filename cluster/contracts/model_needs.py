@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -29,3 +30,14 @@ class ModelNeeds:
     """The token that ends answers, where the template is not asked for it."""
     pad_token: str | None = None
     """The token that rows are padded with, where it is not the tokenizer's own."""
+    answers: bool = False
+    """Whether the serving engine runs the model, which takes full attention in every layer (`other_attention`)."""
+
+
+def other_attention(config: Any) -> str:
+    """What layers of a transformers config attend to instead of all tokens before them; empty where all do that."""
+    text = config.get_text_config()
+    layer_types = set(getattr(text, "layer_types", None) or ())
+    # A window in use marks its layers in `layer_types`; a bare `sliding_window` with them all full is off.
+    windowed = getattr(text, "sliding_window", None) is not None and not layer_types
+    return ", ".join(sorted(layer_types - {"full_attention"})) or ("a sliding window" if windowed else "")

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from cluster.contracts.errors import InputError
+from cluster.contracts.model_needs import other_attention
 from serving.engine.kv_cache import SlotCache
 
 SELF_CHECK_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}  # nats
@@ -30,13 +31,9 @@ class RaggedModel:
 
     def __init__(self, model: Any, *, max_cached_tokens: int) -> None:
         config = model.config.get_text_config()
-        layer_types = set(getattr(config, "layer_types", None) or ())
-        # A window in use marks its layers in `layer_types`; a bare `sliding_window` with them all full is off.
-        windowed = getattr(config, "sliding_window", None) is not None and not layer_types
-        if layer_types - {"full_attention"} or windowed:
+        if other := other_attention(model.config):
             raise InputError(
-                f"engine 'torch' runs models with full attention in every layer; {config.model_type!r} has "
-                f"{sorted(layer_types - {'full_attention'}) or 'a sliding window'}"
+                f"engine 'torch' runs models with full attention in every layer; {config.model_type!r} has {other}"
             )
         self.model = model.eval().requires_grad_(False)
         self.vocab_size: int = config.vocab_size

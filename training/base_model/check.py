@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+from cluster.contracts.errors import InputError
 from cluster.contracts.model_needs import ModelNeeds
 from training.base_model.adapter_layers import BASE_RECORD, adapter_layers, weights_digest
 from training.base_model.directory import ADAPTER_CONFIG, Finding, ModelDirectory, look_at, read_json, shown
-from training.base_model.inspection import Role, load_config, skeleton, transformers_findings, without_weights
+from training.base_model.inspection import (
+    Role,
+    answer_findings,
+    load_config,
+    skeleton,
+    transformers_findings,
+    without_weights,
+)
 
 _SIDES = {"A.weight": 1, "B.weight": 0}  # where LoRA's A [rank, in] and B [out, rank] have the base's sides
 
@@ -30,16 +39,11 @@ def model_findings(uri: str, needs: ModelNeeds, role: Role, *, scratch: Path) ->
         )
         found.append(Finding(f"is {is_one} adapter", f"give {wanted} adapter, or the whole model"))
     tokenizer_owner = next((layer for layer in layers if layer.has_tokenizer), base)
-    base_needs = ModelNeeds(
+    base_needs = replace(
+        needs,
         chat_template=needs.chat_template and tokenizer_owner is base,
         padding_token=needs.padding_token and tokenizer_owner is base,
-        max_length=needs.max_length,
-        length_setting=needs.length_setting,
-        lora_targets=needs.lora_targets,
         new_head=needs.new_head or rewards,
-        chat_template_file=needs.chat_template_file,
-        stop_token=needs.stop_token,
-        pad_token=needs.pad_token,
     )
     below = [*base.findings, *transformers_findings(base, base_needs, "policy", scratch=scratch)]
     found += [Finding(f"its base {base.uri} {finding.what}", finding.mend) for finding in below]
@@ -49,6 +53,20 @@ def model_findings(uri: str, needs: ModelNeeds, role: Role, *, scratch: Path) ->
     for upper, lower in pairwise(layers):
         found += _record_findings(upper, lower)
     return found
+
+
+def findings_of_origin(uri: str, needs: ModelNeeds, *, scratch: Path) -> list[Finding]:
+    """What a stage can't use of any model that others train from the one in the directory `uri`, whatever they do."""
+    directory = look_at(uri)
+    layers = adapter_layers(directory)[0] if directory.is_adapter else [directory]
+    if not needs.answers or not layers or layers[-1].is_adapter or layers[-1].findings:
+        return []
+    with without_weights(layers[-1], scratch) as local:
+        try:
+            config, _ = load_config(local, "policy")
+        except (InputError, OSError, ValueError):  # told where the directory itself is checked
+            return []
+    return list(answer_findings(config, needs))
 
 
 def _fit_findings(

@@ -17,7 +17,7 @@ from uuid import uuid4
 from cluster.contracts import storage
 from cluster.contracts.chat.encoder import ChatEncoder
 from cluster.contracts.errors import InputError
-from cluster.contracts.model_needs import ModelNeeds
+from cluster.contracts.model_needs import ModelNeeds, other_attention
 from training.base_model.directory import Finding, ModelDirectory, shown
 from training.base_model.tensor_headers import TensorHeader
 from training.models import check_looks_back_only, missing_tensors, new_model
@@ -43,6 +43,7 @@ def transformers_findings(
         if config is None:
             return
         yield from _position_findings(config, needs)
+        yield from answer_findings(config, needs)
         if role == "policy":
             yield from _direction_findings(config)
         model, found = skeleton(config, role, needs)
@@ -205,6 +206,16 @@ def _position_findings(config: Any, needs: ModelNeeds) -> Iterator[Finding]:
         yield Finding(
             f"has {positions} positions (max_position_embeddings), and {needs.length_setting} is {needs.max_length}",
             f"lower {needs.length_setting} to {positions} at most",
+        )
+
+
+def answer_findings(config: Any, needs: ModelNeeds) -> Iterator[Finding]:
+    """Why the serving engine does not run a model of this config, if it has to."""
+    if needs.answers and (other := other_attention(config)):
+        yield Finding(
+            f"can't answer here: {config.model_type} has layers with {other}, and the serving engine runs models with "
+            "full attention in every layer",
+            "sft, dpo, kto and reward_model train it; ask it by other software, or take another base",
         )
 
 

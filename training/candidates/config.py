@@ -80,7 +80,7 @@ class CandidatesConfig(StageConfig):
     """The replicas that answer. Each holds one model at a time and works on one part at a time."""
 
     def model_needs(self, field: str) -> ModelNeeds:
-        return ModelNeeds(chat_template=True)
+        return ModelNeeds(chat_template=True, answers=True)
 
     def roles(self) -> list[tuple[str, int, Resources]]:
         return [("server", self.server.num_replicas, self.server)]

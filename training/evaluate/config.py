@@ -150,7 +150,8 @@ class EvaluateConfig(StageConfig):
 
     def model_needs(self, field: str) -> ModelNeeds:
         is_reward_model = field == "reward_model"
-        return ModelNeeds(chat_template=not is_reward_model, padding_token=True)
+        answers = field == "models" and self.asks_for_answers
+        return ModelNeeds(chat_template=not is_reward_model, padding_token=True, answers=answers)
 
     def roles(self) -> list[tuple[str, int, Resources]]:
         return [

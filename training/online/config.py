@@ -223,6 +223,7 @@ class PpoConfig(StageConfig):
             padding_token=True,
             max_length=self.max_prompt_tokens + self.max_new_tokens,
             length_setting="max_prompt_tokens + max_new_tokens",
+            answers=field == "policy",
         )
 
     def conflicts(self) -> Iterator[tuple[str, str]]:

@@ -129,3 +129,21 @@ def test_the_models_of_a_stage_are_checked_when_its_turn_comes(tmp_path: Path) -
     artifact = _model(stages["sft"])["model"]
     with pytest.raises(SpecError, match=r"stage dpo has 1 problem:\n.*has 256 positions"):
         starting_models(stages["dpo"], {"model": artifact}, storage_uri="store", scratch=tmp_path / "scratch")
+
+
+def test_a_base_that_the_serving_engine_can_t_run_is_refused_before_a_model_is_trained_from_it(tmp_path: Path) -> None:
+    base = make_model_directory(tmp_path / "base")
+    evaluation = "  evaluate: {models: {after: dpo}, conversations: conversations}\n"
+    text = SPEC.replace("300", "128").replace("2000", "128").replace(", wq", "") + evaluation
+    text = text.replace("  reward_model: {model: ./base, preferences: preferences}\n", "")
+    check_models_and_settings(make_plan(load(tmp_path, text)), tmp_path / "scratch", "spec.yaml")
+
+    config = json.loads((base / "config.json").read_text())
+    windowed = {**config, "model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 8}
+    (base / "config.json").write_text(json.dumps(windowed))
+    with pytest.raises(SpecError, match=r"mistral has layers with .*full attention") as caught:
+        check_models_and_settings(make_plan(load(tmp_path, text)), tmp_path / "scratch", "spec.yaml")
+    assert [problem.path for problem in caught.value.problems] == ["stages.evaluate.models.after"]
+
+    trained_only = text.replace(evaluation, "")
+    check_models_and_settings(make_plan(load(tmp_path, trained_only)), tmp_path / "scratch", "spec.yaml")
