@@ -163,8 +163,8 @@ class Finished:
 def finished(workspace: Workspace, two_raylets: str, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """Killed in the data stages, killed in pre-training, then finished as a job."""
     moments = random.Random(os.getpid())
-    orphans = _kill_driver(workspace.arguments(), "[1/11] clean ...", moments.uniform(0, 4))
-    orphans += _kill_driver(workspace.arguments(), "[5/11] pretrain ...", moments.uniform(4, 8))
+    orphans = _kill_driver(workspace.arguments(), "] clean ...", moments.uniform(0, 4))
+    orphans += _kill_driver(workspace.arguments(), "] pretrain ...", moments.uniform(4, 8))
     # A working directory with packages of the same names must not get in front of ours.
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     for name in ("cluster", "tests", "training"):
