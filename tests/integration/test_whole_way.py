@@ -183,8 +183,8 @@ def finished_run(finished: Finished) -> RunRecord:
 
 def test_a_killed_run_is_finished_by_a_job_on_two_raylets(finished: Finished, workspace: Workspace) -> None:
     assert all(stage.finished for stage in finished.record.stages.values())
-    assert "[4/11] tokenize      already there" in finished.shown  # taken from what the killed drivers left
-    assert "[11/11] evaluate" in finished.shown  # the job's log is followed
+    assert "[4/12] tokenize      already there" in finished.shown  # taken from what the killed drivers left
+    assert "[12/12] evaluate" in finished.shown  # the job's log is followed
     assert "succeeded" in finished.shown
     report = json.loads((workspace.storage / "runs" / "smoke" / "report.json").read_text())
     figures = report["balance"]
