@@ -72,7 +72,7 @@ class FeedbackColumns(StrictModel):
     `output`.
     """
 
-    scores: Annotated[list[str] | None, BeforeValidator(_as_list), Field(min_length=1)] = None
+    scores: Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)] | None = None
     """The columns of an answer's scores, one for each criterion; with several answers, columns of lists, or what the
     scores are called in each answer's object. `null` takes those of score, scores, overall_score, rating, reward,
     helpfulness, correctness, coherence, complexity and verbosity that there are.
