@@ -93,7 +93,10 @@ def train(worker: Worker, job: TrlJob[DpoConfig]) -> StageResult | None:
         # The reference's log-probabilities are made once, in the number format that the policy trains in, and no
         # second model is held while it does. It comes first: from the arguments on, models are loaded in parts.
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-        train_P2 = logprobs(train_pairs.pairs, base=True, dtype=dtype)
+        used = sorted(set(order))  # which may be few: of part of an epoch, the pairs of that part
+        row_of = {number: row for row, number in enumerate(used)}
+        used_pairs = [train_pairs.pairs[number] for number in used]
+        used_P2 = logprobs(used_pairs, base=True, dtype=dtype)
         measured = heldout_pairs.pairs if config.eval_every_steps else []
         heldout_P2 = logprobs(measured, base=True, dtype=dtype) if measured else np.zeros((0, 2))
         gc.collect()
@@ -114,7 +117,7 @@ def train(worker: Worker, job: TrlJob[DpoConfig]) -> StageResult | None:
         trainer = stage_trainer(TokenisedDpoTrainer)(
             model=model,
             args=arguments,
-            train_dataset=training_rows(rows_of(train_pairs.pairs, train_P2), order),
+            train_dataset=training_rows(rows_of(used_pairs, used_P2), [row_of[number] for number in order]),
             eval_dataset=heldout_rows(rows_of(measured, heldout_P2), config),
             processing_class=encoder.tokenizer,
             peft_config=lora_config(config, task_type="CAUSAL_LM"),
