@@ -26,19 +26,19 @@ from training.launch.native_bf16 import has_native_bf16
 
 # Wall seconds of the quickstart's stages, by kind and settings, on an idle machine of two cores with AVX-512.
 MEASURED_S: Mapping[tuple[str, str], float] = {
-    ("clean", "749c5e654b02de47"): 6,
+    ("clean", "749c5e654b02de47"): 12,
     ("dedupe", "751ec18d48025ae7"): 1,
-    ("tokenizer", "a3bdbc3b6810d8e2"): 3,
-    ("tokenize", "5ec3e0e169a9040d"): 1,
+    ("tokenizer", "a3bdbc3b6810d8e2"): 5,
+    ("tokenize", "5ec3e0e169a9040d"): 2,
     ("mixture", "a3379b65480e4448"): 0,
-    ("pretrain", "86c65eca8429bf64"): 140,
-    ("conversations", "f13c1c08d793719d"): 0,
+    ("pretrain", "86c65eca8429bf64"): 132,
+    ("conversations", "f13c1c08d793719d"): 1,
     ("preferences", "04971c9ec2f26023"): 2,
-    ("sft", "9817cfff291f852b"): 23,
-    ("reward_model", "3af80b9ae20f89a8"): 77,
-    ("dpo", "d82d2cb016effd8f"): 20,
-    ("ppo", "02c3427e40c6c072"): 38,
-    ("evaluate", "c7040a0d78a10611"): 19,
+    ("sft", "9817cfff291f852b"): 25,
+    ("reward_model", "3af80b9ae20f89a8"): 79,
+    ("dpo", "d82d2cb016effd8f"): 38,
+    ("ppo", "02c3427e40c6c072"): 29,
+    ("evaluate", "c7040a0d78a10611"): 25,
 }
 START_S = 6.0  # Ray and the report
 # What the probe found on that machine, per second on one core: products of 64 x 64 matrices, passes of a Python loop.
