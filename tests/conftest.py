@@ -1,6 +1,7 @@
 """Set before anything imports torch or numba: as many threads as the tests own, and no hub."""
 
 import os
+import signal
 
 import pytest
 
@@ -14,6 +15,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_worker_niceness", "0")
 # Numba's own cache, beside a kernel, would go on with what a function that it calls was before a change.
 keep_compiled_kernels()
+
+# Tests that a shell started in its background ignore Ctrl-C, and what they start would do so too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # `make test` runs two files at a time; the one that takes as long as all others together goes first.
 FIRST = "test_whole_way.py"

@@ -288,8 +288,6 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(workspace: Workspace, tmp_pa
     process = subprocess.Popen(
         [*RAYMILL, "run", *workspace.arguments(tmp_path / "runs")],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        # Tests in the background of a shell ignore the signal, which the run would then do too.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     lines = iter(process.stdout.readline, "")  # type: ignore[union-attr]
     for line in lines:
