@@ -10,13 +10,15 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from cluster.contracts import storage
 from cluster.contracts.commit import WrittenFile
+from cluster.contracts.config import StageConfig
 from cluster.contracts.errors import CorruptArtifact
-from training.metrics.trackers import Trackers
+from training.metrics.trackers import Trackers, open_trackers
 
 METRICS = "metrics.jsonl"
 
@@ -98,3 +100,27 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             if line.endswith("\n"):
                 raise CorruptArtifact(f"{path}, line {number} is not JSON: {error}") from error
     return rows
+
+
+def open_stage_log(
+    config: StageConfig,
+    trackers: Sequence[str],
+    *,
+    stage: str,
+    output: str,
+    scratch: Path,
+    first_step: int,
+    note: Callable[[str], None],
+) -> MetricsLog:
+    """`metrics.jsonl` of a stage and the trackers of these names, from `first_step` on; for rank 0."""
+    opened = open_trackers(
+        trackers,
+        stage=stage,
+        run_id=output.rstrip("/").rsplit("/", 1)[-1],
+        output=output,
+        scratch=scratch,
+        first_step=first_step,
+        config=config.model_dump(mode="json", exclude_defaults=True),
+        note=note,
+    )
+    return MetricsLog(output, scratch, first_step=first_step, trackers=opened)

@@ -23,8 +23,8 @@ from training.engine.deepspeed_engine import assert_engine, full_state_dict
 from training.export import commit_result, committed_result
 from training.finite_weights import bad_weights
 from training.launch.workers import Launcher, Worker, WorkerFunction
-from training.metrics.metrics_log import MetricsLog
-from training.metrics.trackers import check_trackers, open_trackers
+from training.metrics.metrics_log import MetricsLog, open_stage_log
+from training.metrics.trackers import check_trackers
 from training.post_training.config import TrlConfig
 from training.post_training.row_order import row_order
 from training.post_training.trl_arguments import check_blocks
@@ -164,17 +164,15 @@ def train_and_export(
 
 def _open_log(job: TrlJob[Any], worker: Worker, first_step: int) -> MetricsLog:
     """`metrics.jsonl` and the trackers, from `first_step` on; for rank 0."""
-    trackers = open_trackers(
+    return open_stage_log(
+        job.config,
         job.config.trackers,
         stage=job.stage,
-        run_id=job.output.rstrip("/").rsplit("/", 1)[-1],
         output=job.output,
         scratch=worker.scratch,
         first_step=first_step,
-        config=job.config.model_dump(mode="json", exclude_defaults=True),
         note=worker.progress.note,
     )
-    return MetricsLog(job.output, worker.scratch, first_step=first_step, trackers=trackers)
 
 
 def forget_deepspeed() -> None:

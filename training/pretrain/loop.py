@@ -42,8 +42,7 @@ from training.engine.resume import resume
 from training.export import commit_result, copy_tokenizer, export_model
 from training.inference import heldout
 from training.launch.workers import Worker
-from training.metrics.metrics_log import MetricsLog
-from training.metrics.trackers import open_trackers
+from training.metrics.metrics_log import MetricsLog, open_stage_log
 from training.models import check_attention_within_documents, check_looks_back_only, compile_layers
 from training.pretrain.config import PretrainConfig
 from training.pretrain.divergence import Verdict
@@ -430,17 +429,15 @@ def batches_ahead(job: PretrainJob, worker: Worker, sampler: Sampler, state: Run
 
 def open_log(job: PretrainJob, worker: Worker, *, first_step: int) -> MetricsLog:
     """`metrics.jsonl` and the trackers, from `first_step` on; for rank 0."""
-    trackers = open_trackers(
+    return open_stage_log(
+        job.config,
         job.config.trackers,
         stage=job.stage,
-        run_id=job.output.rstrip("/").rsplit("/", 1)[-1],
         output=job.output,
         scratch=worker.scratch,
         first_step=first_step,
-        config=job.config.model_dump(mode="json", exclude_defaults=True),
         note=worker.progress.note,
     )
-    return MetricsLog(job.output, worker.scratch, first_step=first_step, trackers=trackers)
 
 
 def device_peak_flops(device: torch.device, precision: Precision) -> float:
